@@ -1,0 +1,43 @@
+# Every target sets up .venv on first use; afterwards it starts at once.
+#   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
+#   make test            all tests            (make test PYTHON=python3.12 for another interpreter)
+#   make lint            ruff, rules and format
+#   make bench           merged kernels against the plain form
+#   make compiled-ops    build mmcv with its compiled extension into the same .venv
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYVER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+READY := $(VENV)/ready-$(PYVER)
+LOCK := requirements/lock.txt
+
+.PHONY: demo test lint bench compiled-ops lock
+
+demo: $(READY)
+	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir work_dirs/demo --seed 0
+	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py work_dirs/demo/best.pth \
+		--work-dir work_dirs/demo/deploy --deploy
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python tools/benchmark.py
+
+$(READY): $(LOCK) setup.py
+	@echo "Setting up $(VENV) with $(PYTHON) ($(PYVER)) ..."
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $$(grep '^uv==' $(LOCK))
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r $(LOCK)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock: $(READY)
+	$(BIN)/uv pip compile requirements/openmmlab.in --override requirements/overrides.in --universal \
+		--python-version 3.10 --no-annotate --no-header --quiet | grep -v "sys_platform == 'never'" > $(LOCK).tmp
+	mv $(LOCK).tmp $(LOCK)

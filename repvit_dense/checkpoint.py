@@ -1,0 +1,600 @@
+"""Checkpoints: read any file without running code from it, recognise whose weights they are, load them strictly.
+
+RepViT weights circulate in the authors' layout (`official`), in timm's (`timm`; `timm_features` where `features_only`
+flattened the stages) and in this package's (`ours`), each before or after fusing. All names are in the tables below;
+everything else works on them. A classifier keeps timm's names (`head.head`, `head.head_dist`) in our layout.
+"""
+
+import argparse
+import functools
+import os
+import pickle
+import re
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# Modules, not names: importing the backbones first comes here, through mmengine, before they are defined.
+from repvit_dense.backbones import catalogue, repvit
+from repvit_dense.errors import InputError
+
+
+class CheckpointError(InputError):
+    """These weights cannot be used; the message says what is wrong, where, and what to do."""
+
+
+# --- reading ---
+
+
+def read(source: str | os.PathLike, map_location='cpu') -> dict:
+    """The content of a checkpoint. No code from the file is executed.
+
+    Args:
+        source: a path (`.pth`, `.pt`, `.safetensors`), a URL (http, https, file, `torchvision://` and the like),
+            or a name in the catalogue. Downloads are kept in torch.hub's checkpoint directory by file name.
+        map_location: where tensors go, as in `torch.load`.
+
+    Returns:
+        what was saved. One entry is renamed, `meta['config']` to `meta['config_text']`: mmengine's resume would run it
+        as Python.
+
+    Raises:
+        CheckpointError: missing, truncated, not a checkpoint, not to be had from the network, or not safe to read.
+    """
+    path = _locate(os.fspath(source))
+    if _format(path) == 'safetensors':
+        content = load_file(path)
+        if isinstance(map_location, str | torch.device):
+            content = {key: value.to(map_location) for key, value in content.items()}
+    else:
+        content = _read_torch(path, map_location)
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path}: holds one {type(content).__name__}, not a checkpoint with named weights')
+    meta = content.get('meta')
+    if isinstance(meta, dict) and 'config' in meta:
+        meta['config_text'] = meta.pop('config')
+    return content
+
+
+def _locate(source: str) -> Path:
+    """The local file of a source, downloaded if need be."""
+    if '://' not in source:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+        try:
+            return _fetch(*catalogue.resolve(source))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f'{source}: no such file, and {error}') from None
+    url = _resolve_scheme(source)
+    if url.startswith(('http://', 'https://')):
+        return _fetch(url, catalogue.cache_name(url))
+    path = Path(url2pathname(urlsplit(url).path))
+    if not path.exists():
+        raise CheckpointError(f'{source}: no such file ({path})')
+    return path
+
+
+def _resolve_scheme(source: str) -> str:
+    """mmengine's own schemes stand for a URL, or for a file in its home directory."""
+    scheme, _, name = source.partition('://')
+    if scheme in ('http', 'https', 'file'):
+        return source
+    from mmengine.runner import checkpoint as hub
+
+    tables = dict.fromkeys(('torchvision', 'modelzoo'), hub.get_torchvision_models)
+    tables |= dict.fromkeys(('open-mmlab', 'openmmlab'), hub.get_external_models)
+    if scheme not in tables:
+        raise CheckpointError(f"{source}: '{scheme}://' cannot be read safely; download the file and give its path")
+    known = tables[scheme]()
+    if 'mmlab' in scheme:
+        name = hub.get_deprecated_model_names().get(name, name)
+    if name not in known:
+        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, known)}")
+    return known[name] if '://' in known[name] else Path(hub._get_mmengine_home(), known[name]).as_uri()
+
+
+def _fetch(url: str, name: str) -> Path:
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    rank, world_size = get_dist_info()
+    try:
+        if rank == 0 and not path.exists():
+            _download(url, path)
+    finally:  # after a failure, too: the other ranks must not wait for ever
+        if world_size > 1:
+            torch.distributed.barrier()
+    if not path.exists():  # another machine with a disk of its own
+        _download(url, path)
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    print_log(f'Downloading {url} to {path}', logger='current')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # renames when complete
+    except (OSError, HTTPException, ValueError, RuntimeError) as error:
+        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Put the file by hand at {path}') from error
+    try:
+        _format(path)
+    except CheckpointError:
+        path.unlink(missing_ok=True)  # the next attempt must not find it
+        raise
+
+
+def _format(path: Path) -> str:
+    """'safetensors' or 'torch', by content; refuses what is visibly neither, or cut short."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f'{path}: cannot be read ({error.strerror}); name a checkpoint file') from error
+    broken = f'{path}: truncated or corrupt ({path.stat().st_size} bytes); delete it and get it again'
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 10**8:
+        try:
+            with safe_open(path, 'pt'):  # checks header and size
+                return 'safetensors'
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f'{broken} ({error})') from error
+    if head.lstrip()[:1] == b'<':
+        raise CheckpointError(f'{path}: a web page (HTML), not weights; delete it and download the file itself')
+    pickled = head[:1] == b'\x80' and path.suffix != '.safetensors'
+    if pickled or (head[:2] == b'PK' and zipfile.is_zipfile(path)):
+        return 'torch'
+    raise CheckpointError(broken if len(head) < 16 or head[:2] == b'PK' else f'{broken}, or it never was a checkpoint')
+
+
+def _read_torch(path: Path, map_location):
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # on a damaged file the unpickler may raise anything
+        forbidden = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if forbidden:
+            raise CheckpointError(
+                f'{path}: not trusted, and nothing of it was executed: it asks for {forbidden[1]}, which weights do '
+                'not need and a harmful file would use. Get it from a source you trust, best as .safetensors'
+            ) from None
+        cause = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
+        raise CheckpointError(
+            f'{path}: truncated, corrupt or not written by torch.save ({type(error).__name__}: {cause}); get it again'
+        ) from error
+
+
+class _Number:
+    """Stands for `numpy.dtype`: plain numbers only. A crafted dtype of the real class can point into foreign memory."""
+
+    __module__, __qualname__ = 'numpy', 'dtype'  # the name under which a file may ask for it
+
+    def __init__(self, code: str, *_):
+        if not re.fullmatch(r'[bifu]\d{1,2}', str(code)):
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        if state[1] == '>':
+            self.dtype = self.dtype.newbyteorder('>')
+
+
+class _Array(np.ndarray):
+    """Stands for `numpy.ndarray`: as much as a history of numbers needs. Copied or saved it is a plain array again."""
+
+    __module__, __qualname__ = 'numpy', 'ndarray'
+
+    def __new__(cls, *_):
+        return super().__new__(cls, 0, np.int8)
+
+    def __setstate__(self, state):
+        _, shape, number, fortran, data = state
+        super().__setstate__((1, shape, number.dtype, fortran, data))
+
+    def __reduce__(self):
+        return self.view(np.ndarray).__reduce__()
+
+
+def _statistic(owner, name):
+    """Stands for `getattr`, with which a HistoryBuffer's statistics are pickled."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'GLOBAL getattr({owner!r},{name!r})')
+    return getattr(owner, name)
+
+
+@functools.cache
+def _allowed() -> list:
+    """What a checkpoint of mmengine, or one with its command line (`args`), needs beyond tensors."""
+
+    def stand_in(path, function):
+        def call(*args):
+            return function(*args)
+
+        call.__module__, _, call.__qualname__ = path.rpartition('.')
+        call.__name__ = call.__qualname__
+        return call
+
+    functions = [stand_in('builtins.getattr', _statistic)]
+    for core in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
+        functions.append(stand_in(f'{core}._reconstruct', _Array))
+        functions.append(stand_in(f'{core}.scalar', lambda number, data: np.frombuffer(data, number.dtype, 1)[0]))
+    return [HistoryBuffer, argparse.Namespace, _Number, _Array, *functions]
+
+
+# --- layouts ---
+
+LAYOUTS = ('ours', 'official', 'timm', 'timm_features')
+
+# Names of modules, ours, official, timm. `*` is a convolution with its batch norm, and also what fusing leaves of both.
+_STEM = (('stem.conv1*', 'features.0.0', 'stem.conv1'), ('stem.conv2*', 'features.0.2', 'stem.conv2'))
+_BLOCK = (
+    ('token_mixer.conv_bn*', 'token_mixer.0.conv', 'token_mixer.conv'),
+    ('token_mixer.conv1x1', 'token_mixer.0.conv1', 'token_mixer.conv1'),
+    ('token_mixer.bn', 'token_mixer.0.bn', 'token_mixer.bn'),
+    ('token_mixer', 'token_mixer.0', 'token_mixer'),  # fused
+    ('se.fc1', 'token_mixer.1.fc1', 'se.fc1'),
+    ('se.fc2', 'token_mixer.1.fc2', 'se.fc2'),
+    ('channel_mixer.conv1*', 'channel_mixer.m.0', 'channel_mixer.conv1'),
+    ('channel_mixer.conv2*', 'channel_mixer.m.2', 'channel_mixer.conv2'),
+)
+_DOWNSAMPLE = (
+    ('spatial*', 'token_mixer.0', 'spatial_downsample'),
+    ('channel*', 'token_mixer.2', 'channel_downsample'),
+    ('channel_mixer.conv1*', 'channel_mixer.m.0', 'ffn.conv1'),
+    ('channel_mixer.conv2*', 'channel_mixer.m.2', 'ffn.conv2'),
+)
+_HEAD = (
+    ('head.head.bn', 'classifier.classifier.bn', 'head.head.bn'),
+    ('head.head.l', 'classifier.classifier.l', 'head.head.l'),
+    ('head.head_dist.bn', 'classifier.classifier_dist.bn', 'head.head_dist.bn'),
+    ('head.head_dist.l', 'classifier.classifier_dist.l', 'head.head_dist.l'),
+    ('head', 'classifier', 'head'),  # fused, both in one
+)
+_BODY = re.compile(r'(features\.|stem\.|stages[._])')
+_LEGACY = re.compile(r'token_mixer\.(0\.)?conv1\.(c|bn)\.')
+# What may lie beside a classification network without making it a detector or segmentor.
+_BESIDE = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
+_AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a state dict of RepViT looks like.
+
+    Attributes:
+        name: one of `LAYOUTS`.
+        prefix: in front of every key of the network, `backbone.` for example.
+        fused: whether it was re-parameterised.
+        depths, widths: of the stages it holds.
+    """
+
+    name: str
+    prefix: str
+    fused: bool
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    def __str__(self) -> str:
+        numbers = f'depths {" ".join(map(str, self.depths))}, widths {" ".join(map(str, self.widths))}'
+        for arch, row in repvit.ARCHS.items():
+            if (row['depths'], row['embed_dims']) == (self.depths, self.widths):
+                return f'{arch} ({numbers})'
+        return numbers
+
+
+def detect_layout(state_dict: Mapping[str, Tensor]) -> Layout:
+    """Recognise RepViT weights, alone or inside a larger network, behind any prefix.
+
+    Raises:
+        CheckpointError: they are timm's older `repvit_m1` to `_m3`, or of another architecture.
+    """
+    if any(_LEGACY.search(key) for key in state_dict):
+        raise CheckpointError(
+            "timm's older repvit_m1, _m2 or _m3: another architecture under the same name (its 1x1 branch has a batch "
+            f'norm of its own); take weights of one of {", ".join(repvit.ARCHS)}'
+        )
+    found = []
+    for name, stem in zip(LAYOUTS, _rows(())[0], strict=True):
+        pattern = re.compile(rf'(.*\.)?{re.escape(stem)}(\.conv|\.c)?\.weight')
+        found += [_examine(state_dict, name, match[1] or '') for match in map(pattern.fullmatch, state_dict) if match]
+    # Plain weights before averaged copies beside them (`ema.module.`).
+    strange, layout = min(found, key=lambda f: (f[0], 'ema' in f[1].prefix, len(f[1].prefix)), default=(1, None))
+    if strange:
+        keys = ', '.join(list(state_dict)[:3])
+        raise CheckpointError(f'weights of another architecture than RepViT, with keys such as {keys}')
+    return layout
+
+
+def convert(state_dict: Mapping[str, Tensor], to: str) -> dict[str, Tensor]:
+    """Re-key RepViT weights losslessly, fused or not, classifier included.
+
+    Args:
+        state_dict: in any layout. A prefix stays, and so do keys of other parts of a larger network.
+        to: one of `LAYOUTS`. In the official layout a network without its last stages does not always tell whether its
+            last block is the pre-downsample one; converting such a one back takes it for a block of the body.
+
+    Raises:
+        CheckpointError: not RepViT weights.
+    """
+    layout = detect_layout(state_dict)
+    return {(layout.prefix + key if inside else key): value for inside, key, value in _renamed(state_dict, layout, to)}
+
+
+def _renamed(state_dict, layout: Layout, to: str):
+    """Yields (whether it belongs to the network, its new name without the prefix or else the old one, tensor)."""
+    names = _names(layout.depths, layout.name, to)
+    for key, value in state_dict.items():
+        module, _, parameter = key.removeprefix(layout.prefix).rpartition('.')
+        inside = key.startswith(layout.prefix) and module in names
+        yield inside, f'{names[module]}.{parameter}' if inside else key, value
+
+
+def _names(depths, source: str, to: str) -> dict[str, str]:
+    i, j = LAYOUTS.index(source), LAYOUTS.index(to)
+    return {row[i]: row[j] for row in _rows(depths)}
+
+
+@functools.lru_cache(maxsize=16)
+def _rows(depths: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Every module under its four names. The block that ends a stage is named whether the network has it or not."""
+    rows = [*_place('', '', '', _STEM), *_place('', '', '', _HEAD)]
+    n = 1  # official layout: one index for all blocks, 0 is the stem
+    for s, depth in enumerate(depths):
+        stage = f'stages.{s}.'
+        if s:
+            rows += _place(f'{stage}downsample.', f'features.{n}.', f'{stage}downsample.', _DOWNSAMPLE)
+            n += 1
+        for b in range(depth):
+            rows += _place(f'{stage}blocks.{b}.', f'features.{n}.', f'{stage}blocks.{b}.', _BLOCK)
+            n += 1
+        rows += _place(f'{stage}pre_downsample.', f'features.{n}.', f'stages.{s + 1}.downsample.pre_block.', _BLOCK)
+        n += 1
+    return rows
+
+
+def _place(ours: str, official: str, timm: str, parts) -> list[tuple[str, ...]]:
+    rows = []
+    for a, b, c in parts:
+        names = (ours + a.rstrip('*'), official + b, timm + c)
+        rows.append(names)
+        if a.endswith('*'):
+            for suffixes in (('.conv', '.c', '.c'), ('.bn', '.bn', '.bn')):
+                rows.append(tuple(name + suffix for name, suffix in zip(names, suffixes, strict=True)))
+    return [(*row, re.sub(r'^stages\.', 'stages_', row[2])) for row in rows]
+
+
+def _examine(state_dict, name: str, prefix: str) -> tuple[int, Layout]:
+    """How many keys of the body this layout cannot explain, and the layout."""
+    state = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    depths = _official_depths(state) if name == 'official' else _depths(state)
+    names = _names(depths, name, 'ours')
+    strange = sum(bool(_BODY.match(key)) and key.rpartition('.')[0] not in names for key in state) + (not depths)
+    ours = {f'{names[module]}.weight': state[f'{module}.weight'] for module in names if f'{module}.weight' in state}
+    widths = []
+    for s in range(len(depths)):
+        mixer = f'stages.{s}.blocks.0.token_mixer'
+        kernel = ours.get(f'{mixer}.weight', ours.get(f'{mixer}.conv_bn.conv.weight', torch.empty(0)))
+        widths.append(*kernel.shape[:1] or (0,))
+    return strange, Layout(name, prefix, 'stem.conv1.weight' in ours, depths, tuple(widths))
+
+
+def _depths(state) -> tuple[int, ...]:
+    places = {m.groups() for m in (re.match(r'stages[._](\d+)\.blocks\.(\d+)\.', key) for key in state) if m}
+    count = Counter(stage for stage, _ in places)
+    return tuple(count[str(s)] for s in range(len(count)))
+
+
+def _official_depths(state) -> tuple[int, ...]:
+    """Downsampling blocks, the only ones that widen by a second convolution, part the blocks into stages."""
+    blocks = {m[1] for m in (re.match(r'features\.(\d+)\.', key) for key in state) if m} - {'0'}
+    down = sorted({int(m[1]) for m in (re.match(r'features\.(\d+)\.token_mixer\.2\.', key) for key in state) if m})
+    depths = [end - start - 2 for start, end in pairwise([0, *down])]  # less the pre-downsample block
+    depths.append(len(blocks) - (down[-1] if down else 0))
+    if len(depths) < 4:
+        # The body alternates with and without squeeze-and-excite; a pre-downsample block never has it.
+        last = f'features.{len(blocks)}.token_mixer.1.'
+        depths[-1] -= depths[-1] % 2 == 1 and not any(key.startswith(last) for key in state)
+    return tuple(depths)
+
+
+# --- loading ---
+
+
+def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
+    """Load weights into a backbone, a whole detector or segmentor, or any other module: all of it, or nothing.
+
+    Args:
+        module: a `RepViT` takes classification or backbone weights in any layout; a network with a RepViT as its
+            `backbone` takes checkpoints of this package and of the authors; anything else its own, in any wrapper.
+        source: what `read` takes, or an already read checkpoint.
+        map_location: where the file's tensors go first; the module keeps its dtype and device.
+
+    Returns:
+        the whole checkpoint, for a runner to resume from.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not fit exactly. The module is unchanged.
+    """
+    already_read = isinstance(source, Mapping)
+    checkpoint, where = (source, 'these weights') if already_read else (read(source, map_location), str(source))
+    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.module
+    # A state dict shares its memory with the module.
+    wanted = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    try:
+        state, averaged = _weights(checkpoint)
+        given, what, unused = _select(module, state)
+        # A batch norm's counter changes nothing at a fixed momentum, and old files lack it.
+        given |= {k: v for k, v in wanted.items() if k.endswith('num_batches_tracked') and k not in given}
+        _check(module, given, wanted)
+    except CheckpointError as error:
+        raise CheckpointError(f'{where}: {error}') from None
+    with torch.no_grad():
+        for key, value in wanted.items():
+            value.copy_(given[key])
+    print_log(f'{where}: {what}, {len(wanted)} tensors loaded', logger='current')
+    unused += [f'averaged weights ({key})' for key in averaged]
+    if unused:
+        print_log(f'{where}: not used, as expected: {", ".join(unused)}', logger='current')
+    return checkpoint
+
+
+def _weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict in a checkpoint, and the names of averaged ones beside it."""
+    averaged = [key for key in _AVERAGED if isinstance(checkpoint.get(key), Mapping)]
+    for key in ('state_dict', 'model', *averaged, None):
+        content = checkpoint if key is None else checkpoint.get(key)
+        if isinstance(content, Mapping):
+            state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if state:
+                return state, [other for other in averaged if other != key]
+    raise CheckpointError(f'no weights in it; its keys are {", ".join(map(str, list(checkpoint)[:5])) or "none"}')
+
+
+def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
+    """Of the file's tensors those for this module under its own names, what they are, and what is left out."""
+    whole = isinstance(getattr(module, 'backbone', None), repvit.RepViT)
+    if not whole and not isinstance(module, repvit.RepViT):
+        return _strip_prefix(state, module.state_dict()), 'weights', []
+    layout = detect_layout(state)
+    inside, outside = {}, {}
+    wrapper, _, _ = layout.prefix.rpartition('backbone.')  # beside `module.backbone.` there is `module.neck.`
+    for is_inside, key, value in _renamed(state, layout, 'ours'):
+        if is_inside:
+            inside[key] = value
+        else:
+            outside[key.removeprefix(wrapper)] = value
+    parts = {key.removeprefix(layout.prefix).partition('.')[0] for key in outside} - _BESIDE
+    if whole and not (layout.prefix.endswith('backbone.') and parts):
+        raise CheckpointError(
+            f'these are pretrained backbone weights ({layout.name} layout, {layout}), the model is a whole '
+            f"{type(module).__name__}: give them as backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    if parts and not whole:
+        raise CheckpointError(
+            f'a whole detector or segmentor (with {", ".join(sorted(parts)[:5])} beside the backbone), not pretrained '
+            'backbone weights: give it to `test` as its CHECKPOINT, or to training as load_from or --resume'
+        )
+    backbone = module.backbone if whole else module
+    _require_same_variant(layout, backbone)
+    unused = _pop_unused(inside, backbone)
+    given = {f'backbone.{key}': value for key, value in inside.items()} | outside if whole else inside
+    what = f'{layout.name} layout of RepViT {layout}{", fused" if layout.fused else ""}'
+    return given, what, [f'{reason} ({count} tensors)' for reason, count in unused.items()]
+
+
+def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
+    own = detect_layout(backbone.state_dict())
+    built = len(own.depths)  # later stages are not built where nobody asked for them
+    if (layout.depths[:built], layout.widths[:built]) != (own.depths, own.widths):
+        raise CheckpointError(f'these weights look like {layout}, the model is {own}; take the weights of this variant')
+    if layout.fused and not own.fused:
+        raise CheckpointError(
+            'these weights are fused, the model is not: build it with deploy=True, or take the training checkpoint'
+        )
+    if own.fused and not layout.fused:
+        raise CheckpointError('the model is fused, these weights are not: load them before switch_to_deploy()')
+
+
+def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
+    """Take out the classifier and what this backbone does not build; counts by reason."""
+    wanted, last = backbone.state_dict(), len(backbone.stages) - 1
+    ends_in_body = isinstance(backbone.stages[last].pre_downsample, nn.Identity)
+    unused = Counter()
+    for key in [key for key in inside if key not in wanted]:
+        stage = re.match(r'stages\.(\d+)\.', key)
+        reason = None
+        if key.startswith('head.'):
+            reason = 'classifier head'
+        elif stage and int(stage[1]) > last:
+            reason = f'stage {stage[1]}'
+        elif ends_in_body and key.startswith(f'stages.{last}.pre_downsample.'):
+            reason = f'last block of stage {last}'
+        if reason:
+            unused[reason] += 1
+            del inside[key]
+    return unused
+
+
+def _strip_prefix(state: dict, wanted: dict) -> dict:
+    """Without the prefix, if any, under which most of the wanted names are found."""
+    first = f'.{next(iter(wanted), "")}'
+    prefixes = {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
+    best = max(prefixes, key=lambda p: (sum(p + name in state for name in wanted), -len(p)), default='')
+    return {key.removeprefix(best): value for key, value in state.items()}
+
+
+def _check(module: nn.Module, given: dict, wanted: dict) -> None:
+    shapes = {k: (given[k].shape, wanted[k].shape) for k in wanted if k in given and given[k].shape != wanted[k].shape}
+    problems = [f'{key} is missing' for key in wanted if key not in given]
+    problems += [f'{key} has no place in the model' for key in given if key not in wanted]
+    if shapes and not problems and (classes := _class_counts(module, shapes.values())):
+        raise CheckpointError(
+            f'trained for {classes[0]} classes, the model has {classes[1]}: only classification layers differ '
+            f'({", ".join(list(shapes)[:5])}). Use a config of {classes[0]} classes, or train from backbone weights'
+        )
+    problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
+    if problems:
+        more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
+        raise CheckpointError(f'does not fit a {type(module).__name__}: {"; ".join(problems[:5])}{more}')
+
+
+def _class_counts(module: nn.Module, shapes) -> tuple[int, int] | None:
+    """Class counts of file and model, if they alone explain all shapes: `per_class * (classes + background)` rows."""
+    if any(a[1:] != b[1:] or not a or not b for a, b in shapes):
+        return None
+    counts = {m.num_classes for m in module.modules() if isinstance(getattr(m, 'num_classes', None), int)}
+    for own in sorted(counts - {0}, reverse=True):
+        options = []
+        for (theirs, *_), (ours, *_) in shapes:
+            per_class = {extra: ours // (own + extra) for extra in (0, 1) if ours and ours % (own + extra) == 0}
+            options.append({theirs // n - extra for extra, n in per_class.items() if theirs % n == 0})
+        if common := set.intersection(*options):
+            return max(common), own
+    return None
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedBackbone:
+    """Initialise a backbone from weights in any layout; what `init_cfg=dict(type='Pretrained')` of RepViT stands for.
+
+    Args:
+        checkpoint: what `read` takes.
+    """
+
+    def __init__(self, checkpoint: str):
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        load_checkpoint(module, self.checkpoint)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
+
+
+def use_safe_loading() -> None:
+    """Let every load of mmengine, stock backbones and resuming included, go through `read`.
+
+    Its own loaders fall back to a full unpickling, which runs whatever the file says.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    def load_from_safe_reader(filename, map_location=None):  # mmengine logs the name from its 11th letter on
+        return read(filename, map_location or 'cpu')
+
+    CheckpointLoader.register_scheme(list(CheckpointLoader._schemes), load_from_safe_reader, force=True)

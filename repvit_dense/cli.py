@@ -1,0 +1,187 @@
+"""The commands: train, test, benchmark. Arguments are parsed here; what they need is imported afterwards."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+def main(command: str | None = None, argv: list[str] | None = None) -> None:
+    """Run a command: the one given (tools/*.py), else the first argument (`repvit-dense`). Exits the process."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    args = parser.parse_args([command, *argv] if command else argv)
+    sys.exit(_run(args))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    prog = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(prog='repvit-dense', description='Mobile backbones for dense prediction.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def add(name, function, text):
+        own_prog = prog if prog == f'{name}.py' else f'repvit-dense {name}'
+        sub = commands.add_parser(name, help=text, description=text, prog=own_prog)
+        sub.set_defaults(function=function)
+        return sub
+
+    sub = add('train', _train, 'Train a model.')
+    _add_common(sub)
+    sub.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from CHECKPOINT, or, without a value, from the last one in the work dir',
+    )
+    sub.add_argument(
+        '--amp', nargs='?', const='bf16', choices=('bf16', 'fp16'), help='mixed precision (bf16 without a value)'
+    )
+    sub.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size')
+
+    sub = add('test', _test, 'Evaluate a checkpoint.')
+    _add_common(sub)
+    sub.add_argument('checkpoint', help='checkpoint file, or a work dir: its best checkpoint, else its last')
+    sub.add_argument('--deploy', action='store_true', help='evaluate the fused form')
+    sub.add_argument('--show-dir', metavar='DIR', help='write pictures, ground truth beside prediction, and a page')
+
+    sub = add('benchmark', _benchmark, 'Measure speed and memory side by side.')
+    from repvit_dense.benchmark import add_arguments
+
+    add_arguments(sub)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='config file, or the name of a packaged one')
+    parser.add_argument('--work-dir', metavar='DIR', help='where everything is written (work_dirs/CONFIG)')
+    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument('--deterministic', action='store_true', help='only deterministic algorithms')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='change the config, e.g. train_cfg.max_epochs=1'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from repvit_dense.errors import InputError
+
+    try:
+        return args.function(args) or 0
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+
+
+def _train(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    from repvit_dense.config import check, prepare_data
+
+    if args.amp:
+        _use_amp(cfg, args.amp)
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = _last_checkpoint(Path(cfg.work_dir)) if args.resume == 'auto' else args.resume
+    prepare_data(cfg)
+    check(cfg, ('train', 'val'))
+
+    from repvit_dense.engine.guard import TrainingStopped
+    from repvit_dense.engine.runner import DenseRunner
+
+    try:
+        DenseRunner.from_cfg(cfg).train()
+    except TrainingStopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    return 0
+
+
+def _test(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    from repvit_dense.config import check, prepare_data
+
+    cfg.load_from = str(_find_checkpoint(Path(args.checkpoint)))
+    cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds every weight
+    if args.deploy:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'SwitchToDeployHook'}]
+    if args.show_dir:
+        show_dir = Path(args.show_dir).absolute()
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(show_dir))
+    prepare_data(cfg)
+    check(cfg, ('test',))
+
+    from repvit_dense.engine.runner import DenseRunner
+
+    metrics = DenseRunner.from_cfg(cfg).test()
+    if args.show_dir:
+        from repvit_dense.engine.report import write_page
+
+        curves = Path(cfg.load_from).absolute().parent / 'curves.png'
+        pictures = sorted(show_dir.glob('*.png')) + sorted(show_dir.glob('*.jpg'))
+        print(f'Page: {write_page(show_dir, Path(args.config).stem, metrics, pictures, curves)}')
+    return 0
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from repvit_dense.benchmark import run
+
+    return run(args)
+
+
+def _load(args: argparse.Namespace):
+    """The config with what train and test have in common applied."""
+    from repvit_dense.config import load
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load(args.config, args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.launcher = args.launcher
+    cfg.randomness = {'seed': args.seed, 'deterministic': args.deterministic}
+    return cfg
+
+
+def _use_amp(cfg, precision: str) -> None:
+    import torch
+
+    from repvit_dense.errors import InputError
+
+    if precision == 'fp16' and not torch.cuda.is_available():
+        raise InputError('--amp fp16 needs a GPU; on a CPU use --amp bf16')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.dtype = {'bf16': 'bfloat16', 'fp16': 'float16'}[precision]
+    cfg.optim_wrapper.loss_scale = 'dynamic' if precision == 'fp16' else 1.0
+
+
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The checkpoint to resume from; None where there is none yet, and training starts from the beginning."""
+    from repvit_dense.errors import InputError
+
+    pointer = work_dir / 'last_checkpoint'
+    if not pointer.is_file():
+        return None
+    path = Path(pointer.read_text().strip())
+    for candidate in (path, work_dir / path.name):  # the work dir may have been moved
+        if candidate.is_file():
+            return str(candidate)
+    raise InputError(f'{pointer} names {path}, which is not there; name a checkpoint: --resume CHECKPOINT')
+
+
+def _find_checkpoint(path: Path) -> Path:
+    """A file as it is; of a work dir its best checkpoint, else its last."""
+    from repvit_dense.errors import InputError
+
+    if not path.is_dir():
+        return path
+    best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
+    last = best[-1] if best else _last_checkpoint(path)
+    if last is None:
+        raise InputError(f'{path}: no checkpoint in this work dir')
+    return Path(last)

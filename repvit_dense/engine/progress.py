@@ -1,0 +1,87 @@
+"""A live progress bar with time left and losses in a terminal; plain log lines everywhere else."""
+
+import sys
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from tqdm import tqdm
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Draw a bar on the terminal for training, validation and testing; do nothing where there is no terminal.
+
+    Log messages are written above the bar. The long line per logging interval goes to the log file only.
+    """
+
+    priority = 'BELOW_NORMAL'  # after the runtime information is updated
+
+    def __init__(self):
+        self._bars = {}
+
+    def before_run(self, runner) -> None:
+        self._enabled = is_main_process() and sys.stderr.isatty()
+        if not self._enabled:
+            return
+        for handler in runner.logger.handlers:
+            if getattr(handler, 'stream', None) in (sys.stdout, sys.stderr):
+                handler.setStream(_AboveBar())
+                handler.addFilter(lambda record: record.funcName not in ('after_train_iter', 'after_val_iter'))
+
+    def before_train(self, runner) -> None:
+        self._open('train', runner.max_iters, runner.iter)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if 'train' in self._bars:
+            losses = {k: f'{v.item():.3f}' for k, v in (outputs or {}).items() if k.startswith('loss')}
+            self._step('train', {'epoch': runner.epoch + 1, **losses})
+
+    def after_train(self, runner) -> None:
+        self._close('train')
+
+    def before_val_epoch(self, runner) -> None:
+        self._open('val', len(runner.val_dataloader))
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._step('val')
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        self._close('val')
+
+    def before_test_epoch(self, runner) -> None:
+        self._open('test', len(runner.test_dataloader))
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._step('test')
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        self._close('test')
+
+    def _open(self, name, total, initial=0) -> None:
+        if self._enabled:
+            # The training bar stays on screen, those of the evaluations come and go below it.
+            self._bars[name] = tqdm(
+                desc=name, total=total, initial=initial, leave=name != 'val', dynamic_ncols=True, unit='it'
+            )
+
+    def _step(self, name, values=None) -> None:
+        if name in self._bars:
+            if values:
+                self._bars[name].set_postfix(values, refresh=False)
+            self._bars[name].update()
+
+    def _close(self, name) -> None:
+        if name in self._bars:
+            self._bars.pop(name).close()
+
+
+class _AboveBar:
+    """A stream that writes whole lines above whatever bars are drawn."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            tqdm.write(text.rstrip('\n'), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
