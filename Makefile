@@ -10,13 +10,16 @@ BIN := $(VENV)/bin
 PYVER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
+DEMO := work_dirs/demo
+# The version and the build switches that `make compiled-ops` needs.
+MMCV := $(shell grep '^onedl-mmcv==' $(LOCK))
 
 .PHONY: demo test lint bench compiled-ops lock
 
 demo: $(READY)
-	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir work_dirs/demo --seed 0
-	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py work_dirs/demo/best.pth \
-		--work-dir work_dirs/demo/deploy --deploy
+	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 $(DEMO_OPTIONS)
+	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
+		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -26,7 +29,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 bench: $(READY)
-	$(BIN)/python tools/benchmark.py
+	$(BIN)/python tools/benchmark.py $(BENCH_OPTIONS)
 
 $(READY): $(LOCK) setup.py
 	@echo "Setting up $(VENV) with $(PYTHON) ($(PYVER)) ..."
@@ -36,6 +39,10 @@ $(READY): $(LOCK) setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
+
+compiled-ops: $(READY)
+	MMCV_WITH_OPS=1 $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall \
+		--no-binary onedl-mmcv $(MMCV)
 
 lock: $(READY)
 	$(BIN)/uv pip compile requirements/openmmlab.in --override requirements/overrides.in --universal \

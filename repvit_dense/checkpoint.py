@@ -298,12 +298,13 @@ class Layout:
         return numbers
 
 
-def detect_layout(state_dict: Mapping[str, Tensor]) -> Layout:
-    """Recognise RepViT weights, alone or inside a larger network, behind any prefix.
+def detect_layout(state_dict: Mapping) -> Layout:
+    """Recognise RepViT weights: a state dict or a checkpoint with one in it, alone or inside a larger network.
 
     Raises:
         CheckpointError: they are timm's older `repvit_m1` to `_m3`, or of another architecture.
     """
+    state_dict, _ = _weights(state_dict)
     if any(_LEGACY.search(key) for key in state_dict):
         raise CheckpointError(
             "timm's older repvit_m1, _m2 or _m3: another architecture under the same name (its 1x1 branch has a batch "
@@ -321,17 +322,19 @@ def detect_layout(state_dict: Mapping[str, Tensor]) -> Layout:
     return layout
 
 
-def convert(state_dict: Mapping[str, Tensor], to: str) -> dict[str, Tensor]:
+def convert(state_dict: Mapping, to: str) -> dict[str, Tensor]:
     """Re-key RepViT weights losslessly, fused or not, classifier included.
 
     Args:
-        state_dict: in any layout. A prefix stays, and so do keys of other parts of a larger network.
+        state_dict: in any layout, or a checkpoint with one in it. A prefix stays, and so do keys of other parts of a
+            larger network.
         to: one of `LAYOUTS`. In the official layout a network without its last stages does not always tell whether its
             last block is the pre-downsample one; converting such a one back takes it for a block of the body.
 
     Raises:
         CheckpointError: not RepViT weights.
     """
+    state_dict, _ = _weights(state_dict)
     layout = detect_layout(state_dict)
     return {(layout.prefix + key if inside else key): value for inside, key, value in _renamed(state_dict, layout, to)}
 
@@ -444,7 +447,7 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
         given |= {k: v for k, v in wanted.items() if k.endswith('num_batches_tracked') and k not in given}
         _check(module, given, wanted)
     except CheckpointError as error:
-        raise CheckpointError(f'{where}: {error}') from None
+        raise CheckpointError(str(error) if already_read else f'{where}: {error}') from None
     with torch.no_grad():
         for key, value in wanted.items():
             value.copy_(given[key])
@@ -547,7 +550,7 @@ def _check(module: nn.Module, given: dict, wanted: dict) -> None:
     if shapes and not problems and (classes := _class_counts(module, shapes.values())):
         raise CheckpointError(
             f'trained for {classes[0]} classes, the model has {classes[1]}: only classification layers differ '
-            f'({", ".join(list(shapes)[:5])}). Use a config of {classes[0]} classes, or train from backbone weights'
+            f'({", ".join(list(shapes)[:3])}). Use a config of {classes[0]} classes, or train from backbone weights'
         )
     problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
     if problems:
@@ -561,12 +564,12 @@ def _class_counts(module: nn.Module, shapes) -> tuple[int, int] | None:
         return None
     counts = {m.num_classes for m in module.modules() if isinstance(getattr(m, 'num_classes', None), int)}
     for own in sorted(counts - {0}, reverse=True):
-        options = []
+        options = []  # per layer: class count of the file -> whether that takes a background class
         for (theirs, *_), (ours, *_) in shapes:
-            per_class = {extra: ours // (own + extra) for extra in (0, 1) if ours and ours % (own + extra) == 0}
-            options.append({theirs // n - extra for extra, n in per_class.items() if theirs % n == 0})
-        if common := set.intersection(*options):
-            return max(common), own
+            per_class = {extra: ours // (own + extra) for extra in (1, 0) if ours and ours % (own + extra) == 0}
+            options.append({theirs // n - extra: extra for extra, n in per_class.items() if theirs % n == 0})
+        if common := set.intersection(*map(set, options)):
+            return min(common, key=lambda classes: sum(option[classes] for option in options)), own
     return None
 
 

@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         return args.function(args) or 0
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print('error:', ' '.join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -86,10 +86,13 @@ def _train(args: argparse.Namespace) -> int:
     if args.amp:
         _use_amp(cfg, args.amp)
     if args.auto_scale_lr:
-        cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = _last_checkpoint(Path(cfg.work_dir)) if args.resume == 'auto' else args.resume
+        _scale_lr(cfg)
+    checkpoint = _last_checkpoint(Path(cfg.work_dir)) if args.resume == 'auto' else args.resume
+    if checkpoint:
+        cfg.resume, cfg.load_from = True, checkpoint
+    elif args.resume:
+        print(f'{cfg.work_dir}: no checkpoint to go on from, training starts from the beginning', file=sys.stderr)
+    _read_checkpoint(cfg)
     prepare_data(cfg)
     check(cfg, ('train', 'val'))
 
@@ -108,7 +111,8 @@ def _test(args: argparse.Namespace) -> int:
     cfg = _load(args)
     from repvit_dense.config import check, prepare_data
 
-    cfg.load_from = str(_find_checkpoint(Path(args.checkpoint)))
+    cfg.load_from, cfg.resume = _find_checkpoint(args.checkpoint), False
+    _read_checkpoint(cfg)
     cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds every weight
     if args.deploy:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'SwitchToDeployHook'}]
@@ -144,8 +148,29 @@ def _load(args: argparse.Namespace):
     cfg = load(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.launcher = args.launcher
-    cfg.randomness = {'seed': args.seed, 'deterministic': args.deterministic}
+    asked = {'seed': args.seed, 'deterministic': args.deterministic or None}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    cfg.randomness = {'seed': None, **cfg.get('randomness', {}), **asked}
     return cfg
+
+
+def _read_checkpoint(cfg) -> None:
+    """Refuse a file that cannot be used before the data is read and the model built."""
+    from repvit_dense.checkpoint import read
+
+    if cfg.get('load_from'):
+        read(cfg.load_from)
+
+
+def _scale_lr(cfg) -> None:
+    from repvit_dense.errors import InputError
+
+    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        raise InputError(
+            '--auto-scale-lr needs the batch size that the learning rate of this config was chosen for: '
+            '--cfg-options auto_scale_lr.base_batch_size=16'
+        )
+    cfg.auto_scale_lr.enable = True
 
 
 def _use_amp(cfg, precision: str) -> None:
@@ -153,8 +178,8 @@ def _use_amp(cfg, precision: str) -> None:
 
     from repvit_dense.errors import InputError
 
-    if precision == 'fp16' and not torch.cuda.is_available():
-        raise InputError('--amp fp16 needs a GPU; on a CPU use --amp bf16')
+    if not torch.cuda.is_available():
+        raise InputError(f'--amp {precision} needs a GPU, and there is none; leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.dtype = {'bf16': 'bfloat16', 'fp16': 'float16'}[precision]
     cfg.optim_wrapper.loss_scale = 'dynamic' if precision == 'fp16' else 1.0
@@ -168,20 +193,21 @@ def _last_checkpoint(work_dir: Path) -> str | None:
     if not pointer.is_file():
         return None
     path = Path(pointer.read_text().strip())
-    for candidate in (path, work_dir / path.name):  # the work dir may have been moved
+    for candidate in (work_dir / path.name, path):  # the work dir may have been moved or copied
         if candidate.is_file():
             return str(candidate)
     raise InputError(f'{pointer} names {path}, which is not there; name a checkpoint: --resume CHECKPOINT')
 
 
-def _find_checkpoint(path: Path) -> Path:
-    """A file as it is; of a work dir its best checkpoint, else its last."""
+def _find_checkpoint(given: str) -> str:
+    """A file or URL as it is; of a work dir its best checkpoint, else its last."""
     from repvit_dense.errors import InputError
 
+    path = Path(given)
     if not path.is_dir():
-        return path
+        return given
     best = sorted(path.glob('best_*.pth'), key=lambda file: file.stat().st_mtime)
-    last = best[-1] if best else _last_checkpoint(path)
-    if last is None:
-        raise InputError(f'{path}: no checkpoint in this work dir')
-    return Path(last)
+    checkpoint = str(best[-1]) if best else _last_checkpoint(path)
+    if checkpoint is None:
+        raise InputError(f'{path}: no checkpoint in this folder; name a checkpoint file, or the work dir of a training')
+    return checkpoint

@@ -1,5 +1,6 @@
 """Load a config, apply the options of a command, and check it before anything heavy starts."""
 
+import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,33 +30,43 @@ def load(path: str | Path, options: list[str] | None = None) -> Config:
         cfg = Config.fromfile(file)
     except Exception as error:  # a config is Python: anything can go wrong in it
         raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {error}') from error
-    if options:
-        cfg.merge_from_dict(_parse_options(options))
+    for option in options or ():
+        _apply_option(cfg, option)
     return cfg
 
 
 def find(path: str | Path) -> Path:
+    """The config file at this path, or the packaged one of this name, with or without `configs/` and `.py`."""
     path = Path(path)
-    names = [path.name, f'{path.name}.py']
-    candidates = [path] + [folder / name for folder in CONFIG_FOLDERS for name in names]
+    candidates = [path]
+    if path.parent in (Path(), Path('configs')):  # anything else is a path of one's own, mistyped
+        candidates += [folder / name for folder in CONFIG_FOLDERS for name in (path.name, f'{path.name}.py')]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     known = sorted({file.stem for folder in CONFIG_FOLDERS for file in folder.glob('*.py')})
-    raise InputError(f'{path}: no such config. Packaged ones: {", ".join(known)}')
+    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(known)}')
 
 
-def _parse_options(options: list[str]) -> dict:
-    import argparse
-
+def _apply_option(cfg: Config, option: str) -> None:
     from mmengine.config import DictAction
 
-    wrong = [option for option in options if '=' not in option]
-    if wrong:
-        raise InputError(f'--cfg-options takes key=value pairs, got {", ".join(wrong)}')
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options
+    key, equals, value = option.partition('=')
+    if not key or not equals:
+        raise InputError(f"--cfg-options takes key=value pairs, such as train_cfg.max_epochs=1; got '{option}'")
+    section = key.partition('.')[0]
+    similar = difflib.get_close_matches(section, cfg, n=1, cutoff=0.8)
+    if section not in cfg and similar:
+        raise InputError(f"--cfg-options {option}: this config has no '{section}'; did you mean '{similar[0]}'?")
+    try:
+        cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+    except (AssertionError, KeyError, TypeError) as error:
+        raise InputError(f'--cfg-options {option}: cannot be applied to this config ({_text(error)})') from error
+
+
+def _text(error: Exception) -> str:
+    """What an error says, on one line; `str` of a KeyError is quoted."""
+    return ' '.join(str(error.args[0] if error.args else error).split())
 
 
 def prepare_data(cfg: Config) -> None:
@@ -67,13 +78,16 @@ def prepare_data(cfg: Config) -> None:
 
     from repvit_dense.data import shapes
 
-    arguments = {**embedded}
-    total = arguments['num_train'] + arguments['num_val']
-    with tqdm(total=total, desc='drawing shapes', leave=False, disable=None) as bar:
+    with tqdm(desc='drawing shapes', leave=False, disable=None) as bar:
+
+        def show(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
         try:
-            shapes.generate(**arguments, progress=lambda *_: bar.update())
-        except ValueError as error:
-            raise InputError(str(error)) from error
+            shapes.generate(**embedded, progress=show)
+        except (TypeError, ValueError) as error:
+            raise InputError(f'embedded_data of the config: {_text(error)}') from error
 
 
 def check(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -182,20 +196,16 @@ def _class_counts(model: dict, path: str = 'model') -> Iterator[tuple[str, int]]
             yield f'{path}.{key}', value
         elif isinstance(value, dict) and key not in ('backbone', 'rpn_head'):
             yield from _class_counts(value, f'{path}.{key}')
+        elif isinstance(value, list):  # the stages of a cascade
+            yield from _class_counts({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
 
 
 def _check_channels(cfg: Config) -> None:
     """The first part after the backbone must take the channels that the backbone gives."""
-    import torch
-    from mmdet.registry import MODELS
-
-    backbone = {key: value for key, value in cfg.model.backbone.items() if key != 'init_cfg'}
-    try:
-        with torch.device('meta'):
-            built = MODELS.build(backbone)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f'model.backbone: {error}') from error
-    channels = getattr(built, 'out_channels', None)
+    backbone = {key: value for key, value in cfg.model.get('backbone', {}).items() if key != 'init_cfg'}
+    if not backbone:
+        return
+    channels = getattr(_build_without_memory(backbone), 'out_channels', None)
     name = next((name for name in ('neck', 'decode_head', 'bbox_head') if cfg.model.get(name)), None)
     if channels is None or name is None or isinstance(cfg.model[name], list):
         return
@@ -205,3 +215,17 @@ def _check_channels(cfg: Config) -> None:
             f'model.{name}.in_channels = {list(wanted)}, but the backbone gives {list(channels)}. '
             f'Set it: --cfg-options model.{name}.in_channels={",".join(map(str, channels))}'
         )
+
+
+def _build_without_memory(backbone: dict):
+    import torch
+    from mmdet.registry import MODELS
+
+    try:
+        try:
+            with torch.device('meta'):
+                return MODELS.build({**backbone})
+        except (NotImplementedError, RuntimeError):  # reads a value while it is built: Swin's drop path rates
+            return MODELS.build({**backbone})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f'model.backbone: {_text(error)}') from error

@@ -11,18 +11,10 @@ is not here raises NotImplementedError when it is *called*: importing and buildi
 torch is imported with the first op that runs: `import repvit_dense` calls :func:`install` and has to be fast.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from importlib.machinery import ModuleSpec
 from multiprocessing import process
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    import torch.nn.functional as F
 
 EXTENSION = 'mmcv._ext'
 # The two that mmcv's environment report asks; the second answers as an extension compiled without CUDA does.
@@ -92,7 +84,8 @@ def _op(*outputs):
         outputs: positions of the arguments that mmcv allocates and expects to be filled.
 
     The function returns one value per output, None leaving it as it is; what it returns beyond that goes to the caller.
-    It gets half and bfloat16 tensors as float32: torchvision's kernels lack those types on the CPU.
+    It gets half and bfloat16 tensors as float32: torchvision's kernels lack those types on the CPU. Below, an output
+    ``d_x`` is the gradient with respect to x; ``columns`` and ``ones`` are scratch space of mmcv's kernels.
     """
 
     def register(function):
@@ -219,7 +212,7 @@ def bbox_overlaps(boxes1, boxes2, ious, mode, aligned, offset):
     if not aligned:
         boxes1, areas1 = boxes1[:, None], areas1[:, None]
     sides = torch.minimum(boxes1[..., 2:], boxes2[:, 2:]) - torch.maximum(boxes1[..., :2], boxes2[:, :2]) + offset
-    overlap = sides.clamp(min=0).prod(dim=-1)
+    overlap = sides[..., 0].clamp(min=0) * sides[..., 1].clamp(min=0)
     return overlap / (areas1 if mode else areas1 + areas2 - overlap)
 
 
@@ -230,9 +223,9 @@ def bbox_overlaps(boxes1, boxes2, ious, mode, aligned, offset):
 
 @_op(2, 3, 4)
 def roi_align_forward(
-    input, rois, output, out_y, out_x, aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned
+    input, rois, output, y, x, aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned
 ):
-    """Average (``pool_mode`` 1) or maximum (0) of bilinear samples per bin; the argmax are positions on the features.
+    """Average (``pool_mode`` 1) or maximum (0) of bilinear samples per bin; ``y`` and ``x`` are where the maximum is.
 
     A RoI of negative size, or of none where the size decides how many samples are taken, gives zeros; of mmcv's kernels
     one gives zeros, one the lowest float, one an error.
@@ -274,22 +267,12 @@ def _roi_align_max(input, rois, size, spatial_scale, sampling_ratio, aligned):
 
 @_op(4)
 def roi_align_backward(
-    grad,
-    rois,
-    argmax_y,
-    argmax_x,
-    to_input,
-    aligned_height,
-    aligned_width,
-    spatial_scale,
-    sampling_ratio,
-    pool_mode,
-    aligned,
+    grad, rois, y, x, d_input, aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned
 ):
     """Gradient with respect to the features."""
-    rois, shape = rois.to(grad.dtype), to_input.shape
+    rois, shape = rois.to(grad.dtype), d_input.shape
     if pool_mode == 0:
-        return _scatter_bilinear(grad, rois, argmax_y, argmax_x, shape)
+        return _scatter_bilinear(grad, rois, y, x, shape)
     size = aligned_height, aligned_width
     return tv._roi_align_backward(grad, rois, spatial_scale, *size, *shape, sampling_ratio, aligned)
 
@@ -340,9 +323,9 @@ def roi_pool_forward(input, rois, output, argmax, pooled_height, pooled_width, s
 
 
 @_op(3)
-def roi_pool_backward(grad_output, rois, argmax, grad_input, pooled_height, pooled_width, spatial_scale):
+def roi_pool_backward(grad, rois, argmax, d_input, pooled_height, pooled_width, spatial_scale):
     """Gradient with respect to the features."""
-    return _scatter(grad_output * (argmax >= 0), rois, argmax.clamp(min=0).long(), grad_input.shape)
+    return _scatter(grad * (argmax >= 0), rois, argmax.clamp(min=0).long(), d_input.shape)
 
 
 # --- Deformable convolution and attention -----------------------------------------------------------------------------
@@ -359,41 +342,36 @@ def _plain(input, weight, offset):
 
 @_op(3)
 def deform_conv_forward(input, weight, offset, output, columns, ones, **conv):
-    """Version 1, without mask and bias. ``columns`` and ``ones`` are scratch space of mmcv's kernels."""
+    """Version 1: without mask and bias."""
     return tv.deform_conv2d(*_plain(input, weight, offset), *(conv[key] for key in _V1), False)
 
 
 @_op(3, 4)
-def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offset, weight, columns, **conv):
+def deform_conv_backward_input(input, offset, grad, d_input, d_offset, weight, columns, **conv):
     """Gradients with respect to features and offsets."""
-    grads = _deform_conv_backward(input, offset, grad_output, weight, conv)
-    # torchvision computes all gradients at once. The one for the weight waits in the scratch space, which mmcv hands
-    # to deform_conv_backward_parameters next.
-    columns.resize_(grads[1].shape).copy_(grads[1])
-    return grads[0], grads[2]
+    to_input, to_weight, to_offset = _deform_conv_backward(input, offset, grad, weight, conv)
+    # torchvision computes all gradients at once. The one for the weight waits at the scratch space, which mmcv hands to
+    # deform_conv_backward_parameters next.
+    columns.left_over = grad, to_weight
+    return to_input, to_offset
 
 
 @_op(3)
-def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, columns, ones, scale, **conv):
+def deform_conv_backward_parameters(input, offset, grad, d_weight, columns, ones, scale, **conv):
     """``scale`` times the gradient with respect to the weight."""
-    if columns.shape == grad_weight.shape:
-        result = columns.clone()
-        columns.resize_(0)  # good for one backward pass
-    else:
-        result = _deform_conv_backward(input, offset, grad_output, torch.zeros_like(grad_weight), conv)[1]
-    return scale * result
+    of, to_weight = columns.__dict__.pop('left_over', (None, None))
+    if of is not grad:
+        to_weight = _deform_conv_backward(input, offset, grad, torch.zeros_like(d_weight), conv)[1]
+    return scale * to_weight
 
 
-def _deform_conv_backward(input, offset, grad_output, weight, conv):
-    return tv._deform_conv2d_backward(
-        grad_output, *_plain(input, weight.to(input.dtype), offset), *(conv[key] for key in _V1), False
-    )
+def _deform_conv_backward(input, offset, grad, weight, conv):
+    inputs = _plain(input, weight.to(input.dtype), offset)
+    return tv._deform_conv2d_backward(grad, *inputs, *(conv[key] for key in _V1), False)[:3]
 
 
 @_op(6)
-def modulated_deform_conv_forward(
-    input, weight, bias, ones, offset, mask, output, columns, with_bias, kernel_h, kernel_w, **conv
-):
+def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask, output, columns, with_bias, **conv):
     """Version 2: every sample is weighted by ``mask`` (B, groups * kernel points, H, W)."""
     bias = bias if with_bias else input.new_zeros(len(weight))
     return tv.deform_conv2d(input, weight, offset, mask, bias, *(conv[key] for key in _V2), True)
@@ -408,11 +386,11 @@ def modulated_deform_conv_backward(
     offset,
     mask,
     columns,
-    to_input,
-    to_weight,
-    to_bias,
-    to_offset,
-    to_mask,
+    d_input,
+    d_weight,
+    d_bias,
+    d_offset,
+    d_mask,
     grad,
     with_bias,
     **conv,
@@ -420,8 +398,9 @@ def modulated_deform_conv_backward(
     """Gradients with respect to all five inputs; the bias only where there is one."""
     bias = bias if with_bias else input.new_zeros(len(weight))
     geometry = (conv[key] for key in _V2)
-    grads = tv._deform_conv2d_backward(grad, input, weight, offset, mask, bias, *geometry, True)
-    return grads[0], grads[1], grads[4] if with_bias else None, grads[2], grads[3]
+    inputs = input, weight, offset, mask, bias
+    to_input, to_weight, to_offset, to_mask, to_bias = tv._deform_conv2d_backward(grad, *inputs, *geometry, True)
+    return to_input, to_weight, to_bias if with_bias else None, to_offset, to_mask
 
 
 @_op()
@@ -450,7 +429,7 @@ def ms_deform_attn_forward(value, spatial_shapes, level_start_index, locations, 
 
 @_op(6, 7, 8)
 def ms_deform_attn_backward(
-    value, spatial_shapes, level_start_index, locations, weights, grad, to_value, to_locations, to_weights, im2col_step
+    value, spatial_shapes, level_start_index, locations, weights, grad, d_value, d_locations, d_weights, im2col_step
 ):
     """Gradients with respect to value, locations and weights."""
     with torch.enable_grad():
@@ -489,7 +468,7 @@ def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
 
 
 @_op(3)
-def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha):
+def sigmoid_focal_loss_backward(input, target, weight, d_input, gamma, alpha):
     """Derivative of each loss with respect to its logit."""
     p = input.sigmoid()
     positive = (1 - p) ** gamma * (1 - p - gamma * p * _log(p))
@@ -511,10 +490,12 @@ def softmax_focal_loss_forward(softmax, target, weight, output, gamma, alpha):
 
 
 @_op(4)
-def softmax_focal_loss_backward(softmax, target, weight, buff, grad_input, gamma, alpha):
+def softmax_focal_loss_backward(softmax, target, weight, buff, d_input, gamma, alpha):
     """Derivative of the loss with respect to the logits (N, C) behind ``softmax``; ``buff`` is scratch space."""
-    slope = _softmax_focal(
-        softmax, target, weight, alpha, lambda p: (1 - p) ** gamma - gamma * (1 - p) ** (gamma - 1) * p * _log(p)
-    )
+
+    def slope_of(p):
+        return (1 - p) ** gamma - gamma * (1 - p) ** (gamma - 1) * p * _log(p)
+
+    slope = _softmax_focal(softmax, target, weight, alpha, slope_of)
     is_target = target[:, None] == torch.arange(softmax.shape[1], device=softmax.device)
     return slope[:, None] * (is_target.to(softmax.dtype) - softmax)

@@ -1,5 +1,7 @@
 """Test with the fused form of the model."""
 
+import copy
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -14,9 +16,7 @@ class SwitchToDeployHook(Hook):
     def before_test(self, runner) -> None:
         self._trained = runner.model
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        training = model.training
-        runner.model = reparameterize_model(model.eval())
-        model.train(training)
+        runner.model = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
         before, after = (sum(p.numel() for p in m.parameters()) for m in (model, runner.model))
         runner.logger.info(f'Testing in deploy form: {before:,} parameters fused to {after:,}')
 

@@ -1,11 +1,12 @@
 """Stop a run cleanly: on a signal with a checkpoint to resume from, on a non-finite loss with a clear word."""
 
+import math
 import os
 import signal
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
@@ -30,62 +31,92 @@ class NonFiniteLossHook(Hook):
         if not losses:
             return
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32).mean() for value in losses.values()])
-        finite = torch.isfinite(values).tolist()  # one synchronisation for all of them
-        if all(finite):
-            return
-        bad = [f'{name} = {float(v)}' for (name, v), ok in zip(losses.items(), finite, strict=True) if not ok]
-        last = find_latest_checkpoint(runner.work_dir)
-        raise TrainingStopped(
-            f'iteration {runner.iter + 1}: the loss is not finite ({", ".join(bad)}). '
-            f'Last good checkpoint: {last or "none yet"}. '
-            'A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) usually helps.',
-            exit_code=1,
-        )
+        values = values.tolist()  # one synchronisation for all of them
+        bad = [f'{name} = {value}' for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
+        if bad:
+            last = find_latest_checkpoint(runner.work_dir)
+            raise TrainingStopped(
+                f'iteration {runner.iter + 1}: the loss is not finite ({", ".join(bad)}). '
+                f'Last checkpoint before it: {last or "none yet"}. '
+                'A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) usually helps.',
+                exit_code=1,
+            )
 
 
 @HOOKS.register_module()
 class SaveOnSignalHook(Hook):
     """On SIGINT or SIGTERM finish the iteration, save a checkpoint that `--resume` picks up, and stop.
 
-    A second signal of the same kind stops at once, without a checkpoint.
+    A second signal of the same kind stops at once, without a checkpoint. A validation that was interrupted is run again
+    when training is resumed. Of several processes it is enough that one gets the signal: all stop after the same
+    iteration, a validation is finished first.
     """
 
     priority = 'LOWEST'
+    _received = None
+    _validate_first = False
+
+    def after_load_checkpoint(self, runner, checkpoint) -> None:
+        self._validate_first = (checkpoint.get('meta') or {}).get('validation_due', False)
 
     def before_train(self, runner) -> None:
         self._received = None
         self._pid = os.getpid()
         self._previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
+        if self._validate_first and runner.iter:  # resumed; 0 where the checkpoint only gave the weights to start from
+            runner.val_loop.run()
 
     def _on_signal(self, number, frame) -> None:
-        if os.getpid() != self._pid:  # a forked data-loading worker: its parent decides when to stop, and ends it
-            if number == signal.SIGTERM:
-                os._exit(0)
+        if os.getpid() != self._pid:
+            _outlive_parent_iteration(number)
             return
         self._received = signal.Signals(number)
-        signal.signal(number, self._previous[number])
+        signal.signal(number, self._previous[number] or signal.SIG_DFL)
+        # Workers that the same signal has ended must not break the iteration: torch raises from its SIGCHLD handler.
+        self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if get_world_size() > 1:
+            number = torch.tensor(int(self._received or 0))
+            all_reduce(number, 'max')
+            self._received = signal.Signals(number.item()) if number else None
         if self._received:
             self._save_and_stop(runner, iterations=runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if getattr(self, '_received', None):
+        if self._received and get_world_size() == 1:  # several processes may not have equally many batches to meet at
+            self._save_and_stop(runner, iterations=runner.iter, validation_due=True)
+
+    def after_data_error(self, runner) -> None:
+        """Between iterations; a signal to all processes of a job ends the data-loading workers as well."""
+        if self._received and get_world_size() == 1:
             self._save_and_stop(runner, iterations=runner.iter)
 
     def after_train(self, runner) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
-    def _save_and_stop(self, runner, iterations: int) -> None:
+    def _save_and_stop(self, runner, iterations: int, validation_due: bool = False) -> None:
         name = f'interrupted_iter_{iterations}.pth'
-        runner.save_checkpoint(runner.work_dir, name, meta={'epoch': runner.epoch, 'iter': iterations})
+        meta = {'epoch': runner.epoch, 'iter': iterations, 'validation_due': validation_due}
+        runner.save_checkpoint(runner.work_dir, name, meta=meta)
         path = Path(runner.work_dir, name)
         if is_main_process():
             Path(runner.work_dir, 'last_checkpoint').write_text(str(path))
+        barrier()  # a launcher ends the other processes when the first has stopped
         self.after_train(runner)
         raise TrainingStopped(
             f'stopped by {self._received.name} after iteration {iterations}; saved {path}. '
             'The same command with --resume goes on from there.',
             exit_code=128 + self._received,
         )
+
+
+def _outlive_parent_iteration(number: int) -> None:
+    """In a forked data-loading worker: a scheduler signals the whole process group, and the parent, which decides when
+    to stop, needs the worker until its iteration is done. Stay, but not for more than 30 seconds or a second SIGTERM.
+    """
+    if number == signal.SIGTERM:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.alarm(30)

@@ -1,5 +1,6 @@
 """A live progress bar with time left and losses in a terminal; plain log lines everywhere else."""
 
+import logging
 import sys
 
 from mmengine.dist import is_main_process
@@ -25,9 +26,10 @@ class ProgressHook(Hook):
         if not self._enabled:
             return
         for handler in runner.logger.handlers:
-            if getattr(handler, 'stream', None) in (sys.stdout, sys.stderr):
+            stream = getattr(handler, 'stream', None)
+            if stream in (sys.stdout, sys.stderr) and stream.isatty():
                 handler.setStream(_AboveBar())
-                handler.addFilter(lambda record: record.funcName not in ('after_train_iter', 'after_val_iter'))
+                handler.addFilter(_is_not_interval_line)
 
     def before_train(self, runner) -> None:
         self._open('train', runner.max_iters, runner.iter)
@@ -74,6 +76,10 @@ class ProgressHook(Hook):
     def _close(self, name) -> None:
         if name in self._bars:
             self._bars.pop(name).close()
+
+
+def _is_not_interval_line(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or record.funcName not in ('after_train_iter', 'after_val_iter')
 
 
 class _AboveBar:

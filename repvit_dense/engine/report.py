@@ -4,6 +4,7 @@ import html
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -31,17 +32,21 @@ def summarize(work_dir: Path, runtime_info: dict) -> list[str]:
     return lines
 
 
-def read_scalars(work_dir: Path) -> list[dict]:
-    """Everything the run logged, over all its starts, in order: one dict per logged step.
+def read_scalars(work_dir: Path) -> tuple[list[dict], list[dict]]:
+    """Losses and validation scores that the run logged, over all its starts, in order: one dict per logged step.
 
-    Where a resumed start logged a training step again, the later record stands.
+    What an earlier start logged beyond the point where a later one began was given up: the later records stand.
     """
-    records = {}
+    losses, scores = [], []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            records[('loss' in record, record.get('step', 0))] = record
-    return [records[key] for key in sorted(records)]
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for kept, new in (
+            (losses, [record for record in records if 'loss' in record]),
+            (scores, [record for record in records if 'loss' not in record]),
+        ):
+            if new:
+                kept[:] = [record for record in kept if record.get('step', 0) < new[0].get('step', 0)] + new
+    return losses, scores
 
 
 def draw_curves(work_dir: Path) -> Path:
@@ -52,14 +57,12 @@ def draw_curves(work_dir: Path) -> Path:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    records = read_scalars(work_dir)
-    losses = [record for record in records if 'loss' in record]
-    scores = [record for record in records if 'loss' not in record]
+    losses, scores = read_scalars(work_dir)
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 8), sharex=True, layout='constrained')
     for name in sorted({key for record in losses for key in record if key.startswith('loss')}):
         points = [(record['iter'], record[name]) for record in losses if name in record]
         above.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == 'loss' else 1)
-    above.set(ylabel='loss (mean of the last 50 iterations)', yscale='log')
+    above.set(ylabel='loss (running mean)', yscale='log')
     per_epoch = _iterations_per_epoch(losses)
     for name in sorted({key for record in scores for key in record if _is_main_score(key)}):
         points = [(record['step'] * per_epoch, record[name]) for record in scores if name in record]
@@ -92,7 +95,7 @@ def write_page(folder: Path, title: str, metrics: dict[str, float], pictures: li
     """Write `index.html` into `folder`: the scores, the curves, and every picture (ground truth beside prediction)."""
 
     def image(path: Path) -> str:
-        link = html.escape(os.path.relpath(path, folder).replace(os.sep, '/'))
+        link = html.escape(quote(os.path.relpath(path, folder).replace(os.sep, '/')))
         return f'<figure><img src="{link}" loading="lazy"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
 
     rows = ''.join(f'<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in metrics.items())

@@ -6,7 +6,10 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from repvit_dense.checkpoint import load_checkpoint, use_safe_loading
+from repvit_dense.checkpoint import CheckpointError, load_checkpoint, read, use_safe_loading
+
+# What training cannot go on without.
+STATE = ('meta', 'message_hub', 'optimizer')
 
 
 class DenseRunner(Runner):
@@ -17,14 +20,31 @@ class DenseRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=()):
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        checkpoint = load_checkpoint(model, filename, map_location)
-        # mmengine's resume would run a config found here as Python; nothing from a file is executed.
-        checkpoint.get('meta', {}).pop('config', None)
+        checkpoint = read(filename, map_location)
+        lacking = [key for key in STATE if key not in checkpoint]
+        if self._resume and lacking:
+            raise CheckpointError(
+                f'{filename}: training cannot go on from here, the file holds weights but no {", ".join(lacking)}. '
+                'Resume from the last checkpoint of a run (epoch_N.pth), or start anew with these weights: '
+                f'--cfg-options load_from={filename}'
+            )
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        try:
+            load_checkpoint(model, checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f'{filename}: {str(error).removeprefix("these weights: ")}') from None
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def resume(self, filename, *args, **kwargs) -> None:
+        super().resume(filename, *args, **kwargs)
+        # The order of the data was drawn from this start's seed; the batches to pass over are those of the first start.
+        loader = self.train_dataloader
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+            if hasattr(sampler, 'seed') and not self._randomness_cfg.get('diff_rank_seed'):
+                sampler.seed = self.seed
 
     def save_checkpoint(self, out_dir, filename, *args, **kwargs) -> None:
         partial = f'{filename}.partial'

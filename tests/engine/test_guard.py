@@ -1,0 +1,226 @@
+"""Signals and broken losses: what is left behind, what is said, and that a resumed run ends where it would have."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from repvit_dense.engine.guard import TrainingStopped
+
+ITERATIONS = 8  # per epoch
+FORKED = pytest.mark.timeout(200)  # the first start imports everything anew
+
+
+class Signal(Hook):
+    """The process gets a signal before iteration `at`, counted from 0."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, at, number=signal.SIGINT):
+        self.at, self.number = at, number
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+class Poison(Hook):
+    """From iteration `at` (from 0) on the losses are `value`."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, at, value):
+        self.at, self.value = at, value
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter >= self.at:
+            outputs['loss_toy'] = torch.tensor(self.value)
+
+
+def last(work_dir):
+    return Path((work_dir / 'last_checkpoint').read_text())
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    assert [key for key in expected if not torch.equal(state[key], expected[key])] == []
+
+
+def validation_scores(work_dir):
+    """Step -> score, over all starts."""
+    text = ''.join(path.read_text() for path in sorted(work_dir.glob('*/vis_data/scalars.json')))
+    records = [json.loads(line) for line in text.splitlines()]
+    return [(record['step'], record['toy/mAP']) for record in records if 'toy/mAP' in record]
+
+
+# --- signals ---
+
+
+@FORKED
+@pytest.mark.parametrize(
+    'send, number, code',
+    [
+        (os.killpg, signal.SIGINT, 130),  # as Ctrl-C in a terminal: the workers get it too
+        (os.killpg, signal.SIGTERM, 143),  # as `timeout` or a scheduler: it ends the workers
+        (os.kill, signal.SIGTERM, 143),
+    ],
+)
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, start, toy, whole_run, send, number, code):
+    work_dir = tmp_path / 'run'
+    child = start(work_dir, wait=('train', 2), workers=1)
+    child.wait_for('reached')
+    workers = json.loads((work_dir / 'workers').read_text())
+    send(child.pid, number)
+    child.go()
+
+    assert child.exit_code() == code
+    saved = work_dir / 'interrupted_iter_3.pth'  # the iteration in which the signal came was finished
+    assert last(work_dir) == saved
+    assert f'stopped by {number.name} after iteration 3; saved {saved}' in child.output
+    assert '--resume' in child.output
+    assert 'Traceback' not in child.output
+    assert len(workers) == 1
+    assert_gone(workers)
+
+    runner = toy(work_dir, resume=True, seed=None)
+    runner.train()
+    assert len(runner.model.seen) == 2 * ITERATIONS - 3
+    assert_same(runner.model.state_dict(), whole_run.model.state_dict())
+    assert validation_scores(work_dir) == validation_scores(Path(whole_run.work_dir))
+
+
+@FORKED
+def test_a_stopped_validation_is_run_again(tmp_path, start, toy, whole_run):
+    work_dir = tmp_path / 'run'
+    child = start(work_dir, wait=('val', 2 * ITERATIONS - 1))  # the last batch of the last validation
+    child.wait_for('reached')
+    os.kill(child.pid, signal.SIGTERM)
+    child.go()
+
+    assert child.exit_code() == 143
+    assert last(work_dir).name == f'interrupted_iter_{2 * ITERATIONS}.pth'
+    assert len(validation_scores(work_dir)) == 1
+
+    runner = toy(work_dir, resume=True)
+    runner.train()
+    assert runner.model.seen == []
+    assert_same(runner.model.state_dict(), whole_run.model.state_dict())
+    assert validation_scores(work_dir) == validation_scores(Path(whole_run.work_dir))
+    assert list(work_dir.glob('best_*.pth'))[0].name == list(Path(whole_run.work_dir).glob('best_*.pth'))[0].name
+
+
+@FORKED
+def test_a_second_signal_stops_at_once(tmp_path, start):
+    child = start(tmp_path / 'run', wait=('train', 2), workers=1)
+    child.wait_for('reached')
+    workers = json.loads((tmp_path / 'run/workers').read_text())
+    os.kill(child.pid, signal.SIGINT)
+    child.wait_for('received')
+    assert child.process.is_alive()
+    os.kill(child.pid, signal.SIGINT)  # no `go`: the iteration never ends by itself
+
+    assert child.exit_code() == 130
+    assert not list((tmp_path / 'run').glob('*.pth*'))
+    assert_gone(workers)
+
+
+@FORKED
+def test_a_signal_that_ends_the_workers_while_they_are_waited_for(tmp_path, start):
+    child = start(tmp_path / 'run', block_at=11, workers=1)
+    child.wait_for('reached')
+    time.sleep(0.5)  # the batches loaded before are used up
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.exit_code() == 143
+    iterations = int(last(tmp_path / 'run').stem.rpartition('_')[2])
+    assert f'stopped by SIGTERM after iteration {iterations};' in child.output
+
+
+@FORKED
+def test_processes_stop_together(tmp_path, start):
+    """One of two gets the signal; both stop after the same iteration, and only the first writes."""
+    children = [
+        start(tmp_path / f'rank{rank}', group=rank, wait=('train', 2) if rank else None, seed=1) for rank in range(2)
+    ]
+    children[1].wait_for('reached')
+    os.kill(children[1].pid, signal.SIGTERM)
+    children[1].go()
+    assert [child.exit_code() for child in children] == [143, 143]
+    said = [next(line for line in child.output.splitlines() if line.startswith('stopped by')) for child in children]
+    assert [line.partition(';')[0] for line in said] == ['stopped by SIGTERM after iteration 3'] * 2
+    assert last(tmp_path / 'rank0').name == 'interrupted_iter_3.pth'
+    assert not (tmp_path / 'rank1/last_checkpoint').exists()
+
+
+def assert_gone(pids):
+    deadline = time.monotonic() + 10
+    while any(Path(f'/proc/{pid}').exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_handlers_are_put_back(tmp_path, toy):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    toy(tmp_path / 'whole', train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with pytest.raises(TrainingStopped):
+        toy(tmp_path / 'stopped', hooks=[Signal(at=1, number=signal.SIGTERM)]).train()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_weights_of_a_stopped_validation_are_no_reason_to_validate(tmp_path, toy):
+    """`validation_due` concerns resuming, not a new training that starts from these weights."""
+    with pytest.raises(TrainingStopped):
+        toy(tmp_path / 'a', hooks=[SignalInValidation()]).train()
+    runner = toy(tmp_path / 'b', load_from=str(last(tmp_path / 'a')), hooks=[Signal(at=1)])
+    with pytest.raises(TrainingStopped):
+        runner.train()
+    assert validation_scores(tmp_path / 'b') == []
+
+
+class SignalInValidation(Hook):
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# --- losses ---
+
+
+@pytest.mark.parametrize('value, text', [(float('nan'), 'nan'), (float('inf'), 'inf'), (float('-inf'), '-inf')])
+def test_a_broken_loss_stops_the_run(tmp_path, toy, value, text):
+    runner = toy(tmp_path, hooks=[Poison(at=ITERATIONS + 2, value=value)])
+    with pytest.raises(TrainingStopped) as stopped:
+        runner.train()
+    message = str(stopped.value)
+    assert stopped.value.exit_code == 1
+    assert f'iteration {ITERATIONS + 3}:' in message
+    assert f'(loss_toy = {text})' in message  # and not the sum, which is finite here
+    assert str(tmp_path / 'epoch_1.pth') in message
+    assert 'clip_grad' in message
+
+
+def test_nothing_of_a_broken_iteration_is_saved(tmp_path, toy):
+    every_iteration = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
+    with pytest.raises(TrainingStopped, match='iter_3.pth'):
+        toy(tmp_path, hooks=[Poison(at=3, value=float('nan'))], default_hooks=every_iteration).train()
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
+
+
+def test_a_broken_loss_before_any_checkpoint(tmp_path, toy):
+    with pytest.raises(TrainingStopped, match='none yet'):
+        toy(tmp_path, hooks=[Poison(at=0, value=float('nan'))]).train()
+
+
+def test_other_outputs_may_be_anything(tmp_path, toy):
+    class Accuracy(Hook):
+        priority = 'HIGHEST'
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            outputs['acc'] = torch.tensor(float('nan'))
+
+    one = {'type': 'ResumableEpochLoop', 'max_epochs': 1}
+    toy(tmp_path, hooks=[Accuracy()], train_cfg=one).train()
