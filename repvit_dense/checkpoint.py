@@ -1,241 +1,27 @@
-"""Checkpoints: read any file without running code from it, recognise whose weights they are, load them strictly.
+"""Checkpoints: recognise whose weights they are, convert them, load them strictly.
 
 RepViT weights circulate in the authors' layout (`official`), in timm's (`timm`; `timm_features` where `features_only`
 flattened the stages) and in this package's (`ours`), each before or after fusing. All names are in the tables below;
-everything else works on them. A classifier keeps timm's names (`head.head`, `head.head_dist`) in our layout.
+everything else works on them. A classifier keeps timm's names (`head.head`, `head.head_dist`) in our layout. Files are
+read by `repvit_dense.safe_read`.
 """
 
-import argparse
 import functools
-import os
-import pickle
 import re
-import sys
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from itertools import pairwise
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-import numpy as np
 import torch
-from mmengine.dist import get_dist_info
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-# Modules, not names: importing the backbones first comes here, through mmengine, before they are defined.
-from repvit_dense.backbones import catalogue, repvit
-from repvit_dense.errors import InputError
-
-
-class CheckpointError(InputError):
-    """These weights cannot be used; the message says what is wrong, where, and what to do."""
-
-
-# --- reading ---
-
-
-def read(source: str | os.PathLike, map_location='cpu') -> dict:
-    """The content of a checkpoint. No code from the file is executed.
-
-    Args:
-        source: a path (`.pth`, `.pt`, `.safetensors`), a URL (http, https, file, `torchvision://` and the like),
-            or a name in the catalogue. Downloads are kept in torch.hub's checkpoint directory by file name.
-        map_location: where tensors go, as in `torch.load`.
-
-    Returns:
-        what was saved. One entry is renamed, `meta['config']` to `meta['config_text']`: mmengine's resume would run it
-        as Python.
-
-    Raises:
-        CheckpointError: missing, truncated, not a checkpoint, not to be had from the network, or not safe to read.
-    """
-    path = _locate(os.fspath(source))
-    if _format(path) == 'safetensors':
-        content = load_file(path)
-        if isinstance(map_location, str | torch.device):
-            content = {key: value.to(map_location) for key, value in content.items()}
-    else:
-        content = _read_torch(path, map_location)
-    if not isinstance(content, dict):
-        raise CheckpointError(f'{path}: holds one {type(content).__name__}, not a checkpoint with named weights')
-    meta = content.get('meta')
-    if isinstance(meta, dict) and 'config' in meta:
-        meta['config_text'] = meta.pop('config')
-    return content
-
-
-def _locate(source: str) -> Path:
-    """The local file of a source, downloaded if need be."""
-    if '://' not in source:
-        path = Path(source).expanduser()
-        if path.exists():
-            return path
-        try:
-            return _fetch(*catalogue.resolve(source))
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f'{source}: no such file, and {error}') from None
-    url = _resolve_scheme(source)
-    if url.startswith(('http://', 'https://')):
-        return _fetch(url, catalogue.cache_name(url))
-    path = Path(url2pathname(urlsplit(url).path))
-    if not path.exists():
-        raise CheckpointError(f'{source}: no such file ({path})')
-    return path
-
-
-def _resolve_scheme(source: str) -> str:
-    """mmengine's own schemes stand for a URL, or for a file in its home directory."""
-    scheme, _, name = source.partition('://')
-    if scheme in ('http', 'https', 'file'):
-        return source
-    from mmengine.runner import checkpoint as hub
-
-    tables = dict.fromkeys(('torchvision', 'modelzoo'), hub.get_torchvision_models)
-    tables |= dict.fromkeys(('open-mmlab', 'openmmlab'), hub.get_external_models)
-    if scheme not in tables:
-        raise CheckpointError(f"{source}: '{scheme}://' cannot be read safely; download the file and give its path")
-    known = tables[scheme]()
-    if 'mmlab' in scheme:
-        name = hub.get_deprecated_model_names().get(name, name)
-    if name not in known:
-        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, known)}")
-    return known[name] if '://' in known[name] else Path(hub._get_mmengine_home(), known[name]).as_uri()
-
-
-def _fetch(url: str, name: str) -> Path:
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    rank, world_size = get_dist_info()
-    try:
-        if rank == 0 and not path.exists():
-            _download(url, path)
-    finally:  # after a failure, too: the other ranks must not wait for ever
-        if world_size > 1:
-            torch.distributed.barrier()
-    if not path.exists():  # another machine with a disk of its own
-        _download(url, path)
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    print_log(f'Downloading {url} to {path}', logger='current')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # renames when complete
-    except (OSError, HTTPException, ValueError, RuntimeError) as error:
-        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Put the file by hand at {path}') from error
-    try:
-        _format(path)
-    except CheckpointError:
-        path.unlink(missing_ok=True)  # the next attempt must not find it
-        raise
-
-
-def _format(path: Path) -> str:
-    """'safetensors' or 'torch', by content; refuses what is visibly neither, or cut short."""
-    try:
-        with path.open('rb') as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f'{path}: cannot be read ({error.strerror}); name a checkpoint file') from error
-    broken = f'{path}: truncated or corrupt ({path.stat().st_size} bytes); delete it and get it again'
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 10**8:
-        try:
-            with safe_open(path, 'pt'):  # checks header and size
-                return 'safetensors'
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f'{broken} ({error})') from error
-    if head.lstrip()[:1] == b'<':
-        raise CheckpointError(f'{path}: a web page (HTML), not weights; delete it and download the file itself')
-    pickled = head[:1] == b'\x80' and path.suffix != '.safetensors'
-    if pickled or (head[:2] == b'PK' and zipfile.is_zipfile(path)):
-        return 'torch'
-    raise CheckpointError(broken if len(head) < 16 or head[:2] == b'PK' else f'{broken}, or it never was a checkpoint')
-
-
-def _read_torch(path: Path, map_location):
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # on a damaged file the unpickler may raise anything
-        forbidden = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if forbidden:
-            raise CheckpointError(
-                f'{path}: not trusted, and nothing of it was executed: it asks for {forbidden[1]}, which weights do '
-                'not need and a harmful file would use. Get it from a source you trust, best as .safetensors'
-            ) from None
-        cause = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
-        raise CheckpointError(
-            f'{path}: truncated, corrupt or not written by torch.save ({type(error).__name__}: {cause}); get it again'
-        ) from error
-
-
-class _Number:
-    """Stands for `numpy.dtype`: plain numbers only. A crafted dtype of the real class can point into foreign memory."""
-
-    __module__, __qualname__ = 'numpy', 'dtype'  # the name under which a file may ask for it
-
-    def __init__(self, code: str, *_):
-        if not re.fullmatch(r'[bifu]\d{1,2}', str(code)):
-            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        if state[1] == '>':
-            self.dtype = self.dtype.newbyteorder('>')
-
-
-class _Array(np.ndarray):
-    """Stands for `numpy.ndarray`: as much as a history of numbers needs. Copied or saved it is a plain array again."""
-
-    __module__, __qualname__ = 'numpy', 'ndarray'
-
-    def __new__(cls, *_):
-        return super().__new__(cls, 0, np.int8)
-
-    def __setstate__(self, state):
-        _, shape, number, fortran, data = state
-        super().__setstate__((1, shape, number.dtype, fortran, data))
-
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
-
-def _statistic(owner, name):
-    """Stands for `getattr`, with which a HistoryBuffer's statistics are pickled."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'GLOBAL getattr({owner!r},{name!r})')
-    return getattr(owner, name)
-
-
-@functools.cache
-def _allowed() -> list:
-    """What a checkpoint of mmengine, or one with its command line (`args`), needs beyond tensors."""
-
-    def stand_in(path, function):
-        def call(*args):
-            return function(*args)
-
-        call.__module__, _, call.__qualname__ = path.rpartition('.')
-        call.__name__ = call.__qualname__
-        return call
-
-    functions = [stand_in('builtins.getattr', _statistic)]
-    for core in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
-        functions.append(stand_in(f'{core}._reconstruct', _Array))
-        functions.append(stand_in(f'{core}.scalar', lambda number, data: np.frombuffer(data, number.dtype, 1)[0]))
-    return [HistoryBuffer, argparse.Namespace, _Number, _Array, *functions]
-
+# A module, not its names: importing the backbones first comes here, through mmengine, before they are defined.
+from repvit_dense.backbones import repvit
+from repvit_dense.safe_read import CheckpointError, read
 
 # --- layouts ---
 
@@ -588,16 +374,3 @@ class PretrainedBackbone:
         load_checkpoint(module, self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')
-
-
-def use_safe_loading() -> None:
-    """Let every load of mmengine, stock backbones and resuming included, go through `read`.
-
-    Its own loaders fall back to a full unpickling, which runs whatever the file says.
-    """
-    from mmengine.runner import CheckpointLoader
-
-    def load_from_safe_reader(filename, map_location=None):  # mmengine logs the name from its 11th letter on
-        return read(filename, map_location or 'cpu')
-
-    CheckpointLoader.register_scheme(list(CheckpointLoader._schemes), load_from_safe_reader, force=True)

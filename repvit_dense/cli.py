@@ -156,7 +156,7 @@ def _load(args: argparse.Namespace):
 
 def _read_checkpoint(cfg) -> None:
     """Refuse a file that cannot be used before the data is read and the model built."""
-    from repvit_dense.checkpoint import read
+    from repvit_dense.safe_read import read
 
     if cfg.get('load_from'):
         read(cfg.load_from)

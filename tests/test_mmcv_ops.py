@@ -276,11 +276,12 @@ def test_roi_align_max_gradient_goes_to_the_chosen_sample_alone(extension):
     features = torch.zeros(1, 1, 8, 8)
     features[0, 0, 2, 5] = 1
     features.requires_grad_()
-    # Samples on the pixels' centres: the one pixel that stands out takes the whole gradient of its bin.
+    # Samples on the pixels' centres: in bin (0, 1) one pixel stands out; of equal samples the first counts.
     output = ops.roi_align(features, torch.tensor([[0.0, 0, 0, 8, 8]]), 2, 1.0, 4, 'max', True)
-    output[0, 0, 0, 1].backward()
+    output.sum().backward()
     assert output.flatten().tolist() == [0, 1, 0, 0]
-    assert torch.equal(features.grad, features.detach())
+    assert features.grad[0, 0].nonzero().tolist() == [[0, 0], [2, 5], [4, 0], [4, 4]]
+    assert features.grad.sum() == 4
 
 
 def roi_pool_by_definition(features, rois, size, scale):
@@ -387,6 +388,26 @@ def test_deform_conv_weight_gradient_alone_and_repeated(extension):
     torch.testing.assert_close(torch.autograd.grad(alone, weight, once, retain_graph=True)[0], first)
     torch.testing.assert_close(torch.autograd.grad(alone, weight, twice)[0], second)
     assert not torch.allclose(first, second)
+
+
+@fallback
+def test_deform_conv_keeps_no_weight_gradient_of_another_pass(extension):
+    features, offset, _, weight, _ = deform_inputs()
+    keys = ('kH', 'kW', *mmcv_ops._V1, 'im2col_step')
+    conv = dict(zip(keys, (2, 3, 2, 1, 1, 2, 1, 2, 2, 2, 2), strict=True))
+
+    def to_weight(columns, grad):
+        extension.deform_conv_backward_parameters(
+            features, offset, grad, out := weight.clone(), columns, None, 1, **conv
+        )
+        return out
+
+    one, other, columns = random(2, 4, 3, 6), random(2, 4, 3, 6), torch.empty(0)
+    scratch = torch.zeros_like(features), torch.zeros_like(offset)
+    extension.deform_conv_backward_input(features, offset, one, *scratch, weight, columns, **conv)
+    torch.testing.assert_close(to_weight(columns, other), to_weight(torch.empty(0), other))
+    extension.deform_conv_backward_input(features, offset, one, *scratch, weight, columns, **conv)
+    torch.testing.assert_close(to_weight(columns, one), to_weight(torch.empty(0), one))
 
 
 LEVELS = torch.tensor([[4, 5], [2, 3]])

@@ -73,7 +73,8 @@ class SaveOnSignalHook(Hook):
         self._received = signal.Signals(number)
         signal.signal(number, self._previous[number] or signal.SIG_DFL)
         # Workers that the same signal has ended must not break the iteration: torch raises from its SIGCHLD handler.
-        self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        if hasattr(signal, 'SIGCHLD'):  # not on Windows
+            self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if get_world_size() > 1:

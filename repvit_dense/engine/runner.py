@@ -6,7 +6,8 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from repvit_dense.checkpoint import CheckpointError, load_checkpoint, read, use_safe_loading
+from repvit_dense.checkpoint import load_checkpoint
+from repvit_dense.safe_read import CheckpointError, read, use_safe_loading
 
 # What training cannot go on without.
 STATE = ('meta', 'message_hub', 'optimizer')

@@ -1,0 +1,106 @@
+"""Resuming in the middle of an epoch: every sample of it once, whatever the seed of the start that goes on."""
+
+import os
+import signal
+from itertools import chain
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from repvit_dense.engine.guard import TrainingStopped
+
+SAMPLES, ITERATIONS, EPOCHS = 16, 8, 2
+
+
+class Interrupt(Hook):
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Record(Hook):
+    """Numbers of the batches, and what was called around the epochs."""
+
+    def __init__(self):
+        self.batches, self.calls = [], []
+
+    def before_train_epoch(self, runner):
+        self.calls.append(('before', runner.epoch))
+
+    def after_train_epoch(self, runner):
+        self.calls.append(('after', runner.epoch))
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.batches.append(batch_idx)
+
+
+def interrupted(toy, work_dir, at, **kwargs):
+    runner = toy(work_dir, hooks=[Interrupt(at)], **kwargs)
+    with pytest.raises(TrainingStopped):
+        runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_uninterrupted_run_is_mmengines(tmp_path, toy, whole_run, workers):
+    stock = toy(tmp_path, workers=workers, train_cfg={'by_epoch': True, 'max_epochs': EPOCHS, 'val_interval': 1})
+    stock.train()
+    assert stock.model.seen == whole_run.model.seen
+    assert all(torch.equal(v, stock.model.state_dict()[k]) for k, v in whole_run.model.state_dict().items())
+
+
+def test_epochs_differ_in_order(whole_run):
+    first, second = whole_run.model.seen[:ITERATIONS], whole_run.model.seen[ITERATIONS:]
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(SAMPLES))
+    assert first != second
+
+
+@pytest.mark.parametrize('at', [0, 2, ITERATIONS - 1, ITERATIONS, ITERATIONS + 3, EPOCHS * ITERATIONS - 1])
+def test_every_batch_once_and_in_order(tmp_path, toy, whole_run, at):
+    before = interrupted(toy, tmp_path, at).model.seen
+    after = toy(tmp_path, resume=True)
+    after.train()
+    assert len(before) == at + 1
+    assert before + after.model.seen == whole_run.model.seen
+
+
+def test_the_seed_of_the_first_start_stands(tmp_path, toy):
+    """Without `--seed` every start draws its own; the order of a begun epoch must stay."""
+    first = interrupted(toy, tmp_path, 2, seed=None)
+    second = toy(tmp_path, resume=True, seed=None)
+    assert first.seed != second.seed
+    second.train()
+    epoch = first.model.seen + second.model.seen[: ITERATIONS - 3]
+    assert sorted(chain(*epoch)) == list(range(SAMPLES))
+
+
+def test_hooks_see_the_numbers_of_the_batches(tmp_path, toy):
+    interrupted(toy, tmp_path, ITERATIONS + 2)
+    record = Record()
+    toy(tmp_path, resume=True, hooks=[record]).train()
+    assert record.batches == list(range(3, ITERATIONS))
+    assert record.calls == [('before', 1), ('after', 1)]
+
+
+def test_an_epoch_stopped_in_its_last_iteration_is_still_ended(tmp_path, toy):
+    interrupted(toy, tmp_path, ITERATIONS - 1)
+    assert not (tmp_path / 'epoch_1.pth').exists()
+    toy(tmp_path, resume=True).train()
+    assert (tmp_path / 'epoch_1.pth').exists()
+
+
+def test_an_error_of_the_data_set_is_not_swallowed(tmp_path, toy):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return SAMPLES
+
+        def __getitem__(self, index):
+            raise RuntimeError('no such image')
+
+    with pytest.raises(RuntimeError, match='no such image') as caught:
+        toy(tmp_path, data=Broken()).train()
+    assert not isinstance(caught.value, TrainingStopped)

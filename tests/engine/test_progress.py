@@ -1,0 +1,143 @@
+"""A bar where there is a terminal, lines where there is none, and never a bar in the log file."""
+
+import os
+import pty
+import sys
+import termios
+import threading
+from pathlib import Path
+
+import pytest
+
+from repvit_dense.engine.guard import TrainingStopped
+
+BAR = '█'
+
+
+class Terminal:
+    """A pseudo-terminal; `text` is all that was written to it."""
+
+    def __init__(self):
+        self._main, side = pty.openpty()
+        termios.tcsetwinsize(side, (24, 160))
+        self.stream = open(side, 'w', encoding='utf-8')  # noqa: SIM115  closed in `close`
+        self._parts = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                self._parts.append(os.read(self._main, 4096))
+            except OSError:  # the other side is closed
+                return
+
+    def close(self):
+        self.stream.close()
+        self._reader.join()
+        os.close(self._main)
+        return b''.join(self._parts).decode()
+
+
+@pytest.fixture
+def on_terminal(monkeypatch):
+    """`on_terminal(function)`: what the function wrote to a terminal."""
+
+    def call(function, streams=('stdout', 'stderr')):
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            for name in streams:
+                patch.setattr(sys, name, terminal.stream)
+            try:
+                function()
+            finally:
+                text = terminal.close()
+        return text
+
+    return call
+
+
+def log_of(work_dir):
+    return next(Path(work_dir).glob('*/*.log')).read_text()
+
+
+def test_a_terminal_shows_bars_with_losses(tmp_path, toy, on_terminal):
+    text = on_terminal(lambda: toy(tmp_path).train())
+    assert BAR in text
+    assert 'train: 100%' in text
+    assert '16/16' in text
+    assert 'epoch=2' in text
+    assert 'loss_toy=' in text
+    assert 'val:' in text
+    assert 'Epoch(train)' not in text  # the bar says it
+    assert 'Epoch(val)' in text  # once per epoch, above the bar
+
+
+def test_the_log_file_has_lines_and_no_bar(tmp_path, toy, on_terminal):
+    on_terminal(lambda: toy(tmp_path).train())
+    log = log_of(tmp_path)
+    assert 'Epoch(train) [2][8/8]' in log
+    assert 'loss_toy' in log
+    assert [text for text in (BAR, '\r', 'it/s') if text in log] == []
+
+
+def test_testing_has_a_bar(tmp_path, toy, on_terminal):
+    text = on_terminal(lambda: toy(tmp_path).test())
+    assert 'test: 100%' in text
+    assert '8/8' in text
+
+
+def test_a_resumed_bar_starts_where_training_does(tmp_path, toy, on_terminal):
+    toy(tmp_path, train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
+    text = on_terminal(lambda: toy(tmp_path, resume=True).train())
+    assert ' 8/16' in text
+    assert ' 4/16' not in text
+
+
+def test_without_a_terminal_there_are_lines(tmp_path, toy, capsys):
+    runner = toy(tmp_path)
+    runner.train()
+    captured = capsys.readouterr()
+    assert 'Epoch(train) [1][2/8]' in captured.out
+    assert BAR not in captured.out + captured.err
+    assert 'it/s' not in captured.out + captured.err
+
+
+def test_redirected_output_keeps_its_lines(tmp_path, toy, on_terminal, capsys):
+    """`train ... > log.txt` in a terminal: the bar on the terminal, the log lines in the file."""
+    text = on_terminal(lambda: toy(tmp_path).train(), streams=('stderr',))
+    assert 'train: 100%' in text
+    assert 'Epoch(train) [1][2/8]' in capsys.readouterr().out
+    assert 'Epoch(' not in text
+
+
+def test_warnings_are_never_hidden(tmp_path, toy, on_terminal):
+    from mmengine.hooks import Hook
+
+    class Warn(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.logger.warning('mind the gap')
+            runner.logger.info('all is well')
+
+    text = on_terminal(lambda: toy(tmp_path, hooks=[Warn()]).train())
+    assert 'mind the gap' in text
+    assert 'all is well' not in text
+
+
+def test_bars_end_with_a_broken_run(tmp_path, toy, on_terminal):
+    """What is said after it must not stand on the line of the bar."""
+    from mmengine.hooks import Hook
+
+    class Break(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 3:
+                raise TrainingStopped('so far', 1)
+
+    def train():
+        try:
+            toy(tmp_path, hooks=[Break()]).train()
+        except TrainingStopped as stop:
+            print(stop, file=sys.stderr)
+
+    lines = on_terminal(train).replace('\r\n', '\n').split('\n')
+    assert 'so far' in lines
