@@ -11,8 +11,6 @@ PYVER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
-# The version and the build switches that `make compiled-ops` needs.
-MMCV := $(shell grep '^onedl-mmcv==' $(LOCK))
 
 .PHONY: demo test lint bench compiled-ops lock
 
@@ -40,9 +38,10 @@ $(READY): $(LOCK) setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+# Without build isolation: mmcv builds its extension only where it finds torch.
 compiled-ops: $(READY)
-	MMCV_WITH_OPS=1 $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall \
-		--no-binary onedl-mmcv $(MMCV)
+	$(BIN)/python -m pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall \
+		--no-binary onedl-mmcv $$(grep '^onedl-mmcv==' $(LOCK))
 
 lock: $(READY)
 	$(BIN)/uv pip compile requirements/openmmlab.in --override requirements/overrides.in --universal \

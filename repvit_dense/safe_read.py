@@ -169,7 +169,7 @@ def _read_torch(path: Path, map_location):
 @contextmanager
 def _safe_globals(allowed: list):
     """`torch.serialization.safe_globals`, which torch 2.4 lacks."""
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())
     torch.serialization.add_safe_globals(allowed)
     try:
         yield
@@ -229,9 +229,12 @@ def _allowed() -> list:
         return call
 
     functions = [stand_in('builtins.getattr', _statistic)]
+    functions.append(stand_in('_codecs.encode', lambda text, _: text.encode('latin1')))  # bytes; torch 2.4 lacks it
     for core in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
         functions.append(stand_in(f'{core}._reconstruct', _Array))
         functions.append(stand_in(f'{core}.scalar', lambda number, data: np.frombuffer(data, number.dtype, 1)[0]))
+    for stand in (_Number, _Array):
+        stand.__name__ = stand.__qualname__  # torch 2.4 goes by this name
     return [HistoryBuffer, argparse.Namespace, _Number, _Array, *functions]
 
 

@@ -92,7 +92,10 @@ class Ops(Dataset):
 
 
 def test_spawned_data_loader_workers_find_the_ops(tmp_path):
-    # A child of `python -c` imports no main module: the first thing it does is to unpickle the dataset.
+    # A child of `python -c` imports no main module: the first thing it does is to unpickle the dataset. An empty folder
+    # is mmcv enough here, and no compiled extension lies in it.
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv' / '__init__.py').touch()
     (tmp_path / 'dataset.py').write_text(DATASET)
     out = run(
         """
@@ -102,6 +105,7 @@ def test_spawned_data_loader_workers_find_the_ops(tmp_path):
         from dataset import Ops
         from torch.utils.data import DataLoader
 
+        assert 'mmengine' not in sys.modules
         print(list(DataLoader(Ops(), batch_size=None, num_workers=1, multiprocessing_context='spawn')))
         """,
         cwd=tmp_path,

@@ -60,6 +60,10 @@ class ProgressHook(Hook):
     def after_test_epoch(self, runner, metrics=None) -> None:
         self._close('test')
 
+    def on_exit(self, runner) -> None:
+        for name in list(self._bars):
+            self._close(name)
+
     def _open(self, name, total, initial=0) -> None:
         if self._enabled:
             # The training bar stays on screen, those of the evaluations come and go below it.

@@ -20,6 +20,21 @@ class DenseRunner(Runner):
         use_safe_loading()
         super().__init__(*args, **kwargs)
 
+    def train(self):
+        return self._run(super().train)
+
+    def val(self):
+        return self._run(super().val)
+
+    def test(self):
+        return self._run(super().test)
+
+    def _run(self, run):
+        try:
+            return run()
+        finally:
+            self.call_hook('on_exit')  # also after an error, unlike mmengine's `after_run`
+
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=()):
         checkpoint = read(filename, map_location)
         lacking = [key for key in STATE if key not in checkpoint]

@@ -73,7 +73,7 @@ class ToyMetric(BaseMetric):
 
 
 class Wait(Hook):
-    """Before iteration `at` (from 0) of 'train' or 'val' leave the file `reached`, and go on when there is a file `go`."""
+    """Before iteration `at` (from 0) of 'train' or 'val' leave a file `reached`, and wait for a file `go`."""
 
     def __init__(self, stage, at):
         self.stage, self.left = stage, at

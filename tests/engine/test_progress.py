@@ -1,7 +1,9 @@
 """A bar where there is a terminal, lines where there is none, and never a bar in the log file."""
 
+import fcntl
 import os
 import pty
+import struct
 import sys
 import termios
 import threading
@@ -19,8 +21,8 @@ class Terminal:
 
     def __init__(self):
         self._main, side = pty.openpty()
-        termios.tcsetwinsize(side, (24, 160))
-        self.stream = open(side, 'w', encoding='utf-8')  # noqa: SIM115  closed in `close`
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack('4H', 24, 160, 0, 0))  # lines, columns, pixels
+        self.stream = os.fdopen(side, 'w', encoding='utf-8')
         self._parts = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -1,0 +1,143 @@
+"""The picture of a run and the page of its results."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repvit_dense.engine.report import draw_curves, read_scalars, summarize, write_page
+
+
+def log(work_dir, start, losses=(), scores=()):
+    """Write what one start logs: `(iteration, loss)` and `(epoch, score)`."""
+    folder = work_dir / start / 'vis_data'
+    folder.mkdir(parents=True)
+    records = [{'loss': x, 'loss_cls': x / 2, 'epoch': 1 + i // 100, 'iter': i, 'step': i} for i, x in losses]
+    records += [{'coco/bbox_mAP': score, 'coco/bbox_mAP_s': -1.0, 'step': epoch} for epoch, score in scores]
+    (folder / 'scalars.json').write_text(''.join(json.dumps(record) + '\n' for record in records))
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGB')).astype(int)
+
+
+class Page(HTMLParser):
+    def __init__(self, path):
+        super().__init__()
+        self.sources, self.tags, self.text = [], [], ''
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name == 'src']
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    names = ['000001.png', 'a b.png', 'c#1?d%20.png', '<img src=x>&"quoted\'.png']
+    return [Path(folder / name) for name in names if not (folder / name).touch()]
+
+
+# --- curves ---
+
+
+def test_a_run_leaves_its_curves_and_says_where(toy, tmp_path):
+    toy(tmp_path).train()
+    assert pixels(tmp_path / 'curves.png').shape == (960, 960, 3)
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'Curves: {tmp_path / "curves.png"}' in text
+    assert f'Best checkpoint: {tmp_path / "best_toy_mAP_epoch_2.pth"} (score 0.0' in text
+    assert not list(tmp_path.glob('*partial*'))
+
+
+def test_losses_and_scores_are_drawn(tmp_path):
+    pictures = {}
+    for name, data in (
+        ('empty', {}),
+        ('losses', {'losses': [(50, 2.0), (100, 0.5), (150, 0.3)]}),
+        ('scores', {'scores': [(1, 0.1), (2, 0.6)]}),
+    ):
+        log(tmp_path / name, '20250101_000000', **data)
+        pictures[name] = pixels(draw_curves(tmp_path / name))
+    empty = pictures['empty']
+    assert empty.min() < 200 < empty.max()  # axes on a light ground
+    above, below = np.split(np.arange(960), 2)
+    changed = {name: (abs(picture - empty).max(axis=2) > 60) for name, picture in pictures.items()}
+    assert changed['losses'][above].sum() > 1000
+    assert changed['scores'][below].sum() > 1000
+
+
+def test_only_the_main_scores_are_drawn(tmp_path):
+    log(tmp_path / 'a', '20250101_000000', scores=[(1, 0.1), (2, 0.6)])
+    text = (tmp_path / 'a/20250101_000000/vis_data/scalars.json').read_text()
+    log(tmp_path / 'b', '20250101_000000')
+    (tmp_path / 'b/20250101_000000/vis_data/scalars.json').write_text(text.replace('bbox_mAP_s', 'bbox_AR'))
+    assert (pixels(draw_curves(tmp_path / 'a')) == pixels(draw_curves(tmp_path / 'b'))).all()
+
+
+def test_a_resumed_start_goes_on_and_replaces(tmp_path):
+    log(tmp_path, '20250101_000000', losses=[(50, 5.0), (100, 4.0), (150, 3.0)], scores=[(1, 0.1)])
+    log(tmp_path, '20250102_000000', losses=[(150, 3.5), (200, 2.0)], scores=[(2, 0.2)])
+    losses, scores = read_scalars(tmp_path)
+    assert [(record['step'], record['loss']) for record in losses] == [(50, 5.0), (100, 4.0), (150, 3.5), (200, 2.0)]
+    assert [(record['step'], record['coco/bbox_mAP']) for record in scores] == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_new_training_in_the_same_folder_starts_anew(tmp_path):
+    log(tmp_path, '20250101_000000', losses=[(50, 5.0), (500, 1.0)], scores=[(1, 0.1), (5, 0.5)])
+    log(tmp_path, '20250102_000000', losses=[(50, 4.0), (100, 3.0)], scores=[(1, 0.2)])
+    losses, scores = read_scalars(tmp_path)
+    assert [record['loss'] for record in losses] == [4.0, 3.0]
+    assert [record['coco/bbox_mAP'] for record in scores] == [0.2]
+
+
+def test_a_start_that_logged_nothing_changes_nothing(tmp_path):
+    log(tmp_path, '20250101_000000', losses=[(50, 5.0)])
+    log(tmp_path, '20250102_000000')
+    assert len(read_scalars(tmp_path)[0]) == 1
+
+
+def test_no_best_checkpoint_no_line(tmp_path):
+    assert len(summarize(tmp_path, {})) == 1
+    lines = summarize(tmp_path, {'best_ckpt': 'best.pth', 'best_score': 0.12345})
+    assert lines[1] == 'Best checkpoint: best.pth (score 0.123)'
+
+
+# --- page ---
+
+
+def test_every_link_is_relative_and_leads_to_its_file(tmp_path, pictures):
+    (tmp_path / 'curves.png').touch()
+    path = write_page(tmp_path / 'pictures', 'title', {}, pictures, tmp_path / 'curves.png')
+    assert path == tmp_path / 'pictures' / 'index.html'
+    sources = Page(path).sources
+    assert sources[0] == '../curves.png'
+    assert not any(source.startswith('/') or ':' in source for source in sources)
+    assert [(path.parent / unquote(source)).resolve() for source in sources[1:]] == pictures
+    assert all('#' not in source and '?' not in source for source in sources)
+
+
+def test_names_are_text(tmp_path, pictures):
+    metrics = {'coco/bbox_mAP': 0.3456, '<script>alert(1)</script>': 1.0}
+    page = Page(write_page(tmp_path, '<script>t</script>', metrics, pictures, None))
+    assert 'script' not in page.tags
+    assert page.tags.count('img') == len(pictures)
+    for text in ('<script>t</script>', '<script>alert(1)</script>', pictures[3].stem, 'coco/bbox_mAP', '0.346'):
+        assert text in page.text
+
+
+def test_nothing_to_show(tmp_path):
+    page = Page(write_page(tmp_path, 'title', {'a': 1}, [], tmp_path / 'no_curves.png'))
+    assert page.sources == []
+    assert 'Training' not in page.text
+    assert [path.name for path in tmp_path.iterdir()] == ['index.html']

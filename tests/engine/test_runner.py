@@ -1,0 +1,191 @@
+"""Checkpoints: written whole or not at all, loaded strictly, and nothing in a file is ever run."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import find_latest_checkpoint
+
+from repvit_dense.checkpoint import CheckpointError
+from repvit_dense.cli import _find_checkpoint, _last_checkpoint
+
+ITERATIONS = 8
+ONE_EPOCH = {'type': 'ResumableEpochLoop', 'max_epochs': 1}
+
+
+class Harmful:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trained(tmp_path, toy):
+    """The work dir of one epoch of training."""
+    toy(tmp_path / 'trained', train_cfg=ONE_EPOCH).train()
+    return tmp_path / 'trained'
+
+
+def edited(path, function):
+    """The checkpoint with something changed, in a file beside it."""
+    content = torch.load(path, weights_only=False)
+    function(content)
+    other = path.with_name('edited.pth')
+    torch.save(content, other)
+    return str(other)
+
+
+# --- writing ---
+
+
+def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
+    """A full disk, half way through the file that is to replace an older one of the same name."""
+    old = (trained / 'epoch_1.pth').read_bytes()
+
+    def put_half(self, content, path):
+        Path(path).write_bytes(content[: len(content) // 2])
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(LocalBackend, 'put', put_half)
+    with pytest.raises(OSError, match='No space'):
+        toy(trained, train_cfg=ONE_EPOCH).train()
+    assert (trained / 'epoch_1.pth').read_bytes() == old
+    # Half a file is there, and nobody takes it for a checkpoint.
+    assert list(trained.glob('*.partial'))
+    assert find_latest_checkpoint(str(trained)) == str(trained / 'epoch_1.pth')
+    assert _last_checkpoint(trained) == str(trained / 'epoch_1.pth')
+    assert _find_checkpoint(str(trained)) == str(trained / 'best_toy_mAP_epoch_1.pth')
+
+
+def test_an_error_in_torch_save_leaves_the_old_file(trained, toy, monkeypatch):
+    old = (trained / 'epoch_1.pth').read_bytes()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('cannot be pickled')
+
+    monkeypatch.setattr(torch, 'save', fail)
+    with pytest.raises(RuntimeError, match='cannot be pickled'):
+        toy(trained, train_cfg=ONE_EPOCH).train()
+    assert (trained / 'epoch_1.pth').read_bytes() == old
+
+
+def test_a_finished_save_leaves_nothing_beside(trained):
+    assert sorted(path.name for path in trained.glob('*.pth*')) == ['best_toy_mAP_epoch_1.pth', 'epoch_1.pth']
+
+
+# --- loading ---
+
+
+def test_weights_arrive(trained, toy, tmp_path):
+    expected = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
+    runner = toy(tmp_path / 'new', load_from=str(trained / 'epoch_1.pth'))
+    assert not torch.equal(runner.model.out.weight, expected['out.weight'])
+    runner.test()
+    assert all(torch.equal(value, expected[key]) for key, value in runner.model.state_dict().items())
+    assert runner.iter == 0
+
+
+def test_weights_arrive_in_a_wrapped_model(trained, toy, tmp_path):
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = MMDistributedDataParallel(toy(tmp_path / 'model').model)
+        toy(tmp_path / 'new', model=wrapped, load_from=str(trained / 'epoch_1.pth')).test()
+    finally:
+        torch.distributed.destroy_process_group()
+    expected = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert torch.equal(wrapped.module.out.weight, expected['out.weight'])
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda c: c['state_dict'].pop('out.bias'), ['out.bias']),
+        (lambda c: c['state_dict'].update(extra=torch.zeros(1)), ['extra']),
+        (lambda c: c['state_dict'].update({'out.weight': torch.zeros(2, 4, 1, 1)}), ['out.weight', '2, 4', '1, 4']),
+    ],
+)
+@pytest.mark.parametrize('resume', [False, True])
+def test_what_does_not_fit_is_refused(trained, toy, tmp_path, change, words, resume):
+    file = edited(trained / 'epoch_1.pth', change)
+    with pytest.raises(CheckpointError) as refused:
+        toy(tmp_path / 'new', load_from=file, resume=resume).train()
+    assert all(word in str(refused.value) for word in [file, *words])
+
+
+@pytest.mark.parametrize(
+    'change, word',
+    [
+        (lambda c: c.pop('optimizer'), 'optimizer'),  # as in best_*.pth
+        (lambda c: [c.pop(key) for key in list(c) if key != 'state_dict'], 'meta, message_hub, optimizer'),
+    ],
+)
+def test_weights_alone_are_nothing_to_resume_from(trained, toy, tmp_path, change, word):
+    file = edited(trained / 'epoch_1.pth', change)
+    with pytest.raises(CheckpointError, match=word) as refused:
+        toy(tmp_path / 'new', load_from=file, resume=True).train()
+    assert f'--cfg-options load_from={file}' in str(refused.value)
+    toy(tmp_path / 'start', load_from=file, train_cfg=ONE_EPOCH).train()  # but to start from
+
+
+def test_averaged_weights_resume(tmp_path, toy):
+    """mmengine's EMA hook swaps two sets of weights in what was read, so it must see it before the model does."""
+    ema = {'type': 'EMAHook', 'momentum': 0.1}
+    whole = toy(tmp_path / 'whole', hooks=[ema])
+    whole.train()
+    toy(tmp_path / 'half', hooks=[ema], train_cfg=ONE_EPOCH).train()
+    rest = toy(tmp_path / 'half', hooks=[ema], resume=True)
+    rest.train()
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in rest.model.state_dict().items())
+
+
+# --- harm ---
+
+
+def test_a_config_in_a_checkpoint_is_not_run(trained, toy, tmp_path):
+    trap = tmp_path / 'trap'
+    text = f'import pathlib\npathlib.Path({str(trap)!r}).touch()\ngpu_ids = [0]'
+    Config.fromstring(text, '.py')
+    assert trap.exists()  # what mmengine's own resuming would do
+    trap.unlink()
+    file = edited(trained / 'epoch_1.pth', lambda c: c['meta'].update(config=text))
+    runner = toy(tmp_path / 'new', load_from=file, resume=True)
+    runner.train()
+    assert runner.iter == 2 * ITERATIONS
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize('save', [torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content))])
+def test_a_harmful_file_is_refused(trained, toy, tmp_path, save, resume):
+    trap = tmp_path / 'trap'
+    content = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    content['meta']['harmful'] = Harmful(trap)
+    pickle.loads(pickle.dumps(content))
+    assert trap.exists()
+    trap.unlink()
+    file = tmp_path / 'harmful.pth'
+    save(content, file)
+    with pytest.raises(CheckpointError, match='harmful.pth'):
+        toy(tmp_path / 'new', load_from=str(file), resume=resume).train()
+    assert not trap.exists()
+
+
+def test_stock_loading_is_safe_too(toy, tmp_path):
+    """`Pretrained` of mmengine itself, as stock backbones use it, goes through the same reader."""
+    from mmengine.runner import CheckpointLoader
+
+    trap = tmp_path / 'trap'
+    torch.save({'state_dict': {}, 'x': Harmful(trap)}, tmp_path / 'harmful.pth')
+    toy(tmp_path / 'new')  # a runner exists
+    with pytest.raises(CheckpointError):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'harmful.pth'))
+    assert not trap.exists()
