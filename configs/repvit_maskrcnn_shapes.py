@@ -19,12 +19,12 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64)),
+        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
 )
 
-train_cfg = dict(type='ResumableEpochLoop', max_epochs=5, val_interval=1)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -34,8 +34,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', begin=0, end=5, by_epoch=True, convert_to_iter_based=True, eta_min=1e-5),
+    dict(type='CosineAnnealingLR', begin=0, end=4, by_epoch=True, convert_to_iter_based=True, eta_min=1e-5),
 ]
-auto_scale_lr = dict(enable=False, base_batch_size=4)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(save_best='coco/segm_mAP'))
-log_processor = dict(window_size=20)
+auto_scale_lr = dict(enable=False, base_batch_size=2)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(save_best='coco/segm_mAP'))
+log_processor = dict(window_size=25)

@@ -4,28 +4,33 @@ import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 PACKAGE = Path(__file__).parent
 # In a checkout configs/ lies beside the package; in an installed wheel inside it.
 CONFIG_FOLDERS = (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs')
 
 GET_COCO = (
-    'COCO 2017 (cocodataset.org/#download) unpacks to train2017/, val2017/ and annotations/; put or link it there. '
+    'COCO 2017 (cocodataset.org/#download) unpacks to train2017/, val2017/ and annotations/; put or link it there, or '
+    'change data_root in the config. '
     'To train without any download: python tools/train.py configs/repvit_maskrcnn_shapes.py'
 )
 
 
-def load(path: str | Path, options: list[str] | None = None) -> Config:
+def load(path: str | Path, options: list[str] | None = None) -> 'Config':
     """Read a config file, by path or by the name of a packaged one, and apply `key=value` options.
 
     Raises:
         InputError: no such file, a config that cannot be read, an option that is not `key=value`.
     """
     file = find(path)
+    from mmengine.config import Config  # takes seconds; a mistyped name need not wait for it
+
     try:
         cfg = Config.fromfile(file)
     except Exception as error:  # a config is Python: anything can go wrong in it
@@ -48,7 +53,7 @@ def find(path: str | Path) -> Path:
     raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(known)}')
 
 
-def _apply_option(cfg: Config, option: str) -> None:
+def _apply_option(cfg: 'Config', option: str) -> None:
     from mmengine.config import DictAction
 
     key, equals, value = option.partition('=')
@@ -58,8 +63,10 @@ def _apply_option(cfg: Config, option: str) -> None:
     similar = difflib.get_close_matches(section, cfg, n=1, cutoff=0.8)
     if section not in cfg and similar:
         raise InputError(f"--cfg-options {option}: this config has no '{section}'; did you mean '{similar[0]}'?")
+    # mmengine's parser of lists drops spaces, which a path may have.
+    parse = DictAction._parse_iterable if set(value) & set('[](),') else DictAction._parse_int_float_bool
     try:
-        cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+        cfg.merge_from_dict({key: parse(value.strip('\'"'))})
     except (AssertionError, KeyError, TypeError) as error:
         raise InputError(f'--cfg-options {option}: cannot be applied to this config ({_text(error)})') from error
 
@@ -69,7 +76,7 @@ def _text(error: Exception) -> str:
     return ' '.join(str(error.args[0] if error.args else error).split())
 
 
-def prepare_data(cfg: Config) -> None:
+def prepare_data(cfg: 'Config') -> None:
     """Draw the embedded data set, where the config asks for it and it is not there yet."""
     embedded = cfg.get('embedded_data')
     if not embedded:
@@ -90,7 +97,7 @@ def prepare_data(cfg: Config) -> None:
             raise InputError(f'embedded_data of the config: {_text(error)}') from error
 
 
-def check(cfg: Config, splits: tuple[str, ...]) -> None:
+def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
     """Refuse what would fail, or silently go wrong, later on: data, class names, counts, channels.
 
     Args:
@@ -129,7 +136,7 @@ def _datasets(dataset: dict) -> Iterator[dict]:
         yield from _datasets(part)
 
 
-def _check_coco(dataset: dict, cfg: Config) -> None:
+def _check_coco(dataset: dict, cfg: 'Config') -> None:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
@@ -155,8 +162,8 @@ def _check_coco(dataset: dict, cfg: Config) -> None:
     missing = [image['file_name'] for image in content['images'] if image['file_name'] not in present]
     if missing:
         raise InputError(
-            f'{file} lists {len(missing)} of {len(content["images"])} images that are not in {images}: '
-            f'{", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}. Is the download complete?'
+            f'{images}: {len(missing)} of the {len(content["images"])} images that {file} lists are not there '
+            f'({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}). Is the download complete?'
         )
 
 
@@ -200,12 +207,11 @@ def _class_counts(model: dict, path: str = 'model') -> Iterator[tuple[str, int]]
             yield from _class_counts({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
 
 
-def _check_channels(cfg: Config) -> None:
+def _check_channels(cfg: 'Config') -> None:
     """The first part after the backbone must take the channels that the backbone gives."""
-    backbone = {key: value for key, value in cfg.model.get('backbone', {}).items() if key != 'init_cfg'}
-    if not backbone:
+    if not cfg.model.get('backbone'):
         return
-    channels = getattr(_build_without_memory(backbone), 'out_channels', None)
+    channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', None)
     name = next((name for name in ('neck', 'decode_head', 'bbox_head') if cfg.model.get(name)), None)
     if channels is None or name is None or isinstance(cfg.model[name], list):
         return
@@ -224,8 +230,8 @@ def _build_without_memory(backbone: dict):
     try:
         try:
             with torch.device('meta'):
-                return MODELS.build({**backbone})
+                return MODELS.build(backbone)
         except (NotImplementedError, RuntimeError):  # reads a value while it is built: Swin's drop path rates
-            return MODELS.build({**backbone})
+            return MODELS.build(backbone)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'model.backbone: {_text(error)}') from error

@@ -26,7 +26,7 @@ BELOW['engine'] = BELOW['deploy'] = BELOW['benchmark'] = BELOW['checkpoint'] | {
 BELOW['cli'] = BELOW['engine'] | {'engine', 'deploy', 'benchmark'}
 
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
-LIGHT = ('errors', 'plugin', '__init__', 'cli', 'benchmark', 'data', 'mmcv_ops')
+LIGHT = ('errors', 'plugin', '__init__', 'cli', 'benchmark', 'config', 'data', 'mmcv_ops')
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'matplotlib', 'cv2', 'tensorboard'}
 
 

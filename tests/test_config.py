@@ -40,7 +40,7 @@ def dataset(root, classes=CLASSES):
     }
 
 
-def detector(train, val=None, num_classes=len(CLASSES)):
+def detector(train, val=None, num_classes=3):
     cfg = config.load('repvit_maskrcnn_shapes')
     cfg.model.roi_head.bbox_head.num_classes = num_classes
     cfg.model.roi_head.mask_head.num_classes = num_classes
@@ -103,7 +103,7 @@ def test_an_unknown_name_lists_the_known(name):
         config.find(name)
 
 
-@pytest.mark.parametrize('text', ['model = dict(', '1 / 0', "_base_ = './none.py'", 'import no_such_module'])
+@pytest.mark.parametrize('text', ['model = dict(', '1 / 0', "_base_ = './none.py'", 'x = nothing'])
 def test_a_broken_config_is_named(tmp_path, text):
     path = tmp_path / 'broken.py'
     path.write_text(text)
@@ -119,7 +119,8 @@ def test_options_change_the_config():
         'custom_hooks.0.type=None',
         'model.neck.in_channels=1,2,3,4',
         'test_cfg.note=a=b',
-        'load_from=weights.pth',
+        'load_from=my weights/a.pth',
+        'test_cfg.names=("a", \'b\')',
     ]
     cfg = config.load('repvit_maskrcnn_coco', options)
     assert cfg.train_cfg.max_epochs == 3
@@ -128,7 +129,8 @@ def test_options_change_the_config():
     assert cfg.custom_hooks[0].type is None
     assert cfg.model.neck.in_channels == [1, 2, 3, 4]
     assert cfg.test_cfg.note == 'a=b'
-    assert cfg.load_from == 'weights.pth'
+    assert cfg.load_from == 'my weights/a.pth'
+    assert cfg.test_cfg.names == ('a', 'b')
     assert cfg.model.backbone.arch == 'm1_1'
 
 
@@ -223,24 +225,23 @@ def test_some_of_the_classes_will_do(root):
     config.check(detector(dataset(root, ('cat', 'cow')), num_classes=2), ('train',))
 
 
-@pytest.mark.parametrize('gone, words', [(1, 'lists 1 of 9 images'), (5, 'lists 5 of 9 images')])
+@pytest.mark.parametrize('gone, words', [(1, '1 of the 9 images'), (5, '5 of the 9 images')])
 def test_images_that_are_not_there(tmp_path, gone, words):
     root = write_coco(tmp_path / 'coco', images=9)
     for i in range(gone):
         (root / IMAGES / f'{i}.jpg').unlink()
     message = refusal(detector(dataset(root)))
     assert words in message
-    assert str(root / IMAGES) in message
-    assert '0.jpg' in message
-    assert ('0.jpg, 1.jpg, 2.jpg, ...' in message) == (gone > 3)
-    assert '3.jpg' not in message
+    assert message.startswith(f'{root / IMAGES}: ')
+    assert str(root / ANNOTATIONS) in message
+    assert ('(0.jpg, 1.jpg, 2.jpg, ...)' if gone > 3 else '(0.jpg)') in message
 
 
 def test_images_in_folders_below(tmp_path):
     root = write_coco(tmp_path / 'coco', images=1)
     (root / IMAGES / 'a').mkdir()
     (root / IMAGES / '0.jpg').rename(root / IMAGES / 'a/0.jpg')
-    assert 'lists 1 of 1' in refusal(detector(dataset(root)))
+    assert '1 of the 1 images' in refusal(detector(dataset(root)))
     text = (root / ANNOTATIONS).read_text().replace('0.jpg', 'a/0.jpg')
     (root / ANNOTATIONS).write_text(text)
     config.check(detector(dataset(root)), ('train',))
@@ -335,7 +336,7 @@ def test_wrong_backbone_arguments(cfg, change, words):
     message = refusal(cfg)
     assert message.startswith('model.backbone: ')
     assert all(word in message for word in words)
-    assert not message.endswith("'")  # as the text of a KeyError would
+    assert message[len('model.backbone: ')] not in '\'"'  # as the text of a KeyError would begin
 
 
 @pytest.mark.parametrize('type_', ['ResNet', 'SwinTransformer'])

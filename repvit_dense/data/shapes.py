@@ -24,13 +24,19 @@ THING_CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart
 STUFF_CLASSES = ('stripes', 'checks', 'speckle', 'waves')
 SPLITS = ('train2017', 'val2017')
 
-FORMAT = 1  # raise it when the same arguments draw something else: folders of another format are drawn anew
+FORMAT = 4  # raise it when the same arguments draw something else: folders of another format are drawn anew
 STAMP = 'shapes.json'
+
+# A class leans to a hue (degrees, standard deviation), as ripe fruit and road signs do: colour helps a detector on its
+# way, and shape decides, since neighbouring hues overlap. Alike outlines (circle and ring) lie far apart.
+HUES = tuple(135 * index % 360 for index in range(len(THING_CLASSES)))
+HUE_SPREAD = 20
 
 REFERENCE_SIZE = 320  # shorter side of the images, in pixels, for which SIDE and all texture lengths are given
 MIN_SIZE = 64
 SIDE = (24, 160)
-MAX_OBJECTS = 8
+OBJECTS = (3, 8)  # tries to place one; what would be hidden is left out
+TURN = math.radians(25)  # objects stand about upright, as things in photographs do
 MIN_VISIBLE = 0.3  # an object of which less can be seen is left out
 SUPERSAMPLE = 4  # outlines are filled this many times larger, then averaged
 
@@ -67,8 +73,8 @@ def draw(rng: np.random.Generator, size: tuple[int, int] = (320, 320)) -> Sample
     image, stuff = _background(rng, height, width, scale)
     labels, coverages, masks = _place(rng, height, width, scale)
     instances = np.zeros((height, width), np.uint8)
-    for index, (coverage, mask) in enumerate(zip(coverages, masks, strict=True)):
-        _paint(rng, image, coverage)
+    for index, (label, coverage, mask) in enumerate(zip(labels, coverages, masks, strict=True)):
+        _paint(rng, image, coverage, HUES[label])
         instances[mask] = index + 1
     # Grain as of a camera, one level of 255 strong: more would do little but swell the PNG files.
     image += 0.004 * rng.standard_normal((height, width, 1), np.float32)
@@ -219,12 +225,12 @@ def _outlines() -> dict[str, list[np.ndarray]]:
         return np.stack([centre + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
     def spokes(*radii):
-        angle = 2 * np.pi * np.arange(len(radii)) / len(radii)
+        angle = 2 * np.pi * np.arange(len(radii)) / len(radii) - np.pi / 2  # the first one points up
         return np.array(radii)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     turn = 2 * np.pi
     t = np.linspace(0, turn, 72, endpoint=False)
-    heart = [16 * np.sin(t) ** 3, 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)]
+    heart = [16 * np.sin(t) ** 3, 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * np.cos(t)]
     a = 0.3  # half the width of an arm
     cross = [(a, 1), (a, a), (1, a), (1, -a), (a, -a), (a, -1), (-a, -1), (-a, -a), (-1, -a), (-1, a), (-a, a), (-a, 1)]
     # The crescent is a unit disk less a disk of this radius and centre; seen from each centre they meet at an angle.
@@ -251,13 +257,13 @@ def _place(rng: np.random.Generator, height: int, width: int, scale: float) -> t
     """
     objects = []
     taken = np.zeros((height, width), bool)
-    tries = rng.integers(1, MAX_OBJECTS + 1)
+    tries = rng.integers(*OBJECTS, endpoint=True)
     while tries > 0 or not objects:
         tries -= 1
         label = rng.integers(len(THING_CLASSES))
         side = scale * np.exp(rng.uniform(*np.log(SIDE)))
         centre = rng.uniform(side / 4, (width - side / 4, height - side / 4))
-        turn = rng.uniform(0, 2 * np.pi)
+        turn = rng.uniform(-TURN, TURN)
         coverage, area = _rasterize(_outlines()[THING_CLASSES[label]], side, turn, centre, height, width)
         mask = (coverage >= 128) & ~taken
         if mask.sum() >= MIN_VISIBLE * area:
@@ -282,8 +288,8 @@ def _rasterize(
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), outer - sum(holes)
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, coverage: np.ndarray) -> None:
-    """Paint one object over `image`, in a colour that stands out from what lies around its outline."""
+def _paint(rng: np.random.Generator, image: np.ndarray, coverage: np.ndarray, hue: float) -> None:
+    """Paint one object over `image`, in a colour around `hue` that stands out from what lies around its outline."""
     import cv2
 
     left, top, width, height = cv2.boundingRect(coverage)
@@ -293,7 +299,8 @@ def _paint(rng: np.random.Generator, image: np.ndarray, coverage: np.ndarray) ->
     side = max(height, width)
 
     around = view[cv2.dilate(coverage, np.ones((3, 3), np.uint8)) > coverage]
-    candidates = np.array([_bgr(*rng.uniform((0, 0.3, 0.3), (360, 1, 1))) for _ in range(8)])
+    hues, mixes = rng.normal(hue, HUE_SPREAD, 8), rng.uniform(0.3, 1, (8, 2))
+    candidates = np.array([_bgr(hue, *mix) for hue, mix in zip(hues, mixes, strict=True)])
     around, lab = (cv2.cvtColor(colours[None].clip(0, 1), cv2.COLOR_BGR2LAB)[0] for colours in (around, candidates))
     contrast = np.percentile(np.linalg.norm(lab[:, None] - around, axis=2), 10, axis=1)
     colour = candidates[contrast.argmax()]

@@ -67,8 +67,9 @@ class SaveOnSignalHook(Hook):
             runner.val_loop.run()
 
     def _on_signal(self, number, frame) -> None:
-        if os.getpid() != self._pid:
-            _outlive_parent_iteration(number)
+        if os.getpid() != self._pid:  # a forked process, before torch gives it handlers of its own: its parent decides
+            if number == signal.SIGTERM:
+                os._exit(0)
             return
         self._received = signal.Signals(number)
         signal.signal(number, self._previous[number] or signal.SIG_DFL)
@@ -111,13 +112,3 @@ class SaveOnSignalHook(Hook):
             'The same command with --resume goes on from there.',
             exit_code=128 + self._received,
         )
-
-
-def _outlive_parent_iteration(number: int) -> None:
-    """In a forked data-loading worker: a scheduler signals the whole process group, and the parent, which decides when
-    to stop, needs the worker until its iteration is done. Stay, but not for more than 30 seconds or a second SIGTERM.
-    """
-    if number == signal.SIGTERM:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
-        signal.alarm(30)

@@ -1,4 +1,4 @@
-"""A live progress bar with time left and losses in a terminal; plain log lines everywhere else."""
+"""A live progress bar with time left and the loss in a terminal; plain log lines everywhere else."""
 
 import logging
 import sys
@@ -36,8 +36,9 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if 'train' in self._bars:
-            losses = {k: f'{v.item():.3f}' for k, v in (outputs or {}).items() if k.startswith('loss')}
-            self._step('train', {'epoch': runner.epoch + 1, **losses})
+            # The sum alone: its parts, in the log, would leave no room for the bar.
+            loss = {'loss': f'{outputs["loss"].item():.3f}'} if 'loss' in (outputs or {}) else {}
+            self._step('train', {'epoch': runner.epoch + 1, **loss})
 
     def after_train(self, runner) -> None:
         self._close('train')

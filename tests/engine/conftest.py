@@ -100,6 +100,11 @@ class Wait(Hook):
                 (folder / 'received').touch()
 
 
+class SlowSave(Hook):
+    def before_save_checkpoint(self, runner, checkpoint):
+        time.sleep(0.5)
+
+
 def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
     """A `DenseRunner` for `EPOCHS` epochs of `SAMPLES` samples; `kwargs` are the runner's own."""
     state = torch.get_rng_state()
@@ -140,6 +145,8 @@ def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
 
 # --- in a process of its own ---
 
+# One server forks for all test files, so what it has imported is what all of them need.
+PRELOAD = ['pytest', 'repvit_dense', 'mmdet.apis', 'matplotlib.pyplot', 'torch.utils.tensorboard']
 CHILD = """
 import os, runpy, sys
 os.setpgid(0, 0)
@@ -163,7 +170,7 @@ class Child:
             'options': json.dumps({'work_dir': str(work_dir), **options}),
         }
         context = multiprocessing.get_context('forkserver')
-        context.set_forkserver_preload(['pytest', 'repvit_dense', 'mmcv', 'mmengine.runner', 'matplotlib.pyplot'])
+        context.set_forkserver_preload(PRELOAD)
         self.process = context.Process(target=exec, args=(CHILD, values))
         self.process.start()
         self.pid = self.process.pid
@@ -193,7 +200,8 @@ def train_and_exit(work_dir, wait=None, block_at=None, group=None, **kwargs):
         torch.distributed.init_process_group('gloo', store=store, rank=group, world_size=2)
     if block_at is not None:  # every so many seconds a loader looks whether its workers are alive; instead of 5
         torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
-    hooks = [Wait(*wait)] if wait else []
+    hooks = [SlowSave()] if group is not None else []
+    hooks += [Wait(*wait)] if wait else []
     data = ToyData(block_at, str(Path(work_dir, 'reached')))
     try:
         make_runner(work_dir, hooks=hooks, data=data, **kwargs).train()

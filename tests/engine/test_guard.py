@@ -142,7 +142,7 @@ def test_a_signal_that_ends_the_workers_while_they_are_waited_for(tmp_path, star
 
 @FORKED
 def test_processes_stop_together(tmp_path, start):
-    """One of two gets the signal; both stop after the same iteration, and only the first writes."""
+    """One of two gets the signal; both stop after the same iteration, when the first has written the checkpoint."""
     children = [
         start(tmp_path / f'rank{rank}', group=rank, wait=('train', 2) if rank else None, seed=1) for rank in range(2)
     ]
@@ -152,7 +152,9 @@ def test_processes_stop_together(tmp_path, start):
     assert [child.exit_code() for child in children] == [143, 143]
     said = [next(line for line in child.output.splitlines() if line.startswith('stopped by')) for child in children]
     assert [line.partition(';')[0] for line in said] == ['stopped by SIGTERM after iteration 3'] * 2
-    assert last(tmp_path / 'rank0').name == 'interrupted_iter_3.pth'
+    saved = last(tmp_path / 'rank0')
+    assert saved.name == 'interrupted_iter_3.pth'
+    assert (tmp_path / 'rank1.txt').stat().st_mtime_ns > saved.stat().st_mtime_ns
     assert not (tmp_path / 'rank1/last_checkpoint').exists()
 
 
@@ -161,6 +163,29 @@ def assert_gone(pids):
     while any(Path(f'/proc/{pid}').exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_forked_processes_neither_save_nor_survive(tmp_path, toy):
+    """Before torch has set up a worker, or in a pool of an evaluation, the handlers are those of the parent."""
+
+    class Fork(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            ready, say = os.pipe()
+            pid = os.fork()
+            if not pid:
+                os.write(say, b'.')
+                time.sleep(10)
+                os._exit(9)
+            os.read(ready, 1)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(pid, number)
+            self.status = os.waitpid(pid, 0)[1]
+            raise RuntimeError('enough')
+
+    fork = Fork()
+    with pytest.raises(RuntimeError, match='enough'):
+        toy(tmp_path, hooks=[fork]).train()
+    assert os.waitstatus_to_exitcode(fork.status) == 0
 
 
 def test_handlers_are_put_back(tmp_path, toy):
