@@ -40,6 +40,13 @@ class Harmful:
         return Path.touch, (self.path,)
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Variables that the commands set stay here."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'PASSIVE')
+
+
 # --- help ---
 
 
@@ -94,7 +101,6 @@ def test_the_console_script_lists_its_commands(capsys):
 def refuse(capsys, tmp_path, monkeypatch):
     """`refuse(command, *arguments)`: what the command says when it will not run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('LOCAL_RANK', '0')  # set by the command; to be taken back
 
     def call(command, *arguments):
         with pytest.raises(SystemExit) as ended:
