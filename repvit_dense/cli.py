@@ -11,8 +11,6 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 def main(command: str | None = None, argv: list[str] | None = None) -> None:
     """Run a command: the one given (tools/*.py), else the first argument (`repvit-dense`). Exits the process."""
     argv = sys.argv[1:] if argv is None else argv
-    # Threads that spin while they wait slow every other process on the machine, data-loading workers first.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     parser = build_parser()
     args = parser.parse_args([command, *argv] if command else argv)
     sys.exit(_run(args))

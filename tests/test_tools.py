@@ -44,7 +44,6 @@ class Harmful:
 def environment(monkeypatch):
     """Variables that the commands set stay here."""
     monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.setenv('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 # --- help ---
