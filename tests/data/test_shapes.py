@@ -66,7 +66,7 @@ class TestDraw:
             assert sample.instances.shape == sample.stuff.shape == size
             assert sample.image.dtype == sample.instances.dtype == sample.stuff.dtype == np.uint8
             assert sample.labels.dtype == np.int64
-            assert 1 <= len(sample.labels) <= shapes.MAX_OBJECTS
+            assert 1 <= len(sample.labels) <= shapes.OBJECTS[1]
             assert set(np.unique(sample.instances)) - {0} == set(range(1, len(sample.labels) + 1))
             assert set(sample.labels) <= set(range(NUM_THINGS))
             assert set(np.unique(sample.stuff)) <= set(range(len(shapes.STUFF_CLASSES)))
