@@ -58,7 +58,7 @@ def draw_curves(work_dir: Path) -> Path:
     from matplotlib.ticker import MaxNLocator
 
     losses, scores = read_scalars(work_dir)
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 8), sharex=True, layout='constrained')
+    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 8), sharex=True, layout='constrained')
     for name in sorted({key for record in losses for key in record if key.startswith('loss')}):
         points = [(record['iter'], record[name]) for record in losses if name in record]
         above.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == 'loss' else 1)
@@ -72,7 +72,7 @@ def draw_curves(work_dir: Path) -> Path:
     for axes in (above, below):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize='small')
+            axes.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))  # beside the lines, not over them
     path = work_dir / 'curves.png'
     partial = path.with_suffix('.partial.png')
     figure.savefig(partial, dpi=120)
