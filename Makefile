@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python tools/benchmark.py $(BENCH_OPTIONS)
 
 $(READY): $(LOCK) setup.py
+	@test -n "$(PYVER)" || { echo "error: PYTHON=$(PYTHON) does not run; name a Python 3.10 to 3.12" >&2; exit 2; }
 	@echo "Setting up $(VENV) with $(PYTHON) ($(PYVER)) ..."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
