@@ -53,7 +53,7 @@ def pictures(tmp_path):
 
 def test_a_run_leaves_its_curves_and_says_where(toy, tmp_path):
     toy(tmp_path).train()
-    assert pixels(tmp_path / 'curves.png').shape == (960, 960, 3)
+    assert pixels(tmp_path / 'curves.png').shape == (960, 1200, 3)
     text = next(tmp_path.glob('*/*.log')).read_text()
     assert f'Curves: {tmp_path / "curves.png"}' in text
     assert f'Best checkpoint: {tmp_path / "best_toy_mAP_epoch_2.pth"} (score 0.0' in text
