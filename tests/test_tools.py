@@ -464,7 +464,7 @@ def test_what_training_leaves(project, trained):
     assert len(list(project.work_dir.glob('best_coco_segm_mAP_epoch_*.pth'))) == 1
     assert list(project.work_dir.rglob('events.out.tfevents.*'))
     with Image.open(project.work_dir / 'curves.png') as picture:
-        assert picture.size == (960, 960)
+        assert picture.size == (1200, 960)
     assert not list(project.work_dir.rglob('*.partial*'))
     # Nothing else, anywhere.
     assert {path.name for path in project.folder.iterdir()} <= {
