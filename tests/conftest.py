@@ -38,3 +38,11 @@ def randomize_bn():
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny(tiny_arch, randomize_bn):
+    """A tiny backbone in eval mode whose batch norms have something to do."""
+    from repvit_dense.backbones import RepViT
+
+    return randomize_bn(RepViT(tiny_arch)).eval()

@@ -53,11 +53,6 @@ def fused_names(keys, block):
 
 
 @pytest.fixture
-def tiny(tiny_arch, randomize_bn):
-    return randomize_bn(RepViT(tiny_arch)).eval()
-
-
-@pytest.fixture
 def log():
     """What mmengine's current logger says to people: (level, text)."""
     records = []

@@ -36,11 +36,6 @@ def copied(module):
 
 
 @pytest.fixture
-def tiny(tiny_arch, randomize_bn):
-    return randomize_bn(RepViT(tiny_arch)).eval()
-
-
-@pytest.fixture
 def cache_dir(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)

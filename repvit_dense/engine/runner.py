@@ -49,7 +49,7 @@ class DenseRunner(Runner):
         try:
             load_checkpoint(model, checkpoint)
         except CheckpointError as error:
-            raise CheckpointError(f'{filename}: {str(error).removeprefix("these weights: ")}') from None
+            raise CheckpointError(f'{filename}: {error}') from None
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
