@@ -41,6 +41,18 @@ def frozen(bn: _BatchNorm) -> bool:
     return isinstance(bn, _BatchNorm) and not bn.training and bn.track_running_stats
 
 
+class GELU(nn.GELU):
+    """GELU (arXiv 1606.08415) that stays fast on channels_last, where torch takes a kernel 30 times slower on a CPU.
+
+    To the permuted view, which is contiguous, it applies oneDNN's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x)
+
+
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm. `(B, C_in, H, W)` to `(B, C_out, H', W')`."""
 
@@ -115,7 +127,7 @@ class ChannelMixer(nn.Module):
     def __init__(self, channels, drop_path=0.0, norm_cfg=None):
         super().__init__()
         self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
         self.drop_path = StochasticDepth(drop_path, 'row') if drop_path else nn.Identity()
         nn.init.zeros_(self.conv2.bn.weight)  # a fresh block starts as the identity
@@ -143,7 +155,7 @@ class Stem(nn.Module):
     def __init__(self, in_channels, channels, norm_cfg=None):
         super().__init__()
         self.conv1 = ConvBN(in_channels, channels // 2, 3, 2, norm_cfg=norm_cfg)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.conv2 = ConvBN(channels // 2, channels, 3, 2, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -281,6 +293,8 @@ class RepViT(BaseModule):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if x.is_cpu and not torch.compiler.is_compiling():
+            x = x.contiguous(memory_format=torch.channels_last)  # oneDNN is faster on it; every layer below keeps it
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
