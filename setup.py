@@ -37,7 +37,7 @@ setup(
         'numpy',
         'safetensors',
         'tensorboard',
-        'timm>=1.0',
+        'timm>=1.0.31',
         'torch>=2.4',
         'torchvision>=0.19',
         'tqdm',
@@ -51,6 +51,8 @@ setup(
             'onedl-mmsegmentation>=1.3',
             'opencv-python-headless',
         ],
+        # YOLO and Pascal VOC folders as --data PATH.
+        'convert': ['defusedxml', 'pyyaml', 'supervision>=0.31'],
         'dev': ['pytest', 'pytest-timeout', 'ruff'],
     },
     entry_points={'console_scripts': ['repvit-dense = repvit_dense.cli:main']},

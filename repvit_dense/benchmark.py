@@ -44,10 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rounds', type=_positive, default=7, help='timed rounds (default: %(default)s)')
     parser.add_argument('--threads', type=_positive, help="CPU threads (default: torch's own choice)")
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write every number here')
+    parser.add_argument(
+        '--model-zoo', type=Path, metavar='FILE', help='instead measure every head on --backbones and write a page'
+    )
+    parser.add_argument(
+        '--backbones',
+        nargs='+',
+        metavar='NAME',
+        default=['repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12'],
+        help='for --model-zoo (default: %(default)s)',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, and write the numbers to `args.json` where asked for.
+    """Measure, print a table, and write the numbers to `args.json` where asked for; or write the model zoo page.
 
     Raises:
         InputError: an argument cannot be used; nothing was measured.
@@ -58,11 +68,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.arch not in ARCHS:
         raise InputError(f"--arch: unknown variant '{args.arch}'; known: {', '.join(ARCHS)}")
-    if args.json and not args.json.parent.is_dir():
-        raise InputError(f'--json: there is no directory {args.json.parent} to write {args.json.name} into')
+    for option, file in (('--json', args.json), ('--model-zoo', args.model_zoo)):
+        if file and not file.parent.is_dir():
+            raise InputError(f'{option}: there is no directory {file.parent} to write {file.name} into')
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
     try:
+        if args.model_zoo:
+            from repvit_dense import model_zoo
+
+            model_zoo.write(args.model_zoo, args.backbones, args.rounds)
+            return 0
         report = measure(args.arch, args.batch, args.size, args.rounds)
     finally:
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 # A module, not its names: importing the backbones first comes here, through mmengine, before they are defined.
-from repvit_dense.backbones import repvit
+from repvit_dense.backbones import peer, repvit
 from repvit_dense.safe_read import CheckpointError, read
 
 # --- layouts ---
@@ -210,7 +210,8 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
 
     Args:
         module: a `RepViT` takes classification or backbone weights in any layout; a network with a RepViT as its
-            `backbone` takes checkpoints of this package and of the authors; anything else its own, in any wrapper.
+            `backbone` takes checkpoints of this package and of the authors; a `Peer` takes ImageNet weights as they
+            are published, or its own; anything else its own, in any wrapper.
         source: what `read` takes, or an already read checkpoint.
         map_location: where the file's tensors go first; the module keeps its dtype and device.
 
@@ -258,6 +259,8 @@ def _weights(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
 
 def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
     """Of the file's tensors those for this module under its own names, what they are, and what is left out."""
+    if isinstance(module, peer.Peer):
+        return _select_for_peer(module, state)
     whole = isinstance(getattr(module, 'backbone', None), repvit.RepViT)
     if not whole and not isinstance(module, repvit.RepViT):
         return _strip_prefix(state, module.state_dict()), 'weights', []
@@ -282,10 +285,34 @@ def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
         )
     backbone = module.backbone if whole else module
     _require_same_variant(layout, backbone)
+    if whole and layout.name == 'official':
+        _require_same_tap(parts, backbone)
     unused = _pop_unused(inside, backbone)
     given = {f'backbone.{key}': value for key, value in inside.items()} | outside if whole else inside
     what = f'{layout.name} layout of RepViT {layout}{", fused" if layout.fused else ""}'
     return given, what, [f'{reason} ({count} tensors)' for reason, count in unused.items()]
+
+
+def _select_for_peer(module: 'peer.Peer', state: dict) -> tuple[dict, str, list[str]]:
+    wanted, net = module.state_dict(), module.net.state_dict()
+    own = _strip_prefix(state, wanted)
+    if wanted.keys() & own.keys():
+        return own, f'weights of a {type(module).__name__}', []
+    state, unused = module.from_published(_strip_prefix(state, net))
+    if not state.keys() & net.keys():
+        keys = ', '.join(list(state)[:3])
+        raise CheckpointError(f'weights of another architecture than {module.name}, with keys such as {keys}')
+    for key in net:
+        if key in state and net[key].shape != state[key].shape:
+            raise CheckpointError(
+                f'weights of another variant than {module.name}: {key} is {tuple(state[key].shape)} in the file and '
+                f'{tuple(net[key].shape)} in the model; take the weights of this variant'
+            )
+    given = {f'net.{key}': value for key, value in state.items()}
+    # What was never published with the network, norms of the outputs or a pyramid, starts from scratch.
+    given |= {key: value for key, value in wanted.items() if not key.startswith('net.')}
+    unused = [f'classifier and what else this backbone does not build ({len(unused)} tensors)'] if unused else []
+    return given, f'ImageNet weights of {module.name}', unused
 
 
 def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
@@ -299,6 +326,17 @@ def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
         )
     if own.fused and not layout.fused:
         raise CheckpointError('the model is fused, these weights are not: load them before switch_to_deploy()')
+
+
+def _require_same_tap(parts: set[str], backbone: 'repvit.RepViT') -> None:
+    """The authors' segmentors were trained on other features than their detectors; every name and shape is the same."""
+    tap = 'stage_end' if 'decode_head' in parts else 'stage_body'
+    if backbone.tap != tap:
+        kind = 'segmentor' if tap == 'stage_end' else 'detector'
+        raise CheckpointError(
+            f"this {kind} of the authors was trained with tap='{tap}', the "
+            f"model has tap='{backbone.tap}' and would silently do worse: --cfg-options model.backbone.tap={tap}"
+        )
 
 
 def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
@@ -324,8 +362,8 @@ def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
 def _strip_prefix(state: dict, wanted: dict) -> dict:
     """Without the prefix, if any, under which most of the wanted names are found."""
     first = f'.{next(iter(wanted), "")}'
-    prefixes = {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
-    best = max(prefixes, key=lambda p: (sum(p + name in state for name in wanted), -len(p)), default='')
+    prefixes = {''} | {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
+    best = max(prefixes, key=lambda p: (sum(p + name in state for name in wanted), -len(p)))
     return {key.removeprefix(best): value for key, value in state.items()}
 
 
@@ -341,7 +379,8 @@ def _check(module: nn.Module, given: dict, wanted: dict) -> None:
     problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
     if problems:
         more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
-        raise CheckpointError(f'does not fit a {type(module).__name__}: {"; ".join(problems[:5])}{more}')
+        name = module.name if isinstance(module, peer.Peer) else f'a {type(module).__name__}'
+        raise CheckpointError(f'does not fit {name}: {"; ".join(problems[:5])}{more}')
 
 
 def _class_counts(module: nn.Module, shapes) -> tuple[int, int] | None:
@@ -361,7 +400,7 @@ def _class_counts(module: nn.Module, shapes) -> tuple[int, int] | None:
 
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedBackbone:
-    """Initialise a backbone from weights in any layout; what `init_cfg=dict(type='Pretrained')` of RepViT stands for.
+    """Initialise a backbone from weights in any layout; what `init_cfg=dict(type='Pretrained')` of ours stands for.
 
     Args:
         checkpoint: what `read` takes.

@@ -1,4 +1,4 @@
-"""The commands: train, test, benchmark. Arguments are parsed here; what they need is imported afterwards."""
+"""The commands. Arguments are parsed here; what a command needs is imported afterwards."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+CHECKPOINT = 'checkpoint file, or a work dir: its best checkpoint, else its last'
 
 
 def main(command: str | None = None, argv: list[str] | None = None) -> None:
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add('train', _train, 'Train a model.')
-    _add_common(sub)
+    _add_run(sub)
     sub.add_argument(
         '--resume',
         nargs='?',
@@ -42,27 +43,44 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size')
 
     sub = add('test', _test, 'Evaluate a checkpoint.')
-    _add_common(sub)
-    sub.add_argument('checkpoint', help='checkpoint file, or a work dir: its best checkpoint, else its last')
+    _add_run(sub)
+    sub.add_argument('checkpoint', help=CHECKPOINT)
     sub.add_argument('--deploy', action='store_true', help='evaluate the fused form')
     sub.add_argument('--show-dir', metavar='DIR', help='write pictures, ground truth beside prediction, and a page')
 
-    sub = add('benchmark', _benchmark, 'Measure speed and memory side by side.')
-    from repvit_dense.benchmark import add_arguments
+    from repvit_dense import benchmark, predict
 
-    add_arguments(sub)
+    sub = add('predict', _predict, 'Predict images of your own: pictures, a page, JSON.')
+    _add_model(sub)
+    sub.add_argument('checkpoint', help=CHECKPOINT)
+    predict.add_arguments(sub)
+
+    sub = add('benchmark', lambda args: benchmark.run(args), 'Measure speed and memory side by side.')
+    benchmark.add_arguments(sub)
+
+    sub = add('doctor', _doctor, 'Check the environment, a config and its data.')
+    _add_model(sub)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What says which model on which data."""
     parser.add_argument('config', help='config file, or the name of a packaged one')
+    parser.add_argument('--backbone', metavar='NAME', help="another backbone of the catalogue in the config's place")
+    parser.add_argument(
+        '--data', metavar='NAME|PATH', help='other data: coco, coco-panoptic, ade20k, cityscapes, voc, shapes, a folder'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='change the config, e.g. train_cfg.max_epochs=1'
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
     parser.add_argument('--work-dir', metavar='DIR', help='where everything is written (work_dirs/CONFIG)')
     parser.add_argument('--seed', type=int, help='random seed')
     parser.add_argument('--deterministic', action='store_true', help='only deterministic algorithms')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='how the processes were started')
-    parser.add_argument(
-        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='change the config, e.g. train_cfg.max_epochs=1'
-    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
@@ -130,14 +148,24 @@ def _test(args: argparse.Namespace) -> int:
 
         curves = Path(cfg.load_from).absolute().parent / 'curves.png'
         pictures = sorted(show_dir.glob('*.png')) + sorted(show_dir.glob('*.jpg'))
-        print(f'Page: {write_page(show_dir, Path(args.config).stem, metrics, pictures, curves)}')
+        caption = 'Ground truth (left) beside prediction (right)'
+        page = write_page(show_dir, Path(args.config).stem, pictures, caption, metrics, curves)
+        print(f'Page: {page}')
     return 0
 
 
-def _benchmark(args: argparse.Namespace) -> int:
-    from repvit_dense.benchmark import run
+def _predict(args: argparse.Namespace) -> int:
+    from repvit_dense import config, predict
 
-    return run(args)
+    cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
+    return predict.run(args, cfg, _find_checkpoint(args.checkpoint))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from repvit_dense import config, doctor
+
+    cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
+    return doctor.run(cfg)
 
 
 def _load(args: argparse.Namespace):
@@ -145,8 +173,8 @@ def _load(args: argparse.Namespace):
     from repvit_dense.config import load
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load(args.config, args.cfg_options)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg = load(args.config, args.cfg_options, args.backbone, args.data, args.work_dir)
+    cfg.work_dir = cfg.get('work_dir') or _default_work_dir(args)
     cfg.launcher = args.launcher
     asked = {'seed': args.seed, 'deterministic': args.deterministic or None}
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -154,12 +182,19 @@ def _load(args: argparse.Namespace):
     return cfg
 
 
+def _default_work_dir(args: argparse.Namespace) -> str:
+    """One folder for each config, backbone and data: none overwrites another's checkpoints."""
+    names = [args.config, args.backbone, args.data]
+    return str(Path('work_dirs', '--'.join(Path(name).stem for name in names if name)))
+
+
 def _read_checkpoint(cfg) -> None:
     """Refuse a file that cannot be used before the data is read and the model built."""
+    from repvit_dense.config import check_trained_classes
     from repvit_dense.safe_read import read
 
     if cfg.get('load_from'):
-        read(cfg.load_from)
+        check_trained_classes(cfg, read(cfg.load_from))
 
 
 def _scale_lr(cfg) -> None:

@@ -1,8 +1,8 @@
 """Load a config, apply the options of a command, and check it before anything heavy starts."""
 
+import copy
 import difflib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,9 @@ from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from repvit_dense.data import checks
+    from repvit_dense.data.sources import Source
 
 PACKAGE = Path(__file__).parent
 # In a checkout configs/ lies beside the package; in an installed wheel inside it.
@@ -20,13 +23,30 @@ GET_COCO = (
     'change data_root in the config. '
     'To train without any download: python tools/train.py configs/repvit_maskrcnn_shapes.py'
 )
+GET_MASKS = (
+    'Put or link the data there, change data_root in the config, or name a folder: --data PATH. '
+    'To train without any download: python tools/train.py configs/repvit_segformer_shapes.py'
+)
 
 
-def load(path: str | Path, options: list[str] | None = None) -> 'Config':
-    """Read a config file, by path or by the name of a packaged one, and apply `key=value` options.
+def load(
+    path: str | Path,
+    options: list[str] | None = None,
+    backbone: str | None = None,
+    data: str | None = None,
+    work_dir: str | None = None,
+) -> 'Config':
+    """Read a config file, by path or by the name of a packaged one, and change what is asked for.
+
+    Args:
+        path: of the file, or the name of a packaged config.
+        options: `key=value` pairs, applied last.
+        backbone: see `set_backbone`.
+        data: see `set_dataset`.
+        work_dir: where the run writes; converted data too.
 
     Raises:
-        InputError: no such file, a config that cannot be read, an option that is not `key=value`.
+        InputError: no such file, a config that cannot be read, an option that is not `key=value`, an unknown name.
     """
     file = find(path)
     from mmengine.config import Config  # takes seconds; a mistyped name need not wait for it
@@ -35,6 +55,12 @@ def load(path: str | Path, options: list[str] | None = None) -> 'Config':
         cfg = Config.fromfile(file)
     except Exception as error:  # a config is Python: anything can go wrong in it
         raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {error}') from error
+    if work_dir:
+        cfg.work_dir = work_dir
+    if backbone:
+        set_backbone(cfg, backbone)
+    if data:
+        set_dataset(cfg, data)
     for option in options or ():
         _apply_option(cfg, option)
     return cfg
@@ -76,6 +102,173 @@ def _text(error: Exception) -> str:
     return ' '.join(str(error.args[0] if error.args else error).split())
 
 
+# Settings of the training, not of the architecture: every backbone of the catalogue takes them.
+KEPT = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')
+
+
+def set_backbone(cfg: 'Config', name: str) -> None:
+    """Put the backbone of this name in the place of the config's; whatever depends on it follows.
+
+    That is: the channels that neck or heads take, the published weights to start from (where the config starts from
+    published weights), the pixel normalisation that these expect, and weight decay: a peer's norms, biases and
+    position tables are exempt. A RepViT keeps the rule of the recipe, as it was published.
+
+    Raises:
+        InputError: no such name in the catalogue (the message lists the nearest), or a config without a backbone.
+    """
+    from repvit_dense.backbones import catalogue
+
+    try:
+        entry = catalogue.find(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    old = cfg.get('model', {}).get('backbone')
+    if old is None:
+        raise InputError(f"{cfg.filename}: this config has no model.backbone to replace by '{name}'")
+    kept = {key: old[key] for key in KEPT if key in old}
+    if 'tap' in old and entry.type == 'RepViT':
+        kept['tap'] = old.tap
+    weights = {'init_cfg': {'type': 'Pretrained', 'checkpoint': entry.default_weights}} if old.get('init_cfg') else {}
+    cfg.model.backbone = {'type': entry.type, **entry.args, **kept, **weights}
+    _set_channels(cfg.model, [entry.channels[i] for i in kept.get('out_indices', range(len(entry.channels)))])
+    if 'data_preprocessor' in cfg.model:
+        cfg.model.data_preprocessor.update(mean=list(entry.mean), std=list(entry.std))
+    if entry.type != 'RepViT' and 'optim_wrapper' in cfg:
+        cfg.optim_wrapper.constructor = 'NoDecayOptimWrapperConstructor'
+        cfg.merge_from_dict({'optim_wrapper.paramwise_cfg.no_decay': list(entry.no_decay)})
+
+
+def _set_channels(model: dict, channels: list[int]) -> None:
+    for _, part in _takers(model):
+        part.in_channels = _in_channels(part, channels)
+    neck = model.get('neck') or {}
+    if neck.get('type') == 'SSDNeck':  # hands the backbone's features on, and adds smaller ones
+        neck.out_channels = [*channels, *neck.out_channels[len(channels) :]]  # a list, as in_channels
+        model.bbox_head.in_channels = neck.out_channels
+
+
+def _takers(model: dict) -> Iterator[tuple[str, dict]]:
+    """The parts that take the backbone's features, with their path: the neck, else every head."""
+    neck = model.get('neck')
+    if neck:
+        yield ('model.neck.0', neck[0]) if isinstance(neck, list) else ('model.neck', neck)
+        return
+    for key in ('bbox_head', 'mask_head', 'panoptic_head', 'decode_head', 'auxiliary_head'):
+        parts = model.get(key) or ()
+        for i, part in enumerate(parts if isinstance(parts, list) else [parts] if parts else ()):
+            if 'in_channels' in part:
+                yield (f'model.{key}.{i}' if isinstance(parts, list) else f'model.{key}'), part
+
+
+def _in_channels(part: dict, channels: Sequence[int]) -> int | list[int]:
+    """What `in_channels` of a part must be: of one feature, or of several; `in_index` says of which."""
+    if isinstance(part.in_channels, int):
+        return channels[part.get('in_index', -1)]
+    return [channels[i] for i in part.get('in_index', range(len(channels)))]
+
+
+# What says which data to read; all else of a data set, such as its pipeline, belongs to the recipe.
+IDENTITY = (
+    *('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo'),
+    *('img_suffix', 'seg_map_suffix', 'reduce_zero_label'),
+)
+COUNTS = ('num_classes', 'num_things_classes', 'num_stuff_classes')
+
+
+def task(cfg: 'Config') -> str:
+    """Which labels a config reads: 'detection' (boxes alone), 'instance', 'panoptic' or 'semantic'."""
+    if _scope(cfg) == 'mmseg':
+        return 'semantic'
+    steps = list(_steps(cfg))
+    if any('Panoptic' in str(step.get('type')) for step in steps):
+        return 'panoptic'
+    return 'instance' if any(step.get('with_mask') for step in steps) else 'detection'
+
+
+def _steps(cfg: 'Config') -> Iterator[dict]:
+    """The transforms of all pipelines, nested ones and those of wrappers too."""
+
+    def within(value):
+        if isinstance(value, dict):
+            yield value
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+            yield from within(part)
+
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'tta_pipeline', 'custom_hooks'):
+        yield from within(cfg.get(key))
+
+
+def set_dataset(cfg: 'Config', data: str) -> None:
+    """Train and evaluate on other data: the name of a data set, or a folder (`repvit_dense.data.sources` says which).
+
+    What to read, the classes and the widths of the heads follow; pipelines, image sizes and wrappers such as
+    RepeatDataset are the recipe's and stay. Of concatenated data sets one takes the place of all. Annotations that have
+    to be converted go to the work dir, or to `work_dirs/CONFIG--DATA` where the config names none.
+
+    Raises:
+        InputError: no such data set, or one without the labels that this config trains.
+    """
+    from repvit_dense.data import checks, sources
+
+    work_dir = cfg.get('work_dir') or Path('work_dirs', f'{Path(cfg.filename or "config").stem}--{Path(data).stem}')
+    source = sources.find(data, task(cfg), work_dir)
+    for note in source.notes:
+        checks.warn(note)
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            _point(loader.dataset, source, source.train if split == 'train' else source.val)
+        cfg_key, kept = f'{split}_evaluator', [part for part in _metrics(cfg, split) if _point_metric(part, source)]
+        if kept:
+            cfg[cfg_key] = kept if isinstance(cfg[cfg_key], list) else kept[0]
+    for step in _steps(cfg):
+        if step.get('type') == 'LoadAnnotations':
+            step.pop('reduce_zero_label', None)  # the data set says so
+            step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
+    cfg.embedded_data = cfg.get('embedded_data') or dict(source.embedded) if source.embedded else None
+    _set_class_counts(cfg.model, len(source.classes), source.things)
+
+
+def _point(dataset: dict, source: 'Source', arguments: dict) -> None:
+    if 'datasets' in dataset:
+        dataset['datasets'] = dataset['datasets'][:1]
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for part in inner or ():
+        _point(part, source, arguments)
+    if inner is None:
+        for key in IDENTITY:
+            dataset.pop(key, None)
+        dataset.update(type=source.type, **copy.deepcopy(arguments))
+        if source.metainfo:
+            dataset['metainfo'] = copy.deepcopy(source.metainfo)
+
+
+def _point_metric(metric: dict, source: 'Source') -> bool:
+    """Whether the data has what this metric compares with."""
+    if 'ann_file' not in metric:
+        return True
+    if 'Panoptic' in metric['type']:
+        metric.update(ann_file=source.ann_files['panoptic'], seg_prefix=source.ann_files['maps'])
+    elif 'instances' in source.ann_files:
+        metric['ann_file'] = source.ann_files['instances']
+    return 'Panoptic' in metric['type'] or 'instances' in source.ann_files
+
+
+def _set_class_counts(model: dict, classes: int, things: int) -> None:
+    counts = dict(zip(COUNTS, (things, things, classes - things), strict=True))
+    for _, part in _heads(model):
+        part.update({key: counts[key] for key in COUNTS if key in part})
+        for name, losses in part.items():
+            for loss in losses if isinstance(losses, list) else [losses]:
+                weights = loss.get('class_weight') if isinstance(loss, dict) else None
+                if not isinstance(weights, list | tuple):
+                    continue
+                if name == 'loss_cls' and len(set(weights[:-1])) == 1:  # all classes alike, then 'no object'
+                    loss['class_weight'] = [weights[0]] * classes + [weights[-1]]
+                else:
+                    del loss['class_weight']  # weights of other classes
+
+
 def prepare_data(cfg: 'Config') -> None:
     """Draw the embedded data set, where the config asks for it and it is not there yet."""
     embedded = cfg.get('embedded_data')
@@ -107,120 +300,204 @@ def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
     Raises:
         InputError: says what is wrong, where, and what to do.
     """
-    import mmdet.datasets  # noqa: F401  registers them
     from mmengine.registry import init_default_scope
 
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    from repvit_dense.data import checks
+
+    init_default_scope(_scope(cfg))
     _check_channels(cfg)
-    seen = set()
+    for where, report in data_reports(cfg, splits):
+        checks.enforce(where, report)
+    check_evaluators(cfg, splits)
+
+
+def check_evaluators(cfg: 'Config', splits: Sequence[str]) -> None:
+    """Refuse a metric whose annotation file is not there."""
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in _datasets(loader.dataset) if loader else ():
-            key = (str(dataset.get('data_root')), str(dataset.get('ann_file')))
-            if key not in seen:
-                seen.add(key)
-                _check_coco(dataset, cfg)
-        evaluator = cfg.get(f'{split}_evaluator')
-        for part in evaluator if isinstance(evaluator, list) else [evaluator]:
-            if part and part.get('ann_file') and not Path(part['ann_file']).is_file():
+        for part in _metrics(cfg, split):
+            if part.get('ann_file') and not Path(part['ann_file']).is_file():
                 raise InputError(f'{part["ann_file"]}: no such annotation file ({split}_evaluator). {GET_COCO}')
 
 
-def _datasets(dataset: dict) -> Iterator[dict]:
+def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, 'checks.Report']]:
+    """Look at the data of these splits, every data set once: its annotation file or folder, and what was found.
+
+    Raises:
+        InputError: of data that is not there, or that the model is not made for.
+    """
+    from importlib import import_module
+
+    import_module(f'{_scope(cfg)}.datasets')  # registers them
+    registry = import_module(f'{_scope(cfg)}.registry').DATASETS
+    seen = set()
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for dataset in datasets(loader.dataset) if loader else ():
+            identity = str([dataset.get(key) for key in IDENTITY])
+            if identity not in seen:
+                seen.add(identity)
+                kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+                yield from _report(cfg, dataset, kind)
+
+
+def _scope(cfg: 'Config') -> str:
+    return cfg.get('default_scope') or 'mmdet'
+
+
+def _metrics(cfg: 'Config', split: str) -> list[dict]:
+    evaluator = cfg.get(f'{split}_evaluator')
+    return [part for part in (evaluator if isinstance(evaluator, list) else [evaluator]) if part]
+
+
+def trained_classes(checkpoint: dict) -> list[str] | None:
+    """The classes that a checkpoint was trained on, in order; mmdet 2 and mmseg 0 wrote them under another key."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        return None
+    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    return list(classes) if classes else None
+
+
+def check_trained_classes(cfg: 'Config', checkpoint: dict) -> None:
+    """Refuse a checkpoint whose classes are not those of the test data: every score and name would be a lie.
+
+    Raises:
+        InputError: says where they part.
+    """
+    trained = trained_classes(checkpoint)
+    if trained is None or not cfg.get('test_dataloader'):
+        return
+    own = list(dataset_meta(cfg.test_dataloader.dataset, cfg.get('default_scope', 'mmdet'))['classes'])
+    if trained != own:
+        first = next(
+            (i for i, (a, b) in enumerate(zip(trained, own, strict=False)) if a != b), min(len(trained), len(own))
+        )
+        pair = [f"'{names[first]}'" if first < len(names) else 'nothing' for names in (trained, own)]
+        raise InputError(
+            f'{cfg.get("load_from") or "the checkpoint"}: trained on {len(trained)} classes, the data has {len(own)}; '
+            f'they part at class {first}: {pair[0]} was trained, the data has {pair[1]}. Use data with the classes '
+            'that were trained, or train on these'
+        )
+
+
+def dataset_meta(dataset: dict, scope: str) -> dict:
+    """Classes and colours of a data set of a config, as its type and its `metainfo` name them."""
+    import mmseg.datasets  # noqa: F401  registers them
+    from mmengine.registry import DATASETS
+
+    dataset = next(datasets(dataset))
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        return dict(registry.get(dataset.type)._load_metainfo(dataset.get('metainfo')))
+
+
+def datasets(dataset: dict) -> Iterator[dict]:
     """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     if inner is None:
         yield dataset
         return
     for part in inner:
-        yield from _datasets(part)
+        yield from datasets(part)
 
 
-def _check_coco(dataset: dict, cfg: 'Config') -> None:
-    from mmdet.datasets import CocoDataset
-    from mmdet.registry import DATASETS
+def _report(cfg: 'Config', dataset: dict, kind: type | None) -> Iterator[tuple[Path, 'checks.Report']]:
+    """What there is to say of one data set; nothing of a kind not known here."""
+    from repvit_dense.data import checks
 
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    if _scope(cfg) == 'mmseg':
+        from mmseg.datasets import BaseSegDataset
+
+        if kind and issubclass(kind, BaseSegDataset):
+            yield _semantic_report(cfg, dataset, kind)
+        return
+    from mmdet.datasets import CocoDataset, CocoPanopticDataset
+
     if kind is None or not issubclass(kind, CocoDataset):
         return
+    root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
+    file, images = root / dataset.ann_file, root / prefix.get('img', '')
+    _demand(GET_COCO, file, images)
+    meta = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
+    classes = meta['classes']
+    if issubclass(kind, CocoPanopticDataset):
+        maps = root / prefix.get('seg', '')
+        _demand(GET_COCO, maps)
+        report = checks.panoptic(file, images, maps, classes, len(meta['thing_classes']))
+        _check_class_counts(cfg, file, len(classes), len(meta['thing_classes']))
+    else:
+        sieve = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+        sieve = {'filter_empty': sieve.get('filter_empty_gt', False), 'min_size': sieve.get('min_size', 0)}
+        report = checks.instances(file, images, classes, masks=task(cfg) == 'instance', **sieve)
+        _check_class_counts(cfg, file, len(classes), len(classes))
+    yield file, report
+
+
+def _semantic_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'checks.Report']:
+    from repvit_dense.data import checks
+
     root = Path(dataset.get('data_root') or '')
-    file = root / dataset.ann_file
-    images = root / (dataset.get('data_prefix') or {}).get('img', '')
-    for path in (file, images):
-        if not path.exists():
-            raise InputError(f'{path}: not found. {GET_COCO}')
-    content = _read_coco(file)
-    classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes']
-    _check_classes(file, [category['name'] for category in content['categories']], list(classes))
-    for where, count in _class_counts(cfg.model):
-        if count != len(classes):
-            raise InputError(
-                f'{where} = {count}, but the data has {len(classes)} classes ({file}). '
-                f'Set it: --cfg-options {where}={len(classes)}'
-            )
-    present = {str(path.relative_to(images)) for path in images.rglob('*') if path.is_file()}
-    missing = [image['file_name'] for image in content['images'] if image['file_name'] not in present]
-    if missing:
-        raise InputError(
-            f'{images}: {len(missing)} of the {len(content["images"])} images that {file} lists are not there '
-            f'({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""}). Is the download complete?'
-        )
-
-
-def _read_coco(file: Path) -> dict:
+    folders = [root / path for path in (dataset.get('data_prefix') or {}).values()]
+    _demand(GET_MASKS, *folders, *([root / dataset.ann_file] if dataset.get('ann_file') else []))
+    arguments = {key: value for key, value in dataset.items() if key != 'type'}
     try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f'{file}: not JSON ({error}); COCO instance annotations are expected') from error
-    wanted = ('images', 'annotations', 'categories')
-    lacking = [key for key in wanted if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if lacking:
-        raise InputError(f'{file}: not COCO instance annotations, it lacks a list of {", ".join(lacking)}')
-    return content
+        data = kind(**{**arguments, 'pipeline': [], 'lazy_init': True})
+        pairs = [(Path(entry['img_path']), Path(entry['seg_map_path'])) for entry in data.load_data_list()]
+    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f'{root}: cannot be read as {kind.__name__} ({_text(error)})') from error
+    classes = data.metainfo.get('classes') or ()
+    _check_class_counts(cfg, root, len(classes), len(classes))
+    return root, checks.semantic(pairs, len(data.label_map or classes), data.reduce_zero_label)
 
 
-def _check_classes(file: Path, in_file: list[str], in_config: list[str]) -> None:
-    """Names must match, and in order: mmdet numbers classes as the file lists them."""
-    missing = [name for name in in_config if name not in in_file]
-    if missing:
-        raise InputError(
-            f'{file} has no class {", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}; it has '
-            f'{", ".join(in_file[:10])}{", ..." if len(in_file) > 10 else ""}. Name the classes of your data in '
-            "the config, for train, val and test: dataset=dict(metainfo=dict(classes=('...', ...)))"
-        )
-    shared = [name for name in in_file if name in in_config]
-    if shared != in_config:
-        first = next(i for i, (a, b) in enumerate(zip(shared, in_config, strict=True)) if a != b)
-        raise InputError(
-            f"{file} and the config order the classes differently (number {first}: '{shared[first]}' in the file, "
-            f"'{in_config[first]}' in the config), so labels would shift. Use the order of the file."
-        )
+def _demand(hint: str, *paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            raise InputError(f'{path}: not found. {hint}')
 
 
-def _class_counts(model: dict, path: str = 'model') -> Iterator[tuple[str, int]]:
+def _check_class_counts(cfg: 'Config', data: Path, classes: int, things: int) -> None:
+    """Heads must be as wide as the data has classes; for instances and boxes, as it has things."""
+    expected = {'num_classes': things, 'num_things_classes': things, 'num_stuff_classes': classes - things}
+    for path, part in _heads(cfg.model):
+        for key, wanted in expected.items():
+            if part.get(key, wanted) != wanted:
+                kind = {'num_things_classes': 'things', 'num_stuff_classes': 'stuff classes'}.get(key, 'classes')
+                raise InputError(
+                    f'{path}.{key} = {part[key]}, but the data has {wanted} {kind} ({data}). '
+                    f'Set it: --cfg-options {path}.{key}={wanted}'
+                )
+        weights = (part.get('loss_cls') or {}).get('class_weight')
+        if isinstance(weights, list | tuple) and len(weights) != classes + 1:
+            raise InputError(
+                f'{path}.loss_cls.class_weight has {len(weights)} numbers, but the data has {classes} classes ({data}) '
+                'and it takes one more, for no object. --data NAME or PATH sets it'
+            )
+
+
+def _heads(model: dict, path: str = 'model') -> Iterator[tuple[str, dict]]:
+    """The parts of a model that have a number of classes, with their path; an RPN only knows object or not."""
+    if any(key in model for key in COUNTS):
+        yield path, model
     for key, value in model.items():
-        if key == 'num_classes':
-            yield f'{path}.{key}', value
-        elif isinstance(value, dict) and key not in ('backbone', 'rpn_head'):
-            yield from _class_counts(value, f'{path}.{key}')
+        if isinstance(value, dict) and key not in ('backbone', 'rpn_head'):
+            yield from _heads(value, f'{path}.{key}')
         elif isinstance(value, list):  # the stages of a cascade
-            yield from _class_counts({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
+            yield from _heads({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
 
 
 def _check_channels(cfg: 'Config') -> None:
-    """The first part after the backbone must take the channels that the backbone gives."""
+    """What follows the backbone must take the channels that the backbone gives."""
     if not cfg.model.get('backbone'):
         return
     channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', None)
-    name = next((name for name in ('neck', 'decode_head', 'bbox_head') if cfg.model.get(name)), None)
-    if channels is None or name is None or isinstance(cfg.model[name], list):
-        return
-    wanted = cfg.model[name].get('in_channels')
-    if isinstance(wanted, list | tuple) and list(wanted) != list(channels):
-        raise InputError(
-            f'model.{name}.in_channels = {list(wanted)}, but the backbone gives {list(channels)}. '
-            f'Set it: --cfg-options model.{name}.in_channels={",".join(map(str, channels))}'
-        )
+    for path, part in _takers(cfg.model) if channels else ():
+        given, wanted = part.in_channels, _in_channels(part, channels)
+        if given != wanted if isinstance(given, int) else list(given) != wanted:
+            option = ','.join(str(wanted).strip('[]').split(', '))
+            raise InputError(
+                f'{path}.in_channels = {given}, but the backbone gives {wanted}. '
+                f'Set it: --cfg-options {path}.in_channels={option}'
+            )
 
 
 def _build_without_memory(backbone: dict):

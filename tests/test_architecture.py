@@ -16,17 +16,32 @@ BELOW = {
     'reparam': set(),
     'mmcv_ops': set(),
     'plugin': set(),
-    'data': set(),
+    'data': {'errors'},
     '__init__': {'mmcv_ops', 'plugin'},
 }
 BELOW['backbones'] = {'errors', 'reparam'}
 BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
 BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
-BELOW['engine'] = BELOW['deploy'] = BELOW['benchmark'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
-BELOW['cli'] = BELOW['engine'] | {'engine', 'deploy', 'benchmark'}
+BELOW['engine'] = BELOW['deploy'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
+BELOW['predict'] = BELOW['engine'] | {'engine'}
+BELOW['model_zoo'] = BELOW['predict'] | {'predict'}
+BELOW['benchmark'] = BELOW['model_zoo'] | {'model_zoo'}
+BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}
 
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
-LIGHT = ('errors', 'plugin', '__init__', 'cli', 'benchmark', 'config', 'data', 'mmcv_ops')
+LIGHT = (
+    'errors',
+    'plugin',
+    '__init__',
+    'cli',
+    'benchmark',
+    'config',
+    'data',
+    'doctor',
+    'mmcv_ops',
+    'model_zoo',
+    'predict',
+)
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'matplotlib', 'cv2', 'tensorboard'}
 
 

@@ -196,7 +196,7 @@ def test_annotations_that_are_not_json(cfg, root):
 )
 def test_json_that_is_not_coco(cfg, root, content, lacking):
     (root / ANNOTATIONS).write_text(json.dumps(content))
-    assert refusal(cfg) == f'{root / ANNOTATIONS}: not COCO instance annotations, it lacks a list of {lacking}'
+    assert refusal(cfg) == f'{root / ANNOTATIONS}: not COCO annotations, it lacks a list of {lacking}'
 
 
 def test_missing_classes(cfg, root):
@@ -230,11 +230,10 @@ def test_images_that_are_not_there(tmp_path, gone, words):
     root = write_coco(tmp_path / 'coco', images=9)
     for i in range(gone):
         (root / IMAGES / f'{i}.jpg').unlink()
-    message = refusal(detector(dataset(root)))
-    assert words in message
-    assert message.startswith(f'{root / IMAGES}: ')
-    assert str(root / ANNOTATIONS) in message
-    assert ('(0.jpg, 1.jpg, 2.jpg, ...)' if gone > 3 else '(0.jpg)') in message
+    names = ', '.join(f'{i}.jpg' for i in range(gone))
+    assert refusal(detector(dataset(root))) == (
+        f'{root / ANNOTATIONS}: {words} that it lists are not in {root / IMAGES}; is the download complete? ({names})'
+    )
 
 
 def test_images_in_folders_below(tmp_path):

@@ -8,6 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 OFFICIAL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
 HUB = 'https://huggingface.co/'
+PVT_RELEASE = 'https://github.com/whai362/PVT/releases/download/v2/'
+TORCHVISION = 'https://download.pytorch.org/models/'
+
+# What images were normalised by, RGB from 0 to 255, other than by ImageNet's own mean and deviation.
+TO_MINUS_ONE = {'mean': (127.5, 127.5, 127.5), 'std': (127.5, 127.5, 127.5)}
+TO_ZERO = {'mean': (0.0, 0.0, 0.0), 'std': (255.0, 255.0, 255.0)}
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,14 @@ class Backbone:
         name: what a config or `--backbone` says.
         type, args: registry name and arguments that build it.
         channels, strides: of its features, stage by stage.
-        licence: of the published weights (SPDX).
+        licence: of the published weights (SPDX; Apple's own begin with LicenseRef).
         weights: names of published ImageNet weights and where they are.
         default_weights: the name in `weights` that the COCO and ADE20K recipes start from.
         downstream: published detectors and segmentors on this backbone, likewise.
+        no_decay: parts of names of parameters, besides norms and biases, that take no weight decay: position
+            embeddings and tables, layer scales.
+        mean, std: by which the images were normalised that the weights were trained on, RGB from 0 to 255. Others in
+            the data preprocessor lose accuracy silently.
     """
 
     name: str
@@ -33,6 +43,9 @@ class Backbone:
     weights: Mapping[str, str]
     default_weights: str
     downstream: Mapping[str, str] = field(default_factory=dict)
+    no_decay: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
 def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e', downstream: bool = False) -> Backbone:
@@ -55,6 +68,106 @@ def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e', downstre
     )
 
 
+def _timm(name: str, channels, tag: str, licence='Apache-2.0', model_name='', type='TimmFeatures', args=(), **fields):
+    """A network of timm. Its weights are on the hub, under the model's name and a tag of the training."""
+    model_name = model_name or name
+    repo = f'timm/{model_name}.{tag}'
+    return Backbone(
+        name=name,
+        type=type,
+        args={'model_name': model_name, **dict(args)},
+        channels=channels,
+        strides=(4, 8, 16, 32),
+        licence=licence,
+        weights={repo: f'{HUB}{repo}/resolve/main/model.safetensors'},
+        default_weights=repo,
+        **fields,
+    )
+
+
+def _mobilevit(size: str, channels) -> Backbone:
+    return _timm(f'mobilevit_{size}', channels, 'cvnets_in1k', 'LicenseRef-apple-cvnets', **TO_ZERO)
+
+
+def _mobilevitv2(percent: str) -> Backbone:
+    widths = tuple(int(percent) * width // 100 for width in (128, 256, 384, 512))
+    return _timm(f'mobilevitv2_{percent}', widths, 'cvnets_in1k', 'LicenseRef-apple-cvnets', **TO_ZERO)
+
+
+def _efficientformer(size: str, channels, version: str = '') -> Backbone:
+    return _timm(
+        f'efficientformer{version}_{size}',
+        channels,
+        'snap_dist_in1k',
+        no_decay=('attention_biases', 'ls1.gamma', 'ls2.gamma'),
+    )
+
+
+def _poolformer(size: str) -> Backbone:
+    return _timm(
+        f'poolformer_{size}',
+        (64, 128, 320, 512),
+        'sail_in1k',
+        args={'out_norm': 'GN'},
+        no_decay=('layer_scale',),
+    )
+
+
+def _mvitv2(size: str) -> Backbone:
+    name = f'mvitv2_{size}'
+    return _timm(name, (96, 192, 384, 768), 'fb_in1k', args={'out_norm': 'LN'}, no_decay=('rel_pos',))
+
+
+def _vit(size: str, width: int) -> Backbone:
+    return _timm(
+        f'vit_{size}',
+        (width // 4, width // 2, width, width),
+        'augreg_in21k_ft_in1k',
+        model_name=f'vit_{size}_patch16_224',
+        type='ViTPyramid',
+        no_decay=('cls_token', 'pos_embed'),
+        **TO_MINUS_ONE,
+    )
+
+
+def _fastvit(size: str, width: int) -> Backbone:
+    channels = tuple(width * i for i in (1, 2, 4, 8))
+    return _timm(f'fastvit_{size}', channels, 'apple_in1k', 'LicenseRef-apple-fastvit', no_decay=('layer_scale',))
+
+
+def _mobileone(size: str, channels) -> Backbone:
+    return _timm(f'mobileone_{size}', channels, 'apple_in1k', 'LicenseRef-apple-mobileone')
+
+
+def _pvt(size: str, depths) -> Backbone:
+    file = f'pvt_{size}.pth'
+    return Backbone(
+        name=f'pvt_{size}',
+        type='PVT',
+        args={'depths': depths},
+        channels=(64, 128, 320, 512),
+        strides=(4, 8, 16, 32),
+        licence='Apache-2.0',
+        weights={file: PVT_RELEASE + file},
+        default_weights=file,
+        no_decay=('pos_embed',),
+    )
+
+
+def _shufflenetv2() -> Backbone:
+    file = 'shufflenetv2_x1-5666bf0f80.pth'
+    return Backbone(
+        name='shufflenetv2',
+        type='ShuffleNetV2',
+        args={},
+        channels=(24, 116, 232, 464),
+        strides=(4, 8, 16, 32),
+        licence='BSD-3-Clause',
+        weights={file: TORCHVISION + file},
+        default_weights=file,
+    )
+
+
 BACKBONES = {
     entry.name: entry
     for entry in (
@@ -64,6 +177,50 @@ BACKBONES = {
         _repvit('m1_1', (64, 128, 256, 512), downstream=True),
         _repvit('m1_5', (64, 128, 256, 512), downstream=True),
         _repvit('m2_3', (80, 160, 320, 640), epochs='450e', downstream=True),
+        _timm(
+            'mobilenetv1', (128, 256, 512, 1024), 'ra4_e3600_r224_in1k', model_name='mobilenetv1_100', **TO_MINUS_ONE
+        ),
+        _timm('mobilenetv2', (24, 32, 96, 320), 'ra_in1k', model_name='mobilenetv2_100'),
+        _timm('mobilenetv3_large', (24, 40, 112, 960), 'ra_in1k', model_name='mobilenetv3_large_100'),
+        _shufflenetv2(),
+        _mobilevit('xxs', (24, 48, 64, 320)),
+        _mobilevit('xs', (48, 64, 80, 384)),
+        _mobilevit('s', (64, 96, 128, 640)),
+        *(_mobilevitv2(percent) for percent in ('050', '075', '100', '125', '150', '175', '200')),
+        _efficientformer('l1', (48, 96, 224, 448)),
+        _efficientformer('l3', (64, 128, 320, 512)),
+        _efficientformer('s0', (32, 48, 96, 176), 'v2'),
+        _efficientformer('s1', (32, 48, 120, 224), 'v2'),
+        _efficientformer('s2', (32, 64, 144, 288), 'v2'),
+        _efficientformer('l', (40, 80, 192, 384), 'v2'),
+        *(_poolformer(size) for size in ('s12', 's24', 's36')),
+        _timm('pvtv2_b0', (32, 64, 160, 256), 'in1k', model_name='pvt_v2_b0'),
+        _timm('pvtv2_b1', (64, 128, 320, 512), 'in1k', model_name='pvt_v2_b1'),
+        _timm('pvtv2_b2', (64, 128, 320, 512), 'in1k', model_name='pvt_v2_b2'),
+        _pvt('tiny', (2, 2, 2, 2)),
+        _pvt('small', (3, 4, 6, 3)),
+        _timm(
+            'swin_tiny',
+            (96, 192, 384, 768),
+            'ms_in1k',
+            'MIT',
+            model_name='swin_tiny_patch4_window7_224',
+            args={'out_norm': 'LN'},
+            no_decay=('relative_position_bias_table',),
+        ),
+        _mvitv2('tiny'),
+        _mvitv2('small'),
+        _vit('tiny', 192),
+        _vit('small', 384),
+        _fastvit('t8', 48),
+        *(_fastvit(size, 64) for size in ('t12', 's12', 'sa12')),
+        _mobileone('s0', (48, 128, 256, 1024)),
+        _mobileone('s1', (96, 192, 512, 1280)),
+        _mobileone('s2', (96, 256, 640, 2048)),
+        _mobileone('s3', (128, 320, 768, 2048)),
+        _mobileone('s4', (192, 448, 896, 2048)),
+        _timm('resnet18', (64, 128, 256, 512), 'a1_in1k'),
+        _timm('resnet50', (256, 512, 1024, 2048), 'a1_in1k'),
     )
 }
 

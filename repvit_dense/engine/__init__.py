@@ -1,16 +1,25 @@
 """Hooks and loops that mmengine lacks. Importing this package registers them."""
 
+from repvit_dense.engine import panoptic_api
 from repvit_dense.engine.deploy import SwitchToDeployHook
 from repvit_dense.engine.guard import NonFiniteLossHook, SaveOnSignalHook
-from repvit_dense.engine.loops import ResumableEpochLoop
+from repvit_dense.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from repvit_dense.engine.optimizer import NoDecayOptimWrapperConstructor
 from repvit_dense.engine.progress import ProgressHook
-from repvit_dense.engine.report import ReportHook
+from repvit_dense.engine.report import PicturesHook, ReportHook
+from repvit_dense.engine.ssd_head import predicting_ssd_head
 
 __all__ = [
+    'NoDecayOptimWrapperConstructor',
     'NonFiniteLossHook',
+    'PicturesHook',
     'ProgressHook',
     'ReportHook',
     'ResumableEpochLoop',
+    'ResumableIterLoop',
     'SaveOnSignalHook',
     'SwitchToDeployHook',
+    'predicting_ssd_head',
 ]
+
+panoptic_api.install()  # mmdet looks for it once, when it is imported, and that comes after mmengine

@@ -11,6 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
 
+from repvit_dense.engine.loops import ResumableIterLoop
+
 
 class TrainingStopped(RuntimeError):
     """Training ended before its time; `exit_code` is what the command returns."""
@@ -83,7 +85,10 @@ class SaveOnSignalHook(Hook):
             all_reduce(number, 'max')
             self._received = signal.Signals(number.item()) if number else None
         if self._received:
-            self._save_and_stop(runner, iterations=runner.iter + 1)
+            done = runner.iter + 1
+            # By epochs the resumed run still ends the epoch, and validates then.
+            due = isinstance(runner.train_loop, ResumableIterLoop) and runner.train_loop.validates_after(done)
+            self._save_and_stop(runner, done, validation_due=due)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self._received and get_world_size() == 1:  # several processes may not have equally many batches to meet at

@@ -38,7 +38,8 @@ class ProgressHook(Hook):
         if 'train' in self._bars:
             # The sum alone: its parts, in the log, would leave no room for the bar.
             loss = {'loss': f'{outputs["loss"].item():.3f}'} if 'loss' in (outputs or {}) else {}
-            self._step('train', {'epoch': runner.epoch + 1, **loss})
+            epoch = {'epoch': runner.epoch + 1} if runner.train_loop.max_epochs > 1 else {}  # by iterations it is 1
+            self._step('train', {**epoch, **loss})
 
     def after_train(self, runner) -> None:
         self._close('train')

@@ -10,6 +10,33 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+# Scores that mmseg and mmdet give in percent; all others lie between 0 and 1.
+IN_PERCENT = ('mIoU', 'PQ')
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """While testing, write a picture of every image, ground truth beside prediction.
+
+    It takes the place of mmseg's SegVisualizationHook, which can write into the log folder only. Its arguments have the
+    names that they have in mmdet's DetVisualizationHook, so a command need not know which of the two a config has.
+
+    Args:
+        draw: whether to draw at all.
+        test_out_dir: folder to write into; a picture has the name of its image.
+    """
+
+    def __init__(self, draw: bool = False, test_out_dir: str | None = None):
+        self.folder = Path(test_out_dir) if draw else None
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        import mmcv
+
+        for sample in outputs if self.folder else ():
+            image = mmcv.imread(sample.img_path, channel_order='rgb')
+            path = self.folder / Path(sample.img_path).name
+            runner.visualizer.add_datasample(path.stem, image, sample.cpu(), out_file=str(path))
+
 
 @HOOKS.register_module()
 class ReportHook(Hook):
@@ -59,13 +86,14 @@ def draw_curves(work_dir: Path) -> Path:
 
     losses, scores = read_scalars(work_dir)
     figure, (above, below) = plt.subplots(2, 1, figsize=(10, 8), sharex=True, layout='constrained')
-    for name in sorted({key for record in losses for key in record if key.startswith('loss')}):
+    for name in sorted({key for record in losses for key in record if _is_main_loss(key)}):
         points = [(record['iter'], record[name]) for record in losses if name in record]
         above.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == 'loss' else 1)
     above.set(ylabel='loss (running mean)', yscale='log')
     per_epoch = _iterations_per_epoch(losses)
     for name in sorted({key for record in scores for key in record if _is_main_score(key)}):
-        points = [(record['step'] * per_epoch, record[name]) for record in scores if name in record]
+        scale = 0.01 if name.endswith(IN_PERCENT) else 1
+        points = [(record['step'] * per_epoch, record[name] * scale) for record in scores if name in record]
         below.plot(*zip(*points, strict=True), label=name, marker='o')
     below.set(xlabel='iteration', ylabel='validation score', ylim=(0, 1))
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,8 +109,13 @@ def draw_curves(work_dir: Path) -> Path:
     return path
 
 
+def _is_main_loss(key: str) -> bool:
+    """The whole and its parts; not those of a decoder's earlier layers. mmseg puts the name of the head before them."""
+    return key.removeprefix('decode.').removeprefix('aux.').startswith('loss')
+
+
 def _is_main_score(key: str) -> bool:
-    return key.endswith(('mAP', 'mAP_50', 'mIoU', 'PQ'))
+    return key.endswith(('mAP', 'mAP_50', *IN_PERCENT))
 
 
 def _iterations_per_epoch(losses: list[dict]) -> float:
@@ -91,14 +124,21 @@ def _iterations_per_epoch(losses: list[dict]) -> float:
     return max(rates, default=1)
 
 
-def write_page(folder: Path, title: str, metrics: dict[str, float], pictures: list[Path], curves: Path | None) -> Path:
-    """Write `index.html` into `folder`: the scores, the curves, and every picture (ground truth beside prediction)."""
+def write_page(
+    folder: Path,
+    title: str,
+    pictures: list[Path],
+    caption: str,
+    metrics: dict[str, float] | None = None,
+    curves: Path | None = None,
+) -> Path:
+    """Write `index.html` into `folder`: the scores and the curves, where there are any, and every picture."""
 
     def image(path: Path) -> str:
         link = html.escape(quote(os.path.relpath(path, folder).replace(os.sep, '/')))
         return f'<figure><img src="{link}" loading="lazy"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
 
-    rows = ''.join(f'<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in metrics.items())
+    rows = ''.join(f'<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in (metrics or {}).items())
     parts = [
         '<!doctype html><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
@@ -108,12 +148,14 @@ def write_page(folder: Path, title: str, metrics: dict[str, float], pictures: li
         'img{width:100%;image-rendering:auto}figcaption{color:#666;font-size:.8rem}'
         '.grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr))}'
         '.curves{max-width:48rem}</style>',
-        f'<h1>{html.escape(title)}</h1><h2>Scores</h2><table>{rows}</table>',
+        f'<h1>{html.escape(title)}</h1>',
     ]
+    if rows:
+        parts.append(f'<h2>Scores</h2><table>{rows}</table>')
     if curves and curves.exists():
         parts.append(f'<h2>Training</h2><div class="curves">{image(curves)}</div>')
     if pictures:
-        parts.append('<h2>Ground truth (left) beside prediction (right)</h2>')
+        parts.append(f'<h2>{html.escape(caption)}</h2>')
         parts.append(f'<div class="grid">{"".join(image(path) for path in pictures)}</div>')
     path = folder / 'index.html'
     partial = folder / 'index.html.partial'

@@ -1,26 +1,115 @@
 """The catalogue agrees with the backbones it names, and says where weights are."""
 
 import ast
+import gc
+import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import ShuffleNet_V2_X1_0_Weights
 
-from repvit_dense.backbones import RepViT, catalogue
+from repvit_dense.backbones import catalogue
 from repvit_dense.backbones.repvit import ARCHS
+
+ENTRIES = catalogue.BACKBONES.values()
+PEERS = [entry for entry in ENTRIES if entry.type != 'RepViT']
+TIMM = [entry for entry in PEERS if 'model_name' in entry.args]
+LICENCES = {
+    'apache-2.0': 'Apache-2.0',
+    'mit': 'MIT',
+    'cvnets-license': 'LicenseRef-apple-cvnets',
+    'fastvit-license': 'LicenseRef-apple-fastvit',
+    'mobileone-license': 'LicenseRef-apple-mobileone',
+}
+
+
+def name_of(entry):
+    return entry.name
+
+
+def build(entry, **options):
+    return MODELS.build({'type': entry.type, **entry.args, **options})
 
 
 def test_every_repvit_variant_is_listed():
-    assert set(catalogue.BACKBONES) == {f'repvit_{arch}' for arch in ARCHS}
+    entries = {entry.args['arch']: entry for entry in ENTRIES if entry.type == 'RepViT'}
+    assert entries.keys() == ARCHS.keys()
+    for arch, entry in entries.items():
+        assert entry.name == f'repvit_{arch}'
+        assert entry.channels == ARCHS[arch]['embed_dims']
+        assert entry.licence == 'Apache-2.0'
 
 
-@pytest.mark.parametrize('entry', catalogue.BACKBONES.values(), ids=lambda entry: entry.name)
-def test_entry_describes_what_it_builds(entry):
-    assert entry.type == RepViT.__name__
-    assert entry.channels == ARCHS[entry.args['arch']]['embed_dims']
-    assert entry.strides == (4, 8, 16, 32)
-    assert entry.licence == 'Apache-2.0'
+def test_the_peers_go_by_their_usual_names():
+    names = {entry.name for entry in PEERS}
+    assert len(names) == 44
+    assert {'mobilenetv1', 'mobilenetv2', 'mobilenetv3_large', 'shufflenetv2', 'resnet18', 'resnet50'} <= names
+    assert {f'mobilevitv2_{n}' for n in ('050', '075', '100', '125', '150', '175', '200')} <= names
+    assert {f'mobileone_s{i}' for i in range(5)} | {f'efficientformerv2_{n}' for n in ('s0', 's1', 's2', 'l')} <= names
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=name_of)
+def test_default_weights_are_listed(entry):
     assert entry.default_weights in entry.weights
+
+
+@pytest.fixture(scope='module', params=PEERS, ids=name_of)
+def peer(request):
+    """A row and what it builds, in training mode; each is built once."""
+    torch.manual_seed(0)
+    yield request.param, build(request.param).train()
+    gc.collect()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(64, 96), (70, 110)])
+def test_features_have_the_promised_channels_and_strides(peer, size):
+    entry, net = peer
+    shapes = [tuple(feature.shape) for feature in net.eval()(torch.rand(1, 3, *size))]
+    expected = zip(entry.channels, (4, 8, 16, 32), strict=True)
+    assert shapes == [(1, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in expected]
+    assert (net.out_channels, net.out_strides) == (entry.channels, entry.strides)
+
+
+def test_every_parameter_gets_a_gradient(peer):
+    """One that does not stops distributed training."""
+    _, net = peer
+    for parameter in net.parameters():
+        parameter.grad = None
+    sum(feature.square().mean() for feature in net.train()(torch.rand(2, 3, 70, 110))).backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_parameters_that_take_no_weight_decay_are_named(peer):
+    """Whatever is no kernel, matrix, norm or bias is a position embedding or table, or a scale per channel."""
+    entry, net = peer
+    norms = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+    rest = set()
+    for path, module in net.named_modules():
+        for name, _ in module.named_parameters(path, recurse=False):
+            kernel = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.MultiheadAttention)
+            if not (isinstance(module, norms) or kernel or re.search(r'(^|[._])bias$', name)):
+                rest.add(name)
+    assert rest == {name for name in rest if any(part in name for part in entry.no_decay)}
+    for part in entry.no_decay:
+        assert any(part in name for name in rest), part
+
+
+@pytest.mark.parametrize('entry', TIMM, ids=name_of)
+def test_weights_licence_and_normalisation_are_those_timm_states(entry):
+    published = timm.get_pretrained_cfg(entry.default_weights.removeprefix('timm/'))
+    assert published.hf_hub_id == entry.default_weights
+    assert LICENCES[published.license] == entry.licence
+    assert entry.mean == pytest.approx([255 * value for value in published.mean])
+    assert entry.std == pytest.approx([255 * value for value in published.std])
 
 
 @pytest.mark.parametrize(
@@ -30,6 +119,8 @@ def test_entry_describes_what_it_builds(entry):
         ('m1_5', 'timm/repvit_m1_5.dist_300e_in1k'),
         ('repvit_m2_3', 'timm/repvit_m2_3.dist_450e_in1k'),
         ('m0_6', 'repvit_m0_6_distill_300e.pth'),
+        ('swin_tiny', 'timm/swin_tiny_patch4_window7_224.ms_in1k'),
+        ('pvt_small', 'pvt_small.pth'),
     ],
 )
 def test_default_weights_are_those_of_the_recipes(name, weights):
@@ -54,6 +145,16 @@ def test_default_weights_are_those_of_the_recipes(name, weights):
             'https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_m2_3_ade20k.pth',
             'repvit_m2_3_ade20k.pth',
         ),
+        (
+            'timm/fastvit_sa12.apple_in1k',
+            'https://huggingface.co/timm/fastvit_sa12.apple_in1k/resolve/main/model.safetensors',
+            'fastvit_sa12.apple_in1k.safetensors',
+        ),
+        (
+            'shufflenetv2_x1-5666bf0f80.pth',
+            ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1.url,
+            'shufflenetv2_x1-5666bf0f80.pth',
+        ),
     ],
 )
 def test_weights_resolve_to_url_and_cache_name(name, url, file):
@@ -61,7 +162,7 @@ def test_weights_resolve_to_url_and_cache_name(name, url, file):
 
 
 def test_no_two_downloads_share_a_file_name():
-    names = [name for entry in catalogue.BACKBONES.values() for name in (*entry.weights, *entry.downstream)]
+    names = [name for entry in ENTRIES for name in (*entry.weights, *entry.downstream)]
     assert len({catalogue.resolve(name)[1] for name in names}) == len(names)
 
 
@@ -75,6 +176,8 @@ def test_unknown_names_list_the_nearest():
         catalogue.find('repvit_m1_2')
     with pytest.raises(ValueError, match=r'timm/repvit_m1_1\.dist_450e_in1k'):
         catalogue.resolve('timm/repvit_m1_1.dist_450')
+    with pytest.raises(ValueError, match=r"'swin-tiny'; nearest: swin_tiny"):
+        catalogue.find('swin-tiny')
 
 
 def test_imports_nothing_but_the_standard_library():

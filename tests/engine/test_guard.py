@@ -207,6 +207,34 @@ def test_weights_of_a_stopped_validation_are_no_reason_to_validate(tmp_path, toy
     assert validation_scores(tmp_path / 'b') == []
 
 
+@pytest.mark.parametrize('at', [2, 3, 6, ITERATIONS - 1])
+def test_a_run_by_iterations_resumes_to_the_same_weights_and_scores(tmp_path, toy, at):
+    """The signal may come in the very iteration that a validation would have followed, or in the last one."""
+
+    def run(work_dir, **kwargs):
+        return toy(
+            work_dir,
+            train_cfg={'type': 'ResumableIterLoop', 'max_iters': ITERATIONS, 'val_interval': 4},
+            default_hooks={
+                'logger': {'type': 'LoggerHook', 'interval': 2, 'log_metric_by_epoch': False},
+                'checkpoint': {'type': 'CheckpointHook', 'interval': 4, 'by_epoch': False, 'save_best': 'toy/mAP'},
+            },
+            log_processor={'by_epoch': False},
+            **kwargs,
+        )
+
+    whole = run(tmp_path / 'whole')
+    whole.train()
+    with pytest.raises(TrainingStopped):
+        run(tmp_path / 'run', hooks=[Signal(at)]).train()
+    assert last(tmp_path / 'run').name == f'interrupted_iter_{at + 1}.pth'
+    resumed = run(tmp_path / 'run', resume=True, seed=None)
+    resumed.train()
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    assert [step for step, _ in validation_scores(tmp_path / 'whole')] == [4, 8]
+    assert validation_scores(tmp_path / 'run') == validation_scores(tmp_path / 'whole')
+
+
 class SignalInValidation(Hook):
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         os.kill(os.getpid(), signal.SIGINT)

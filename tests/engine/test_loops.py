@@ -92,7 +92,10 @@ def test_an_epoch_stopped_in_its_last_iteration_is_still_ended(tmp_path, toy):
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
-def test_an_error_of_the_data_set_is_not_swallowed(tmp_path, toy):
+@pytest.mark.parametrize(
+    'loop', [{'type': 'ResumableEpochLoop', 'max_epochs': 1}, {'type': 'ResumableIterLoop', 'max_iters': 8}]
+)
+def test_an_error_of_the_data_set_is_announced_and_not_swallowed(tmp_path, toy, loop):
     class Broken(torch.utils.data.Dataset):
         def __len__(self):
             return SAMPLES
@@ -100,6 +103,41 @@ def test_an_error_of_the_data_set_is_not_swallowed(tmp_path, toy):
         def __getitem__(self, index):
             raise RuntimeError('no such image')
 
+    class Listen(Hook):
+        heard = 0
+
+        def after_data_error(self, runner):
+            self.heard += 1
+
+    listen = Listen()
     with pytest.raises(RuntimeError, match='no such image') as caught:
-        toy(tmp_path, data=Broken()).train()
+        toy(tmp_path, data=Broken(), train_cfg=loop, hooks=[listen]).train()
     assert not isinstance(caught.value, TrainingStopped)
+    assert listen.heard == 1
+
+
+@pytest.mark.parametrize('at', [0, 5, ITERATIONS])
+def test_by_iterations_every_batch_once_and_in_order(tmp_path, toy, whole_run, at):
+    """With the sampler that such recipes have; the last interruption lies in its second round through the data."""
+
+    def run(work_dir, **kwargs):
+        loader = {
+            'dataset': whole_run.train_dataloader.dataset,
+            'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
+            'batch_size': 2,
+        }
+        by_iterations = {'type': 'ResumableIterLoop', 'max_iters': ITERATIONS + 4, 'val_interval': 4}
+        return toy(
+            work_dir, train_dataloader=loader, train_cfg=by_iterations, log_processor={'by_epoch': False}, **kwargs
+        )
+
+    whole = run(tmp_path / 'whole')
+    whole.train()
+    before = run(tmp_path / 'run', hooks=[Interrupt(at)])
+    with pytest.raises(TrainingStopped):
+        before.train()
+    after = run(tmp_path / 'run', resume=True, seed=None)
+    after.train()
+    assert len(before.model.seen) == at + 1
+    assert before.model.seen + after.model.seen == whole.model.seen
+    assert sorted(chain(*whole.model.seen[:ITERATIONS])) == list(range(SAMPLES))

@@ -76,6 +76,14 @@ def test_a_terminal_shows_bars_with_the_loss(tmp_path, toy, on_terminal):
     assert 'Epoch(val)' in text  # once per epoch, above the bar
 
 
+def test_training_by_iterations_counts_no_epochs(tmp_path, toy, on_terminal):
+    by_iterations = {'type': 'ResumableIterLoop', 'max_iters': 6, 'val_interval': 3}
+    text = on_terminal(lambda: toy(tmp_path, train_cfg=by_iterations).train())
+    assert '6/6' in text
+    assert re.search(r'loss=\d+\.\d{3}\W', text)
+    assert 'epoch=' not in text
+
+
 def test_the_log_file_has_lines_and_no_bar(tmp_path, toy, on_terminal):
     on_terminal(lambda: toy(tmp_path).train())
     log = log_of(tmp_path)

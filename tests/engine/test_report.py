@@ -85,6 +85,34 @@ def test_only_the_main_scores_are_drawn(tmp_path):
     assert (pixels(draw_curves(tmp_path / 'a')) == pixels(draw_curves(tmp_path / 'b'))).all()
 
 
+def test_scores_in_percent_are_drawn_as_fractions(tmp_path):
+    rows = []
+    for name, score in (('fraction', {'coco/bbox_mAP': 0.6}), ('percent', {'mIoU': 60.0}), ('low', {'mIoU': 0.6})):
+        log(tmp_path / name, '20250101_000000')
+        path = tmp_path / name / '20250101_000000/vis_data/scalars.json'
+        path.write_text(json.dumps({'step': 1, **score}) + '\n')
+        below = pixels(draw_curves(tmp_path / name))[480:, :900]  # without the legend
+        blue = (abs(below - (31, 119, 180)) < 30).all(axis=2)
+        rows.append(np.nonzero(blue)[0].mean())
+    fraction, percent, low = rows
+    assert abs(fraction - percent) < 2
+    assert low - percent > 200
+
+
+@pytest.mark.parametrize(
+    'name, drawn', [('decode.loss_ce', True), ('aux.loss_ce', True), ('decode.d0.loss_cls', False)]
+)
+def test_losses_of_heads_are_drawn_and_those_of_earlier_layers_are_not(tmp_path, name, drawn):
+    pictures = []
+    for folder, more in (('a', {}), ('b', {name: 0.5})):
+        log(tmp_path / folder, '20250101_000000')
+        records = [{'loss': 2.0 / i, 'iter': i, 'step': i, **more} for i in (1, 2)]
+        path = tmp_path / folder / '20250101_000000/vis_data/scalars.json'
+        path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+        pictures.append(pixels(draw_curves(tmp_path / folder)))
+    assert (pictures[0] != pictures[1]).any() == drawn
+
+
 def test_a_resumed_start_goes_on_and_replaces(tmp_path):
     log(tmp_path, '20250101_000000', losses=[(50, 5.0), (100, 4.0), (150, 3.0)], scores=[(1, 0.1)])
     log(tmp_path, '20250102_000000', losses=[(150, 3.5), (200, 2.0)], scores=[(2, 0.2)])
@@ -118,7 +146,7 @@ def test_no_best_checkpoint_no_line(tmp_path):
 
 def test_every_link_is_relative_and_leads_to_its_file(tmp_path, pictures):
     (tmp_path / 'curves.png').touch()
-    path = write_page(tmp_path / 'pictures', 'title', {}, pictures, tmp_path / 'curves.png')
+    path = write_page(tmp_path / 'pictures', 'title', pictures, 'caption', {}, tmp_path / 'curves.png')
     assert path == tmp_path / 'pictures' / 'index.html'
     sources = Page(path).sources
     assert sources[0] == '../curves.png'
@@ -129,7 +157,7 @@ def test_every_link_is_relative_and_leads_to_its_file(tmp_path, pictures):
 
 def test_names_are_text(tmp_path, pictures):
     metrics = {'coco/bbox_mAP': 0.3456, '<script>alert(1)</script>': 1.0}
-    page = Page(write_page(tmp_path, '<script>t</script>', metrics, pictures, None))
+    page = Page(write_page(tmp_path, '<script>t</script>', pictures, '<b>', metrics))
     assert 'script' not in page.tags
     assert page.tags.count('img') == len(pictures)
     for text in ('<script>t</script>', '<script>alert(1)</script>', pictures[3].stem, 'coco/bbox_mAP', '0.346'):
@@ -137,7 +165,7 @@ def test_names_are_text(tmp_path, pictures):
 
 
 def test_nothing_to_show(tmp_path):
-    page = Page(write_page(tmp_path, 'title', {'a': 1}, [], tmp_path / 'no_curves.png'))
+    page = Page(write_page(tmp_path, 'title', [], 'caption', {'a': 1}, tmp_path / 'no_curves.png'))
     assert page.sources == []
     assert 'Training' not in page.text
     assert [path.name for path in tmp_path.iterdir()] == ['index.html']

@@ -1,0 +1,17 @@
+# What all segmentors have in common: mmseg's encoder-decoder on RepViT-M1.1. Features are taken at the end of each
+# stage, as the reference does for ADE20K.
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(512, 512),  # of the crops trained on; smaller images are padded to it
+    ),
+    backbone=dict(type='RepViT', arch='m1_1', out_indices=(0, 1, 2, 3), tap='stage_end'),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)

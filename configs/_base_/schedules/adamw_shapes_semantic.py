@@ -1,0 +1,15 @@
+# From random weights on the embedded data set: 1,500 iterations of AdamW at 4 images a step, 12 epochs of 500 images.
+train_cfg = dict(type='ResumableIterLoop', max_iters=1500, val_interval=250)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1500, eta_min=1e-5),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -1,0 +1,15 @@
+# SegFormer's decoder small enough to train on two CPU cores in a few minutes, from random weights, on the embedded data
+# set.
+_base_ = [
+    '_base_/models/segformer.py',
+    '_base_/datasets/shapes_semantic.py',
+    '_base_/schedules/adamw_shapes_semantic.py',
+    '_base_/segmentation_runtime.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(256, 256)),
+    backbone=dict(arch='m0_6'),
+    decode_head=dict(in_channels=[40, 80, 160, 320], channels=64, num_classes=12, norm_cfg=dict(type='BN')),
+)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=250))
+log_processor = dict(window_size=25)

@@ -1,0 +1,57 @@
+"""Weight decay spares norms, biases, layer scales and position tables, whatever else `paramwise_cfg` says."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2)
+        self.gamma = nn.Parameter(torch.ones(4))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.pos_table = nn.Parameter(torch.ones(1, 4, 2))
+
+
+def groups(**paramwise):
+    """Parameter name -> (learning rate, weight decay)."""
+    net = Net()
+    config = {
+        'constructor': 'NoDecayOptimWrapperConstructor',
+        'optimizer': {'type': 'AdamW', 'lr': 1.0, 'weight_decay': 0.5},
+        'paramwise_cfg': {'no_decay': [], **paramwise},
+    }
+    wrapper = build_optim_wrapper(net, config)
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    return {
+        names[group['params'][0]]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        if group['params'][0] in names  # mmengine adds a group of its own, to report the base learning rate
+    }
+
+
+@pytest.mark.parametrize('name', ['backbone.0.bias', 'backbone.1.weight', 'backbone.1.bias', 'gamma', 'scale'])
+def test_what_has_no_two_dimensions_does_not_decay(name):
+    assert groups()[name] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize('name', ['backbone.0.weight', 'head.weight', 'pos_table'])
+def test_everything_else_decays(name):
+    assert groups()[name] == (1.0, 0.5)
+
+
+def test_a_named_table_does_not_decay():
+    assert groups(no_decay=['pos_'])['pos_table'] == (1.0, 0.0)
+
+
+def test_a_parts_own_learning_rate_changes_nothing_about_it():
+    found = groups(custom_keys={'backbone': {'lr_mult': 0.1}})
+    assert found['backbone.0.weight'] == (pytest.approx(0.1), 0.5)
+    assert found['backbone.1.weight'] == (pytest.approx(0.1), 0.0)
+
+
+def test_every_parameter_is_trained():
+    assert set(groups()) == {name for name, _ in Net().named_parameters()}
