@@ -245,7 +245,8 @@ def segment(sample: 'BaseDataElement', classes: list[str]) -> 'tuple[np.ndarray,
     panoptic, semantic = sample.get('pred_panoptic_seg'), sample.get('pred_sem_seg')
     if panoptic is None and semantic is None:
         return None
-    ids = (semantic if panoptic is None else panoptic).sem_seg[0].numpy()
+    pixels = semantic if panoptic is None else panoptic
+    ids = next(iter(pixels.values()))[0].numpy()  # mmdet calls them `sem_seg`, mmseg `data`
     present, numbers, counts = np.unique(ids, return_inverse=True, return_counts=True)
     if panoptic is not None:
         from mmdet.evaluation import INSTANCE_OFFSET

@@ -32,6 +32,14 @@ TINY_COCO = (
     'train_dataloader.dataset.pipeline.2.scale=(96,96) val_dataloader.dataset.pipeline.1.scale=(96,96) '
     'test_dataloader.dataset.pipeline.1.scale=(96,96)'
 )
+# Crops of 64 pixels instead of 512.
+TINY_SEGMENTS = (
+    'train_cfg.max_iters=1 train_cfg.val_interval=1 train_dataloader.batch_size=2 train_dataloader.num_workers=0 '
+    'val_dataloader.num_workers=0 train_dataloader.persistent_workers=False val_dataloader.persistent_workers=False '
+    'model.data_preprocessor.size=(64,64) train_dataloader.dataset.pipeline.2.scale=(256,64) '
+    'train_dataloader.dataset.pipeline.3.crop_size=(64,64) val_dataloader.dataset.pipeline.1.scale=(256,64) '
+    'test_dataloader.dataset.pipeline.1.scale=(256,64)'
+)
 # README command -> what is run for it.
 SMALL = {
     'make demo': f'make demo DEMO={{tmp}}/demo DEMO_OPTIONS="{TINY_SHAPES}"',
@@ -41,6 +49,11 @@ SMALL = {
     'python tools/train.py configs/repvit_maskrcnn_coco.py': f'--work-dir {{tmp}}/wd {TINY_COCO}',
     'python tools/test.py configs/repvit_maskrcnn_coco.py work_dirs/repvit_maskrcnn_coco '
     '--deploy --show-dir predictions': f'--work-dir {{tmp}}/wd/test {TINY_COCO}',
+    'python tools/doctor.py configs/repvit_segformer_ade20k.py --backbone mobilevitv2_100 --data path/to/data': '',
+    'python tools/train.py configs/repvit_segformer_ade20k.py --backbone mobilevitv2_100 --data path/to/data '
+    '--work-dir work_dirs/mine': f'--cfg-options model.backbone.init_cfg=None {TINY_SEGMENTS}',
+    'python tools/predict.py configs/repvit_segformer_ade20k.py work_dirs/mine path/to/images '
+    '--backbone mobilevitv2_100 --data path/to/data --out predictions': f'--cfg-options {TINY_SEGMENTS}',
     'repvit-dense train repvit_maskrcnn_shapes': f'--work-dir {{tmp}}/wd2 {TINY_SHAPES}',
 }
 
@@ -111,6 +124,48 @@ def test_the_coco_commands_train_and_test(tiny_coco):
     small = small.replace('--show-dir predictions', f'--show-dir {tiny_coco}/predictions')
     run(f'{small} {SMALL[test]}'.format(tmp=tiny_coco))
     assert (tiny_coco / 'predictions' / 'index.html').is_file()
+
+
+@pytest.fixture(scope='module')
+def tiny_masks(tmp_path_factory) -> Path:
+    """Images and index masks of classes that no config knows, in a folder of their own."""
+    import cv2
+
+    root = tmp_path_factory.mktemp('masks') / 'data'
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('val', 2)):
+        for kind in ('images', 'masks'):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(root / 'images' / split / f'{i}.jpg'), rng.integers(0, 255, (64, 80, 3), dtype=np.uint8))
+            cv2.imwrite(str(root / 'masks' / split / f'{i}.png'), rng.integers(0, 3, (64, 80), dtype=np.uint8))
+    (root / 'classes.txt').write_text('moss\nstone\nwater\n')
+    return root
+
+
+@pytest.mark.slow
+def test_a_backbone_by_name_and_data_never_seen_before(tiny_masks, tmp_path):
+    places = {
+        'path/to/data': tiny_masks,
+        'path/to/images': tiny_masks / 'images' / 'val',
+        'work_dirs/mine': tmp_path / 'mine',
+        '--out predictions': f'--out {tmp_path}/out',
+    }
+
+    def small(verb):
+        (command,) = (command for command in BASH if f'{verb}.py configs/repvit_segformer' in command)
+        given = f'{command} {SMALL[command]}'
+        for place, path in places.items():
+            given = given.replace(place, str(path))
+        return given
+
+    table = run(small('doctor'))
+    assert 'mobilevitv2_100' in table or '3 classes' in table
+    run(small('train'))
+    run(small('predict'))
+    found = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert len(found) == 2
+    assert {part['label'] for entry in found for part in entry['segments']} <= {'moss', 'stone', 'water'}
 
 
 @pytest.mark.slow

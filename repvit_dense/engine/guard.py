@@ -74,7 +74,8 @@ class SaveOnSignalHook(Hook):
                 os._exit(0)
             return
         self._received = signal.Signals(number)
-        signal.signal(number, self._previous[number] or signal.SIG_DFL)
+        # Not the previous handler: a job started in the background of a script ignores SIGINT.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         # Workers that the same signal has ended must not break the iteration: torch raises from its SIGCHLD handler.
         if hasattr(signal, 'SIGCHLD'):  # not on Windows
             self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))

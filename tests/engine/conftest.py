@@ -5,6 +5,7 @@ As a script, `conftest.py '{"work_dir": ...}'`, it trains in a process of its ow
 
 import json
 import multiprocessing
+import signal
 import sys
 import time
 from itertools import count
@@ -193,8 +194,13 @@ class Child:
         return self._file.read_text()
 
 
-def train_and_exit(work_dir, wait=None, block_at=None, group=None, **kwargs):
-    """Train as `cli` does. `group`: rank in a process group of two that meets in the file `group` beside `work_dir`."""
+def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=False, **kwargs):
+    """Train as `cli` does.
+
+    `group`: rank in a process group of two that meets in the file `group` beside `work_dir`; `background`: as a script
+    starts a job with `&`, which ignores SIGINT.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
     if group is not None:
         store = torch.distributed.FileStore(str(Path(work_dir).with_name('group')), 2)
         torch.distributed.init_process_group('gloo', store=store, rank=group, world_size=2)

@@ -115,8 +115,9 @@ def test_a_stopped_validation_is_run_again(tmp_path, start, toy, whole_run):
 
 
 @FORKED
-def test_a_second_signal_stops_at_once(tmp_path, start):
-    child = start(tmp_path / 'run', wait=('train', 2), workers=1)
+@pytest.mark.parametrize('background', [False, True])
+def test_a_second_signal_stops_at_once(tmp_path, start, background):
+    child = start(tmp_path / 'run', wait=('train', 2), workers=1, background=background)
     child.wait_for('reached')
     workers = json.loads((tmp_path / 'run/workers').read_text())
     os.kill(child.pid, signal.SIGINT)
