@@ -290,6 +290,14 @@ def test_defaults():
     assert cfg.launcher == 'none'
 
 
+def test_every_combination_has_a_work_dir_of_its_own():
+    arguments = ['train', 'repvit_maskrcnn_coco', '--backbone', 'resnet18', '--data', 'shapes']
+    cfg = cli._load(cli.build_parser().parse_args(arguments))
+    assert cfg.work_dir == str(Path('work_dirs/repvit_maskrcnn_coco--resnet18--shapes'))
+    assert cfg.model.backbone.type == 'TimmFeatures'
+    assert cfg.train_dataloader.dataset.data_root == 'data/shapes/'
+
+
 class Caught(Exception):
     """Instead of a training or a test."""
 
