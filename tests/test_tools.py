@@ -22,11 +22,14 @@ from repvit_dense import cli
 ROOT = Path(__file__).parents[1]
 SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
 COCO = str(ROOT / 'configs/repvit_maskrcnn_coco.py')
-COMMON = ['config', '--work-dir', '--seed', '--deterministic', '--launcher', '--cfg-options']
+MODEL = ['config', '--backbone', '--data', '--cfg-options']
+COMMON = [*MODEL, '--work-dir', '--seed', '--deterministic', '--launcher']
 OPTIONS = {
     'train': [*COMMON, '--resume', '--amp', '--auto-scale-lr'],
     'test': [*COMMON, 'checkpoint', '--deploy', '--show-dir'],
-    'benchmark': ['--arch', '--batch', '--size', '--rounds', '--json'],
+    'predict': [*MODEL, 'checkpoint', 'IMAGE', '--out', '--score', '--device', '--deploy'],
+    'benchmark': ['--arch', '--batch', '--size', '--rounds', '--json', '--model-zoo', '--backbones'],
+    'doctor': MODEL,
 }
 
 
@@ -142,7 +145,7 @@ def test_arguments_that_are_not_known(refuse, arguments, words):
 @pytest.mark.parametrize('command, more', [('train', []), ('test', ['x.pth'])])
 def test_a_missing_config(refuse, command, more):
     message = one_line(refuse(command, 'none.py', *more))
-    assert 'none.py: no such config file. Packaged ones: repvit_maskrcnn_coco, repvit_maskrcnn_shapes' in message
+    assert 'none.py: no such config file. Packaged ones: repvit_cascade-maskrcnn_coco, ' in message
 
 
 def test_a_mistyped_name_is_refused_at_once():
@@ -571,4 +574,4 @@ def test_a_checkpoint_of_other_classes(project, trained):
     assert 'Traceback' not in output
     message = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(message) == 1
-    assert 'trained for 8 classes, the model has 2' in message[0]
+    assert 'trained on 8 classes, the data has 2' in message[0]

@@ -16,11 +16,6 @@ SIZE = (40, 20)
 YAML = 'train: images/train\nval: images/val\nnames: [cat, dog]\n'
 
 
-@pytest.fixture
-def reader():
-    pytest.importorskip('supervision')
-
-
 def picture(path, size=SIZE):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', size).save(path)
@@ -46,7 +41,7 @@ def annotations(source, split='train'):
 # --- YOLO ---
 
 
-def test_yolo_boxes(tmp_path, reader):
+def test_yolo_boxes(tmp_path):
     source = find(yolo(tmp_path / 'data'))
     assert (source.type, source.classes) == ('CocoDataset', ('cat', 'dog'))
     for split in ('train', 'val'):
@@ -60,7 +55,7 @@ def test_yolo_boxes(tmp_path, reader):
     assert 'YOLO labels, converted to' in source.notes[0]
 
 
-def test_yolo_polygons(tmp_path, reader):
+def test_yolo_polygons(tmp_path):
     """A triangle with legs of 20 and 10 pixels; its mask is that to within the pixels of its outline."""
     source = find(yolo(tmp_path / 'data', '0 0.25 0.25 0.75 0.25 0.25 0.75\n'), 'instance')
     [triangle] = annotations(source)
@@ -73,19 +68,19 @@ def test_yolo_polygons(tmp_path, reader):
     assert triangle['bbox'] == pytest.approx([10, 5, 20, 10])
 
 
-def test_yolo_boxes_do_not_suit_instance_configs(tmp_path, reader):
+def test_yolo_boxes_do_not_suit_instance_configs(tmp_path):
     with pytest.raises(InputError, match='boxes but no masks'):
         find(yolo(tmp_path / 'data'), 'instance')
 
 
-def test_an_image_without_labels_has_no_objects(tmp_path, reader):
+def test_an_image_without_labels_has_no_objects(tmp_path):
     root = yolo(tmp_path / 'data')
     (root / 'labels/train/train.txt').unlink()
     assert annotations(find(root)) == []
 
 
 @pytest.mark.parametrize('layout', ['split first', 'labels beside', 'list of files', 'path', 'dots', 'two folders'])
-def test_layouts_of_yolo(tmp_path, reader, layout):
+def test_layouts_of_yolo(tmp_path, layout):
     root = yolo(tmp_path / 'data')
     text = YAML
     if layout == 'split first':
@@ -110,7 +105,7 @@ def test_layouts_of_yolo(tmp_path, reader, layout):
     assert len(annotations(find(root))) == (2 if layout == 'two folders' else 1)
 
 
-def test_yolo_without_val_holds_images_out(tmp_path, reader):
+def test_yolo_without_val_holds_images_out(tmp_path):
     root = yolo(tmp_path / 'data', text='train: images\nnames: {0: cat, 1: dog}')
     source = find(root)
     assert [len(annotations(source, split)) for split in ('train', 'val')] == [1, 1]
@@ -120,7 +115,7 @@ def test_yolo_without_val_holds_images_out(tmp_path, reader):
     'labels, words',
     [('0 0.5 0.5\n', 'Invalid YOLO annotation line'), ('x 0.5 0.5 0.1 0.1\n', 'Invalid class id')],
 )
-def test_broken_yolo_labels_are_named(tmp_path, reader, labels, words):
+def test_broken_yolo_labels_are_named(tmp_path, labels, words):
     with pytest.raises(InputError, match=f'labels/train/train.txt: {words}'):
         find(yolo(tmp_path / 'data', labels))
 
@@ -183,7 +178,7 @@ def voc(root, objects=(('dog', 3, 5, 12, 14, 0), ('cat', 1, 1, 40, 20, 1)), spli
     return root
 
 
-def test_voc(tmp_path, reader):
+def test_voc(tmp_path):
     source = find(voc(tmp_path / 'data'))
     assert source.classes == ('cat', 'dog')
     assert [len(annotations(source, split)) for split in ('train', 'val')] == [4, 2]
@@ -197,7 +192,7 @@ def test_voc(tmp_path, reader):
     assert content['images'][0]['file_name'] == 'JPEGImages/c.jpg'
 
 
-def test_voc_numbers_classes_alike_in_all_splits(tmp_path, reader):
+def test_voc_numbers_classes_alike_in_all_splits(tmp_path):
     root = voc(tmp_path / 'data')
     text = (root / 'Annotations/c.xml').read_text()
     (root / 'Annotations/c.xml').write_text(text.replace('dog', 'ant').replace('cat', 'ant'))
@@ -207,21 +202,21 @@ def test_voc_numbers_classes_alike_in_all_splits(tmp_path, reader):
     assert listed[0] == listed[1]
 
 
-def test_voc_without_splits_holds_images_out(tmp_path, reader):
+def test_voc_without_splits_holds_images_out(tmp_path):
     source = find(voc(tmp_path / 'data', splits=False))
     assert [len(annotations(source, split)) for split in ('train', 'val')] == [4, 2]
     assert any('1 images are held out' in note for note in source.notes)
 
 
 @pytest.mark.parametrize('text', ['<annotation>', '<annotation><object></object></annotation>'])
-def test_broken_voc_labels_are_named(tmp_path, reader, text):
+def test_broken_voc_labels_are_named(tmp_path, text):
     root = voc(tmp_path / 'data')
     (root / 'Annotations/a.xml').write_text(text)
     with pytest.raises(InputError, match='Annotations/a.xml: '):
         find(root)
 
 
-def test_entities_in_xml_are_refused(tmp_path, reader):
+def test_entities_in_xml_are_refused(tmp_path):
     """A few lines of nested entities would fill the memory."""
     root = voc(tmp_path / 'data')
     (root / 'Annotations/a.xml').write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>')
@@ -229,7 +224,7 @@ def test_entities_in_xml_are_refused(tmp_path, reader):
         find(root)
 
 
-def test_a_listed_image_that_is_not_there(tmp_path, reader):
+def test_a_listed_image_that_is_not_there(tmp_path):
     root = voc(tmp_path / 'data')
     (root / 'JPEGImages/b.jpg').unlink()
     with pytest.raises(InputError, match='train.txt: names b, which is not in '):
