@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument('checkpoint', help=CHECKPOINT)
     predict.add_arguments(sub)
 
-    sub = add('benchmark', lambda args: benchmark.run(args), 'Measure speed and memory side by side.')
+    sub = add('benchmark', benchmark.run, 'Measure speed and memory side by side.')
     benchmark.add_arguments(sub)
 
     sub = add('doctor', _doctor, 'Check the environment, a config and its data.')

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.data.images import SUFFIXES, images_in, run_lengths
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.structures import BaseDataElement
     from torch import nn
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +75,7 @@ def find_images(given: list[str]) -> list[Path]:
     for path in map(Path, given):
         if not path.exists():
             raise InputError(f'{path}: no such image or folder')
-        inside = (
-            sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        )
+        inside = images_in(path) if path.is_dir() else [path]
         if not inside:
             raise InputError(f'{path}: no image in this folder ({", ".join(SUFFIXES)})')
         paths += inside
@@ -220,16 +217,8 @@ def describe(sample: 'BaseDataElement', classes: list[str], score: float) -> dic
             for label, confidence, box in zip(instances.labels, instances.scores, instances.bboxes, strict=True)
         ]
         for entry, mask in zip(found['objects'], instances.get('masks', ()), strict=False):
-            entry['mask'] = _run_lengths(mask)
+            entry['mask'] = run_lengths(mask.numpy())
     return found
-
-
-def _run_lengths(mask) -> dict:
-    import numpy as np
-    from pycocotools import mask as coco_mask
-
-    encoded = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}
 
 
 def segment(sample: 'BaseDataElement', classes: list[str]) -> 'tuple[np.ndarray, list[dict]] | None':

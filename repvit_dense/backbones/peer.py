@@ -1,4 +1,4 @@
-"""What every backbone besides RepViT shares: a network of another library behind OpenMMLab's interface."""
+"""Networks of other libraries behind OpenMMLab's interface: what they share, and what RepViT shares with them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,10 +51,7 @@ class Peer(BaseModule):
         out_norm: str | None = None,
         init_cfg: Mapping | None = None,
     ):
-        init_cfg = dict(init_cfg) if init_cfg else None
-        if init_cfg and init_cfg.get('type') == 'Pretrained':
-            init_cfg['type'] = 'PretrainedBackbone'  # reads safely, knows the published layout, loads strictly
-        super().__init__(init_cfg)
+        super().__init__(read_safely(init_cfg))
         self.name, self.net, self.parts = name, net, dict(parts)
         net.is_init = True  # mmengine calls any `init_weights()` below, timm's too, after loading: drawing all anew
         self.out_indices = tuple(out_indices)
@@ -78,9 +75,7 @@ class Peer(BaseModule):
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            eval_norms(self)
         return self
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -121,6 +116,24 @@ def _norm(kind: str | None, channels: int) -> nn.Module:
     if kind is None:
         return nn.Identity()
     return LayerNorm2d(channels) if kind == 'LN' else nn.GroupNorm(1, channels)
+
+
+# --- for RepViT as well ---
+
+
+def read_safely(init_cfg: Mapping | None) -> dict | None:
+    """mmengine's `Pretrained` replaced by ours, which reads safely, knows the published layouts and loads strictly."""
+    if not init_cfg:
+        return None
+    ours = {'type': 'PretrainedBackbone'} if init_cfg.get('type') == 'Pretrained' else {}
+    return {**init_cfg, **ours}
+
+
+def eval_norms(network: nn.Module) -> None:
+    """Put every batch norm on its running statistics."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def check_options(out_indices: Sequence[int], frozen_stages: int, out_norm: str | None = None) -> None:

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
 # Stage widths and blocks per stage (section 3 and table 2 of the paper). The block before each downsampling is not
@@ -33,7 +34,6 @@ ARCHS = {
     'm2_3': {'embed_dims': (80, 160, 320, 640), 'depths': (6, 6, 34, 2)},
 }
 TAPS = ('stage_body', 'stage_end')
-STRIDES = (4, 8, 16, 32)
 
 
 def frozen(bn: _BatchNorm) -> bool:
@@ -255,13 +255,11 @@ class RepViT(BaseModule):
         deploy: bool = False,
         init_cfg: Mapping | None = None,
     ):
-        init_cfg = dict(init_cfg) if init_cfg else None
-        if init_cfg and init_cfg.get('type') == 'Pretrained':
-            init_cfg['type'] = 'PretrainedBackbone'  # recognises every layout in circulation and loads it safely
-        super().__init__(init_cfg)
+        super().__init__(read_safely(init_cfg))
         embed_dims, depths = _resolve_arch(arch)
         norm_cfg = dict(norm_cfg or {'type': 'BN', 'requires_grad': True})
-        _check(out_indices, tap, frozen_stages, norm_cfg)
+        check_options(out_indices, frozen_stages)
+        _check(tap, norm_cfg)
         self.arch, self.tap = arch, tap
         self.out_indices = tuple(out_indices)
         self.frozen_stages, self.norm_eval, self.with_cp = frozen_stages, norm_eval, with_cp
@@ -287,9 +285,7 @@ class RepViT(BaseModule):
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            eval_norms(self)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -319,14 +315,9 @@ def _resolve_arch(arch) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(arch['embed_dims']), tuple(arch['depths'])
 
 
-def _check(out_indices, tap, frozen_stages, norm_cfg) -> None:
-    ascending = list(out_indices) == sorted(set(out_indices))
-    if not out_indices or not ascending or not all(i in range(len(STRIDES)) for i in out_indices):
-        raise ValueError(f'out_indices must be ascending stages out of 0 to 3, got {tuple(out_indices)}')
+def _check(tap, norm_cfg) -> None:
     if tap not in TAPS:
         raise ValueError(f"unknown tap '{tap}'; known: {', '.join(TAPS)}")
-    if frozen_stages not in range(-1, len(STRIDES) + 1):
-        raise ValueError(f'frozen_stages must be -1 (none) to {len(STRIDES)} (all), got {frozen_stages}')
     norm = MODELS.get(norm_cfg['type'])
     if norm is None or not issubclass(norm, _BatchNorm):
         raise ValueError(f"norm_cfg must name a batch norm (BN, SyncBN), got '{norm_cfg['type']}': only those merge")

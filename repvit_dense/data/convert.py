@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.data.checks import image_size, read_text
+from repvit_dense.data.images import images_in, run_lengths
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from supervision import Detections
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 MISSING = 'reading this layout needs one more package: pip install repvit_dense[convert]'
 
 
@@ -112,7 +111,7 @@ def _as_list(entry) -> list:
 def _listed(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f'{folder}: no such folder of images')
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+    return images_in(folder)
 
 
 def _first_words(file: Path) -> list[str]:
@@ -191,13 +190,6 @@ def _objects(detections: 'Detections | None') -> Iterator[dict]:
         bbox = [left, top, right - left, bottom - top]
         entry = {'category_id': label, 'bbox': [round(value, 3) for value in bbox], 'area': bbox[2] * bbox[3]}
         if detections.mask is not None:
-            entry |= _rle(detections.mask[number])
+            mask = detections.mask[number]
+            entry |= {'segmentation': run_lengths(mask), 'area': int(mask.sum())}
         yield entry
-
-
-def _rle(mask: 'np.ndarray') -> dict:
-    import numpy as np
-    from pycocotools import mask as codec
-
-    rle = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {'segmentation': {**rle, 'counts': rle['counts'].decode()}, 'area': int(mask.sum())}

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from repvit_dense.data.images import run_lengths
+
 THING_CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')
 STUFF_CLASSES = ('stripes', 'checks', 'speckle', 'waves')
 SPLITS = ('train2017', 'val2017')
@@ -354,7 +356,6 @@ def _annotate(sample: Sample, image_id: int, first_id: int) -> tuple[list[dict],
     The segment of a thing has the id of its instance annotation; ids of stuff start at 2^23.
     """
     import cv2
-    from pycocotools import mask as codec
 
     index = sample.instances.astype(np.int32) - 1  # -1 where there is no object
     stuff = sample.stuff.astype(np.int32)
@@ -368,9 +369,7 @@ def _annotate(sample: Sample, image_id: int, first_id: int) -> tuple[list[dict],
         segment = {'id': segment_id, 'category_id': category, 'iscrowd': 0, 'bbox': box, 'area': int(mask.sum())}
         segments.append(segment)
         if segment_id < 2**23:
-            rle = codec.encode(np.asfortranarray(mask))
-            rle['counts'] = rle['counts'].decode()
-            instances.append({**segment, 'image_id': image_id, 'segmentation': rle})
+            instances.append({**segment, 'image_id': image_id, 'segmentation': run_lengths(mask)})
     return instances, segments, ids, semantic
 
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repvit_dense.data import checks, shapes
+from repvit_dense.data.images import images_in
 from repvit_dense.errors import InputError
 
 TASKS = ('detection', 'instance', 'panoptic', 'semantic')
@@ -478,9 +479,7 @@ def _image_and_mask_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 def _suffixes(images: Path, masks: Path) -> dict[str, str]:
     """How the names of images and masks end: mmseg takes one ending for all, and pairs what comes before it."""
-    from repvit_dense.data.convert import IMAGE_SUFFIXES
-
-    found = sorted(path for path in images.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = images_in(images)
     endings = sorted({path.suffix for path in found})
     if len(endings) != 1:
         what = ', '.join(endings) if endings else 'no images'
