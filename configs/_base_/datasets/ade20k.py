@@ -1,5 +1,6 @@
 # ADE20K, the 150 classes of SceneParse150 (20,210 training, 2,000 validation images): crops of 512x512 out of images
 # whose shorter side is 256 to 1024 pixels. Label 0 ('other') is ignored, which the data set's class knows.
+_base_ = './segmentation.py'
 data_root = 'data/ADEChallengeData2016/'
 
 train_pipeline = [
@@ -11,17 +12,8 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after resizing: scores are taken at the original size
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(
     batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
@@ -30,19 +22,10 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        test_mode=True,
-        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 # Cityscapes, 19 classes (2,975 training, 500 validation images of 2048x1024): crops of 1024x1024 out of images scaled
 # by 0.5 to 2. The labels are the *_gtFine_labelTrainIds.png that cityscapesscripts makes.
+_base_ = './segmentation.py'
 data_root = 'data/cityscapes/'
 
 train_pipeline = [
@@ -19,9 +20,6 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='CityscapesDataset',
         data_root=data_root,
@@ -30,19 +28,11 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CityscapesDataset',
         data_root=data_root,
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,6 +1,7 @@
 # PASCAL VOC 2012 with the extra annotations of SBD (Hariharan et al. 2011): the 10,582 images of trainaug.txt, with a
 # label map for each in SegmentationClassAug; 1,449 validation images, 21 classes with the background. Crops of 512x512
 # out of images whose shorter side is 256 to 768 pixels.
+_base_ = './segmentation.py'
 data_root = 'data/VOCdevkit/VOC2012/'
 
 train_pipeline = [
@@ -17,17 +18,8 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after resizing: scores are taken at the original size
-    dict(type='PackSegInputs'),
-]
 train_dataloader = dict(
     batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='PascalVOCDataset',
         data_root=data_root,
@@ -37,20 +29,11 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='PascalVOCDataset',
         data_root=data_root,
         ann_file='ImageSets/Segmentation/val.txt',
         data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
-        test_mode=True,
-        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
