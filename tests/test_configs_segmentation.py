@@ -115,7 +115,7 @@ def make_thin(model):
     )
     for part in takers:
         one = isinstance(part.in_channels, int)
-        part.in_channels = TINY[part.in_index] if one else list(TINY)
+        part.in_channels = TINY[model.backbone.out_indices[part.in_index]] if one else list(TINY)
     for part in parts(model, 'channels'):
         part.channels = 16
     head = model.decode_head

@@ -4,10 +4,11 @@
 _base_ = './encoder_decoder.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
+    backbone=dict(out_indices=(2, 3)),  # strides 16 and 32: what no head reads would get no gradient
     decode_head=dict(
         type='ASPPHead',
         in_channels=512,
-        in_index=3,
+        in_index=1,
         channels=512,
         dilations=(1, 3, 6, 9),
         dropout_ratio=0.1,
@@ -19,7 +20,7 @@ model = dict(
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=256,
-        in_index=2,
+        in_index=0,
         channels=256,
         num_convs=1,
         concat_input=False,
