@@ -1,5 +1,5 @@
-# What the label-map data sets of mmseg have in common: loading, training on crops, mIoU. A data set names its files, and
-# its sizes in pixels in its own training and test pipelines.
+# What the label-map data sets of mmseg have in common: loading, testing whole images, mIoU. A data set names its files
+# and its own training pipeline.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
