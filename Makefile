@@ -1,6 +1,8 @@
 # Every target sets up .venv on first use; afterwards it starts at once.
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
 #   make test            all tests            (make test PYTHON=python3.12 for another interpreter)
+#   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
+#   make test-learning   three heads trained from scratch until they know the embedded data, half an hour
 #   make lint            ruff, rules and format
 #   make bench           merged kernels against the plain form
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
@@ -12,7 +14,7 @@ READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
 
-.PHONY: demo test lint bench compiled-ops lock
+.PHONY: demo test test-deploy test-learning lint bench compiled-ops lock
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 $(DEMO_OPTIONS)
@@ -21,6 +23,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-deploy: $(READY) requirements/deploy.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/deploy.txt
+	$(BIN)/python -m pytest -m deploy
+
+test-learning: $(READY)
+	$(BIN)/python -m pytest -m learning
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -48,3 +57,6 @@ lock: $(READY)
 	$(BIN)/uv pip compile requirements/openmmlab.in --override requirements/overrides.in --universal \
 		--python-version 3.10 --no-annotate --no-header --quiet | grep -v "sys_platform == 'never'" > $(LOCK).tmp
 	mv $(LOCK).tmp $(LOCK)
+	$(BIN)/uv pip compile requirements/deploy.in --override requirements/overrides.in --constraint $(LOCK) \
+		--python-version 3.11 --no-annotate --no-header --quiet | grep -vxFf $(LOCK) > requirements/deploy.tmp
+	mv requirements/deploy.tmp requirements/deploy.txt

@@ -53,6 +53,12 @@ setup(
         ],
         # YOLO and Pascal VOC folders as --data PATH.
         'convert': ['defusedxml', 'pyyaml', 'supervision>=0.31'],
+        # One for each format that `repvit-dense export` writes and `Predictor` runs.
+        'onnx': ['onnx>=1.20', 'onnxruntime>=1.23', 'onnxscript>=0.7'],
+        'openvino': ['onnx>=1.20', 'onnxscript>=0.7', 'openvino>=2026.0'],
+        'openvino-int8': ['nncf>=3.4', 'onnx>=1.20', 'onnxscript>=0.7', 'openvino>=2026.0'],
+        'coreml': ['coremltools>=9'],
+        'executorch': ['executorch>=1.2,<1.3'],
         'dev': ['pytest', 'pytest-timeout', 'ruff'],
     },
     entry_points={'console_scripts': ['repvit-dense = repvit_dense.cli:main']},

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=['repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12'],
         help='for --model-zoo (default: %(default)s)',
     )
+    parser.add_argument(
+        '--export-table', type=Path, metavar='FILE', help='instead export every head in every format and write a table'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,12 +71,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.arch not in ARCHS:
         raise InputError(f"--arch: unknown variant '{args.arch}'; known: {', '.join(ARCHS)}")
-    for option, file in (('--json', args.json), ('--model-zoo', args.model_zoo)):
+    for option, file in (('--json', args.json), ('--model-zoo', args.model_zoo), ('--export-table', args.export_table)):
         if file and not file.parent.is_dir():
             raise InputError(f'{option}: there is no directory {file.parent} to write {file.name} into')
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
     try:
+        if args.export_table:
+            from repvit_dense import export_table, model_zoo
+
+            return export_table.write(args.export_table, model_zoo.heads())
         if args.model_zoo:
             from repvit_dense import model_zoo
 

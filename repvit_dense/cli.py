@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+CONFIG = 'config file, or the name of a packaged one'
 CHECKPOINT = 'checkpoint file, or a work dir: its best checkpoint, else its last'
 
 
@@ -13,8 +14,23 @@ def main(command: str | None = None, argv: list[str] | None = None) -> None:
     """Run a command: the one given (tools/*.py), else the first argument (`repvit-dense`). Exits the process."""
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
-    args = parser.parse_args([command, *argv] if command else argv)
+    args, left = parser.parse_known_args([command, *argv] if command else argv)
+    if not _take(args, left):
+        parser.error(f'unrecognized arguments: {" ".join(left)}')
     sys.exit(_run(args))
+
+
+def _take(args: argparse.Namespace, left: list[str]) -> bool:
+    """Positional arguments after an option: argparse leaves them where their number is open. False: they do not fit."""
+    if not left or any(word.startswith('-') for word in left):
+        return not left
+    if args.command == 'predict':
+        args.images += left
+    elif args.command == 'test' and args.checkpoint is None and len(left) == 1:
+        args.checkpoint = left[0]
+    else:
+        return False
+    return True
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,18 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size')
 
-    sub = add('test', _test, 'Evaluate a checkpoint.')
+    sub = add('test', _test, 'Evaluate a checkpoint, or an artifact.')
     _add_run(sub)
-    sub.add_argument('checkpoint', help=CHECKPOINT)
+    sub.add_argument('checkpoint', nargs='?', help=CHECKPOINT)
+    sub.add_argument('--artifact', metavar='DIR', help='evaluate this export of the model, instead of a checkpoint')
+    sub.add_argument('--threads', type=int, metavar='N', help='how many CPU threads an artifact uses')
     sub.add_argument('--deploy', action='store_true', help='evaluate the fused form')
     sub.add_argument('--show-dir', metavar='DIR', help='write pictures, ground truth beside prediction, and a page')
 
     from repvit_dense import benchmark, predict
+    from repvit_dense.deploy import export
 
     sub = add('predict', _predict, 'Predict images of your own: pictures, a page, JSON.')
+    _add_model(
+        sub,
+        metavar='CONFIG CHECKPOINT | ARTIFACT',
+        help=f'{CONFIG}, and {CHECKPOINT}; or the folder of an artifact, which needs neither',
+    )
+    predict.add_arguments(sub)
+
+    sub = add('export', _export, 'Turn a trained model into an artifact that runs without OpenMMLab.')
     _add_model(sub)
     sub.add_argument('checkpoint', help=CHECKPOINT)
-    predict.add_arguments(sub)
+    export.add_arguments(sub)
 
     sub = add('benchmark', benchmark.run, 'Measure speed and memory side by side.')
     benchmark.add_arguments(sub)
@@ -63,9 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """What says which model on which data."""
-    parser.add_argument('config', help='config file, or the name of a packaged one')
+def _add_model(parser: argparse.ArgumentParser, **first: str) -> None:
+    """What says which model on which data; `first` says otherwise what the first argument is."""
+    parser.add_argument('config', **{'help': CONFIG} | first)
     parser.add_argument('--backbone', metavar='NAME', help="another backbone of the catalogue in the config's place")
     parser.add_argument(
         '--data', metavar='NAME|PATH', help='other data: coco, coco-panoptic, ade20k, cityscapes, voc, shapes, a folder'
@@ -126,27 +153,35 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
+    _check_subject(args)
     cfg = _load(args)
     from repvit_dense.config import check, prepare_data
 
-    cfg.load_from, cfg.resume = _find_checkpoint(args.checkpoint), False
-    _read_checkpoint(cfg)
-    cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds every weight
+    if args.checkpoint:
+        cfg.load_from, cfg.resume = _find_checkpoint(args.checkpoint), False
+        _read_checkpoint(cfg)
+        cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds every weight
     if args.deploy:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'SwitchToDeployHook'}]
     if args.show_dir:
         show_dir = Path(args.show_dir).absolute()
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(show_dir))
+    if args.artifact:
+        from repvit_dense.deploy import evaluate
+
+        evaluate.check(cfg, args.artifact)
     prepare_data(cfg)
     check(cfg, ('test',))
+    if args.artifact:
+        evaluate.use_artifact(cfg, args.artifact, args.threads)
 
     from repvit_dense.engine.runner import DenseRunner
 
     metrics = DenseRunner.from_cfg(cfg).test()
     if args.show_dir:
-        from repvit_dense.engine.report import write_page
+        from repvit_dense.page import write_page
 
-        curves = Path(cfg.load_from).absolute().parent / 'curves.png'
+        curves = Path(cfg.load_from).absolute().parent / 'curves.png' if cfg.load_from else None
         pictures = sorted(show_dir.glob('*.png')) + sorted(show_dir.glob('*.jpg'))
         caption = 'Ground truth (left) beside prediction (right)'
         page = write_page(show_dir, Path(args.config).stem, pictures, caption, metrics, curves)
@@ -154,11 +189,46 @@ def _test(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_subject(args: argparse.Namespace) -> None:
+    """What `test` evaluates: one of the two, and nothing that the other takes."""
+    from repvit_dense.errors import InputError
+
+    if bool(args.checkpoint) == bool(args.artifact):
+        raise InputError('name a checkpoint, or an artifact (--artifact DIR); one of the two')
+    if args.artifact and args.deploy:
+        raise InputError('--deploy: an artifact is fused already; leave it out')
+    if args.threads and not args.artifact:
+        raise InputError('--threads goes with --artifact; for a checkpoint set OMP_NUM_THREADS')
+
+
 def _predict(args: argparse.Namespace) -> int:
-    from repvit_dense import config, predict
+    """A folder in the first place is an artifact: a config is a file."""
+    from repvit_dense import predict
+    from repvit_dense.errors import InputError
+
+    if Path(args.config).is_dir():
+        foreign = [name for name in ('backbone', 'data', 'cfg_options', 'device', 'deploy') if getattr(args, name)]
+        if foreign:
+            raise InputError(f'--{foreign[0].replace("_", "-")} does not go with an artifact: what it is, is fixed')
+        return predict.run_artifact(args, args.config)
+    checkpoint, *args.images = args.images
+    if not args.images:
+        raise InputError(
+            f'{args.config}: not the folder of an artifact, so a checkpoint and images must follow: '
+            'CONFIG CHECKPOINT IMAGE..., or ARTIFACT IMAGE...'
+        )
+    from repvit_dense import config
 
     cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
-    return predict.run(args, cfg, _find_checkpoint(args.checkpoint))
+    return predict.run(args, cfg, _find_checkpoint(checkpoint))
+
+
+def _export(args: argparse.Namespace) -> int:
+    from repvit_dense import config
+    from repvit_dense.deploy import export
+
+    cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
+    return export.run(args, cfg, _find_checkpoint(args.checkpoint))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """Run a trained model on images of one's own: pictures, a page to look at them, and what was found as data."""
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.data.images import SUFFIXES, images_in, run_lengths
 from repvit_dense.errors import InputError
+from repvit_dense.page import write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders of them')
     parser.add_argument('--out', type=Path, default=Path('predictions'), metavar='DIR', help='default: %(default)s')
     parser.add_argument('--score', type=float, default=0.3, help='leave out what scores less (default: %(default)s)')
+    parser.add_argument('--threads', type=int, metavar='N', help='how many CPU threads to use (default: all cores)')
     parser.add_argument('--device', default=None, help='cpu, cuda, cuda:1, ... (default: a GPU where there is one)')
     parser.add_argument('--deploy', action='store_true', help='run the fused form')
 
@@ -34,37 +37,77 @@ def run(args: argparse.Namespace, cfg: 'Config', checkpoint: str) -> int:
     Raises:
         InputError: no image, or a checkpoint or device that cannot be used; nothing was written.
     """
+    paths = find_images(args.images)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    model, predict = load(cfg, checkpoint, args.device, args.deploy)
+    classes = model.dataset_meta['classes']
+    draw = _painter(cfg, model.dataset_meta, args.score)
+
+    def process(path: Path, picture: Path) -> dict:
+        image = _read(path)
+        sample = predict(image)
+        draw(image, sample, picture)
+        return arrays(sample, len(classes))
+
+    return _process_all(args, paths, process, classes, Path(cfg.filename).stem, checkpoint)
+
+
+def run_artifact(args: argparse.Namespace, folder: str) -> int:
+    """As `run`, with an artifact in the place of config and checkpoint: neither torch nor OpenMMLab is imported for it.
+
+    Raises:
+        InputError: no image, or an artifact that cannot be used; nothing was written.
+    """
+    import cv2
+
+    from repvit_dense.deploy.picture import draw
+    from repvit_dense.deploy.predictor import Predictor, read
+
+    paths = find_images(args.images)
+    predict = Predictor(folder, args.threads)
+    what = predict.manifest
+
+    def process(path: Path, picture: Path) -> dict:
+        image = read(path)
+        found = predict(image)
+        cv2.imwrite(str(picture), draw(image, found, what.classes, what.palette, args.score))
+        return found
+
+    return _process_all(args, paths, process, what.classes, what.config or Path(folder).name, folder)
+
+
+def _process_all(
+    args: argparse.Namespace, paths: list[Path], process: 'Callable', classes: list[str], title: str, model: str
+) -> int:
+    """Hand every image to `process(path, picture)`, which draws and returns what was found; write the rest."""
     import sys
 
     import cv2
     from tqdm import tqdm
 
-    paths = find_images(args.images)
-    model, predict = load(cfg, checkpoint, args.device, args.deploy)
     args.out.mkdir(parents=True, exist_ok=True)
-    draw = _painter(cfg, model.dataset_meta, args.score)
     results, pictures, failed = [], [], 0
     for path, name in tqdm(list(zip(paths, _names(paths), strict=True)), desc='predicting', disable=None):
-        image = _read(path)
-        if image is None:
-            print(f'{path}: not an image that can be read; left out', file=sys.stderr)
+        picture = args.out / f'{name}.jpg'
+        try:
+            found = process(path, picture)
+        except InputError as error:
+            print(f'{error}; left out', file=sys.stderr)
             failed += 1
             continue
-        sample = predict(image)
-        pictures.append(args.out / f'{name}.jpg')
-        draw(image, sample, pictures[-1])
-        results.append({'image': str(path)} | describe(sample, model.dataset_meta['classes'], args.score))
-        segmented = segment(sample, model.dataset_meta['classes'])
+        pictures.append(picture)
+        results.append({'image': str(path)} | describe(found, classes, args.score))
+        segmented = segment(found, classes)
         if segmented:
             labels, results[-1]['segments'] = segmented
             cv2.imwrite(str(args.out / f'{name}.segments.png'), labels)
     partial = args.out / 'predictions.json.partial'
     partial.write_text(json.dumps(results, indent=1))
     partial.replace(args.out / 'predictions.json')
-
-    from repvit_dense.engine.report import write_page
-
-    page = write_page(args.out, Path(cfg.filename).stem, pictures, f'Predictions of {checkpoint}')
+    page = write_page(args.out, title, pictures, f'Predictions of {model}')
     print(f'Page: {page}')
     return 2 if failed else 0
 
@@ -173,14 +216,16 @@ def _image_pipeline(cfg: 'Config') -> list[dict]:
     return [load, *steps[1:]]
 
 
-def _read(path: Path) -> 'np.ndarray | None':
-    """`(H, W, 3)` uint8, BGR; None where the file is no image."""
+def _read(path: Path) -> 'np.ndarray':
+    """`(H, W, 3)` uint8, BGR. Raises InputError where the file is no image."""
     import mmcv
 
-    try:
-        return mmcv.imread(path)
-    except Exception:  # decoders raise all sorts of errors on a damaged file
-        return None
+    image = None
+    with contextlib.suppress(Exception):  # decoders raise all sorts of errors on a damaged file
+        image = mmcv.imread(path)
+    if image is None:
+        raise InputError(f'{path}: not an image that can be read')
+    return image
 
 
 def _painter(cfg: 'Config', meta: dict, score: float):
@@ -202,27 +247,65 @@ def _painter(cfg: 'Config', meta: dict, score: float):
     return draw
 
 
-def describe(sample: 'BaseDataElement', classes: list[str], score: float) -> dict:
-    """The objects found, as JSON takes it: boxes `x1 y1 x2 y2` in pixels, and masks as COCO run lengths."""
+def arrays(sample: 'BaseDataElement', num_classes: int) -> dict:
+    """A data sample of mmdet or mmseg as `repvit_dense.deploy.predictor.Predictor` gives it: arrays by name."""
+    import numpy as np
+
     found = {}
-    instances = sample.get('pred_instances')
+    instances, panoptic = sample.get('pred_instances'), sample.get('pred_panoptic_seg')
     if instances is not None:
-        instances = instances[instances.scores >= score]
-        found['objects'] = [
-            {
-                'label': classes[int(label)],
-                'score': round(float(confidence), 4),
-                'box': [round(float(side), 2) for side in box],
-            }
-            for label, confidence, box in zip(instances.labels, instances.scores, instances.bboxes, strict=True)
+        names = {'boxes': 'bboxes', 'scores': 'scores', 'labels': 'labels', 'masks': 'masks'}
+        found |= {name: instances[key].numpy() for name, key in names.items() if key in instances}
+    if panoptic is not None:
+        from mmdet.evaluation import INSTANCE_OFFSET
+
+        ids = panoptic.sem_seg[0].numpy()
+        present, numbers = np.unique(ids, return_inverse=True)
+        labels = present % INSTANCE_OFFSET
+        ordinal = np.where(labels < num_classes, np.cumsum(labels < num_classes), 0)
+        found['segments'] = ordinal[numbers].reshape(ids.shape)
+        found['segment_info'] = [
+            {'number': int(number), 'label': int(label)}
+            for number, label in zip(ordinal, labels, strict=True)
+            if number
         ]
-        for entry, mask in zip(found['objects'], instances.get('masks', ()), strict=False):
-            entry['mask'] = run_lengths(mask.numpy())
+    elif sample.get('pred_sem_seg') is not None:
+        found['seg'] = next(iter(sample.pred_sem_seg.values()))[0].numpy()  # mmdet and mmseg name it differently
     return found
 
 
-def segment(sample: 'BaseDataElement', classes: list[str]) -> 'tuple[np.ndarray, list[dict]] | None':
+def describe(found: dict, classes: list[str], score: float) -> dict:
+    """The objects found, as JSON takes it: boxes `x1 y1 x2 y2` in pixels, and masks as COCO run lengths.
+
+    Args:
+        found: see `arrays`.
+        classes: names of the labels.
+        score: what scores less is left out.
+    """
+    if 'boxes' not in found:
+        return {}
+    kept = found['scores'] >= score
+    objects = [
+        {
+            'label': classes[int(label)],
+            'score': round(float(confidence), 4),
+            'box': [round(float(side), 2) for side in box],
+        }
+        for label, confidence, box in zip(
+            found['labels'][kept], found['scores'][kept], found['boxes'][kept], strict=True
+        )
+    ]
+    for entry, mask in zip(objects, found['masks'][kept] if 'masks' in found else (), strict=False):
+        entry['mask'] = run_lengths(mask)
+    return {'objects': objects}
+
+
+def segment(found: dict, classes: list[str]) -> 'tuple[np.ndarray, list[dict]] | None':
     """The image cut into segments, where the model does that.
+
+    Args:
+        found: see `arrays`.
+        classes: names of the labels.
 
     Returns:
         `(H, W)` uint16 segment numbers; and per segment its number, label and share of the pixels, largest first.
@@ -231,23 +314,16 @@ def segment(sample: 'BaseDataElement', classes: list[str]) -> 'tuple[np.ndarray,
     """
     import numpy as np
 
-    panoptic, semantic = sample.get('pred_panoptic_seg'), sample.get('pred_sem_seg')
-    if panoptic is None and semantic is None:
-        return None
-    pixels = semantic if panoptic is None else panoptic
-    ids = next(iter(pixels.values()))[0].numpy()  # mmdet calls them `sem_seg`, mmseg `data`
-    present, numbers, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    if panoptic is not None:
-        from mmdet.evaluation import INSTANCE_OFFSET
-
-        labels = present % INSTANCE_OFFSET
-        present = np.where(labels < len(classes), np.cumsum(labels < len(classes)), 0)
+    if 'segments' in found:
+        numbers, labels = found['segments'], {part['number']: part['label'] for part in found['segment_info']}
+    elif 'seg' in found:
+        numbers, labels = found['seg'], {index: index for index in range(len(classes))}
     else:
-        labels = present
+        return None
     segments = [
-        {'number': int(number), 'label': classes[label], 'share': round(int(count) / ids.size, 4)}
-        for number, label, count in zip(present, labels, counts, strict=True)
-        if label < len(classes)
+        {'number': int(number), 'label': classes[labels[int(number)]], 'share': round(int(count) / numbers.size, 4)}
+        for number, count in zip(*np.unique(numbers, return_counts=True), strict=True)
+        if int(number) in labels
     ]
     segments.sort(key=lambda entry: -entry['share'])
-    return present[numbers].reshape(ids.shape).astype(np.uint16), segments
+    return numbers.astype(np.uint16), segments

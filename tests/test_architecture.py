@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'repvit_dense'
-FILES = sorted((ROOT / PACKAGE).rglob('*.py'))
+PACKAGE_FOLDER = ROOT / PACKAGE
+FILES = sorted(PACKAGE_FOLDER.rglob('*.py'))
 
 # Part of the package -> the parts it may import from, besides itself.
 BELOW = {
@@ -16,17 +17,24 @@ BELOW = {
     'reparam': set(),
     'mmcv_ops': set(),
     'plugin': set(),
+    'page': set(),
     'data': {'errors'},
+    'artifact': {'errors', 'data'},
     '__init__': {'mmcv_ops', 'plugin'},
 }
 BELOW['backbones'] = {'errors', 'reparam'}
 BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
 BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
-BELOW['engine'] = BELOW['deploy'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
-BELOW['predict'] = BELOW['engine'] | {'engine'}
+BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
+BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'page'}
+BELOW['deploy'] = BELOW['checkpoint'] | {'artifact', 'checkpoint', 'config'}
 BELOW['model_zoo'] = BELOW['predict'] | {'predict'}
-BELOW['benchmark'] = BELOW['model_zoo'] | {'model_zoo'}
+BELOW['export_table'] = BELOW['predict'] | {'predict', 'deploy'}
+BELOW['benchmark'] = BELOW['export_table'] | {'model_zoo', 'export_table'}
 BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}
+
+# What of deploy/ an artifact runs on: the part 'artifact' above.
+ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes')
 
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
 LIGHT = (
@@ -40,8 +48,13 @@ LIGHT = (
     'doctor',
     'mmcv_ops',
     'model_zoo',
+    'page',
     'predict',
 )
+LIGHT_FILES = [
+    *(PACKAGE_FOLDER / 'deploy' / f'{name}.py' for name in ('__init__', 'evaluate', 'export', 'manifest', 'runtimes')),
+    PACKAGE_FOLDER / 'deploy' / 'formats' / '__init__.py',
+]
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'matplotlib', 'cv2', 'tensorboard'}
 
 
@@ -51,8 +64,9 @@ def name_of(path):
 
 
 def part_of(module):
-    """`repvit_dense.engine.guard` -> `engine`."""
-    return (module.split('.') + ['__init__'])[1]
+    """`repvit_dense.engine.guard` -> `engine`; what an artifact runs on is a part of its own."""
+    _, part, name, *_ = [*module.split('.'), '__init__', '']
+    return 'artifact' if part == 'deploy' and name in ALONE else part
 
 
 def is_not_run(node):
@@ -96,7 +110,8 @@ def test_the_whole_package_is_looked_at():
 @pytest.mark.parametrize('path', FILES, ids=name_of)
 def test_imports_point_one_way(path):
     own = part_of(name_of(path))
-    used = {part_of(name) for name in imports(path) if name.startswith(f'{PACKAGE}.')} - {'__version__'}
+    names = {name for name in imports(path) if name.startswith(f'{PACKAGE}.')}
+    used = {part_of(name) for name in names - {f'{PACKAGE}.deploy'}} - {'__version__'}  # the folder itself is empty
     assert used - BELOW[own] - {own} == set()
 
 
@@ -110,9 +125,15 @@ def test_no_code_imports_a_config_or_a_tool(path):
     assert not {'configs', 'tools', 'tests'} & tops(imports(path))
 
 
-@pytest.mark.parametrize('path', [path for path in FILES if part_of(name_of(path)) in LIGHT], ids=name_of)
+@pytest.mark.parametrize('path', [path for path in FILES if part_of(name_of(path)) in LIGHT] + LIGHT_FILES, ids=name_of)
 def test_light_modules_import_nothing_heavy(path):
     assert not HEAVY & tops(imports(path, module_level=True))
+
+
+@pytest.mark.parametrize('name', ALONE)
+def test_an_artifact_runs_on_numpy_and_opencv(name):
+    found = tops(imports(PACKAGE_FOLDER / 'deploy' / f'{name}.py', module_level=True))
+    assert found - sys.stdlib_module_names <= {PACKAGE, 'cv2', 'numpy'}
 
 
 def test_reparam_needs_torch_alone():

@@ -127,13 +127,13 @@ def test_what_scores_less_is_left_out():
         scores=torch.tensor([0.9, 0.2]),
         labels=torch.tensor([1, 0]),
     )
-    objects = predict.describe(DetDataSample(pred_instances=found), CLASSES, 0.3)['objects']
+    objects = predict.describe(predict.arrays(DetDataSample(pred_instances=found), 8), CLASSES, 0.3)['objects']
     assert objects == [{'label': 'square', 'score': 0.9, 'box': [0.0, 1.0, 2.0, 3.0]}]
 
 
 def test_a_semantic_map_keeps_class_indices():
     sample = DetDataSample(pred_sem_seg=PixelData(sem_seg=torch.tensor([[[2, 2, 2, 0]]])))
-    labels, segments = predict.segment(sample, CLASSES)
+    labels, segments = predict.segment(predict.arrays(sample, 8), CLASSES)
     assert labels.tolist() == [[2, 2, 2, 0]]
     assert segments == [
         {'number': 2, 'label': 'triangle', 'share': 0.75},
@@ -144,7 +144,9 @@ def test_a_semantic_map_keeps_class_indices():
 def test_a_panoptic_map_numbers_objects_and_leaves_void_out():
     """mmdet writes class + 1000 * object, and the number of classes where nothing was found."""
     ids = torch.tensor([[[1000, 2000, 2000, 8, 7, 7, 7, 7]]])
-    labels, segments = predict.segment(DetDataSample(pred_panoptic_seg=PixelData(sem_seg=ids)), CLASSES)
+    labels, segments = predict.segment(
+        predict.arrays(DetDataSample(pred_panoptic_seg=PixelData(sem_seg=ids)), 8), CLASSES
+    )
     assert labels.tolist() == [[2, 3, 3, 0, 1, 1, 1, 1]]
     assert [(entry['number'], entry['label'], entry['share']) for entry in segments] == [
         (1, 'crescent', 0.5),
@@ -154,4 +156,4 @@ def test_a_panoptic_map_numbers_objects_and_leaves_void_out():
 
 
 def test_a_detector_has_no_segments():
-    assert predict.segment(DetDataSample(), CLASSES) is None
+    assert predict.segment(predict.arrays(DetDataSample(), 8), CLASSES) is None

@@ -54,6 +54,11 @@ SMALL = {
     '--work-dir work_dirs/mine': f'--cfg-options model.backbone.init_cfg=None {TINY_SEGMENTS}',
     'python tools/predict.py configs/repvit_segformer_ade20k.py work_dirs/mine path/to/images '
     '--backbone mobilevitv2_100 --data path/to/data --out predictions': f'--cfg-options {TINY_SEGMENTS}',
+    'python tools/export.py configs/repvit_segformer_ade20k.py work_dirs/mine --backbone mobilevitv2_100 '
+    '--data path/to/data --to onnx openvino --out exported': f'--cfg-options {TINY_SEGMENTS}',
+    'python tools/test.py configs/repvit_segformer_ade20k.py --backbone mobilevitv2_100 --data path/to/data '
+    '--artifact exported/onnx': f'--work-dir {{tmp}}/tested --cfg-options {TINY_SEGMENTS}',
+    'python tools/predict.py exported/onnx path/to/images --out found': '',
     'repvit-dense train repvit_maskrcnn_shapes': f'--work-dir {{tmp}}/wd2 {TINY_SHAPES}',
 }
 
@@ -150,22 +155,41 @@ def test_a_backbone_by_name_and_data_never_seen_before(tiny_masks, tmp_path):
         'path/to/images': tiny_masks / 'images' / 'val',
         'work_dirs/mine': tmp_path / 'mine',
         '--out predictions': f'--out {tmp_path}/out',
+        '--out found': f'--out {tmp_path}/found',
+        'exported': tmp_path / 'exported',
     }
 
-    def small(verb):
-        (command,) = (command for command in BASH if f'{verb}.py configs/repvit_segformer' in command)
-        given = f'{command} {SMALL[command]}'
+    def small(start):
+        (command,) = (command for command in BASH if command.startswith(f'python tools/{start}'))
+        given = f'{command} {SMALL[command]}'.replace('{tmp}', str(tmp_path))
         for place, path in places.items():
             given = given.replace(place, str(path))
         return given
 
-    table = run(small('doctor'))
+    table = run(small('doctor.py'))
     assert 'mobilevitv2_100' in table or '3 classes' in table
-    run(small('train'))
-    run(small('predict'))
+    run(small('train.py configs/repvit_segformer'))
+    run(small('predict.py configs'))
     found = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
     assert len(found) == 2
     assert {part['label'] for entry in found for part in entry['segments']} <= {'moss', 'stone', 'water'}
+
+    run(small('export.py'))
+    assert 'mIoU' in run(small('test.py configs/repvit_segformer'))
+    run(small('predict.py exported'))
+    again = json.loads((tmp_path / 'found' / 'predictions.json').read_text())
+    for one, other in zip(found, again, strict=True):  # the same up to what resizing a class map costs
+        shares = [{part['label']: part['share'] for part in entry['segments']} for entry in (one, other)]
+        assert all(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) < 0.05 for name in ('moss', 'stone', 'water'))
+
+    (block,) = (block for block in PYTHON if 'Predictor' in block)
+    block = block.replace('exported/onnx', str(tmp_path / 'exported' / 'onnx'))
+    names = {}
+    exec(
+        compile(block.replace('path/to/image.jpg', str(tiny_masks / 'images' / 'val' / '0.jpg')), 'README.md', 'exec'),
+        names,
+    )
+    assert names['found']['seg'].shape == (64, 80)
 
 
 @pytest.mark.slow

@@ -26,8 +26,9 @@ MODEL = ['config', '--backbone', '--data', '--cfg-options']
 COMMON = [*MODEL, '--work-dir', '--seed', '--deterministic', '--launcher']
 OPTIONS = {
     'train': [*COMMON, '--resume', '--amp', '--auto-scale-lr'],
-    'test': [*COMMON, 'checkpoint', '--deploy', '--show-dir'],
-    'predict': [*MODEL, 'checkpoint', 'IMAGE', '--out', '--score', '--device', '--deploy'],
+    'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--show-dir'],
+    'predict': [*MODEL, 'checkpoint', 'ARTIFACT', 'IMAGE', '--out', '--score', '--threads', '--device', '--deploy'],
+    'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
     'benchmark': ['--arch', '--batch', '--size', '--rounds', '--json', '--model-zoo', '--backbones'],
     'doctor': MODEL,
 }
@@ -130,7 +131,10 @@ def one_line(text):
         (['train', SHAPES, '--amp', 'fp8'], "invalid choice: 'fp8'"),
         (['train', SHAPES, '--launcher', 'ssh'], "invalid choice: 'ssh'"),
         (['train', SHAPES, '--epochs', '3'], 'unrecognized arguments: --epochs'),
-        (['test', SHAPES], 'required: checkpoint'),
+        (['export', SHAPES, '--to', 'onnx'], 'required: checkpoint'),
+        (['test', SHAPES, 'a.pth', 'b.pth'], 'unrecognized arguments: b.pth'),
+        (['test', SHAPES, '--work-dir', 'w', 'a.pth', 'b.pth'], 'unrecognized arguments: a.pth b.pth'),
+        (['predict', SHAPES, 'a.pth', 'a.jpg', '--epochs', '3'], 'unrecognized arguments: --epochs'),
         (['benchmark', '--rounds', '0'], 'must be 1 or more'),
         ([], 'required: COMMAND'),
         (['infer'], "invalid choice: 'infer'"),
@@ -236,6 +240,57 @@ def test_a_last_checkpoint_that_is_gone(refuse, tmp_path):
     message = one_line(refuse('train', SHAPES, '--work-dir', 'run', '--resume'))
     assert 'last_checkpoint names /elsewhere/epoch_3.pth, which is not there' in message
     assert '--resume CHECKPOINT' in message
+
+
+@pytest.mark.parametrize('arguments', [[], ['x.pth', '--artifact', 'x']])
+def test_a_checkpoint_or_an_artifact_is_evaluated(refuse, arguments):
+    assert 'name a checkpoint, or an artifact' in one_line(refuse('test', SHAPES, *arguments))
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['--artifact', 'none'], 'none: no such folder'),
+        (['--artifact', 'none', '--deploy'], '--deploy: an artifact is fused already'),
+        (['x.pth', '--threads', '1'], '--threads goes with --artifact'),
+    ],
+)
+def test_an_artifact_that_cannot_be_evaluated(refuse, tmp_path, arguments, words):
+    assert words in one_line(refuse('test', SHAPES, *arguments))
+    assert not (tmp_path / 'data').exists()  # refused before any work
+
+
+def test_a_folder_is_predicted_with_as_an_artifact(refuse, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'x.jpg').touch()
+    assert 'folder: no manifest.json in this folder' in one_line(refuse('predict', 'folder', 'x.jpg'))
+    message = one_line(refuse('predict', 'folder', 'x.jpg', '--backbone', 'resnet18'))
+    assert '--backbone does not go with an artifact' in message
+
+
+def test_prediction_needs_a_checkpoint_and_images(refuse):
+    message = one_line(refuse('predict', 'mistyped', 'x.jpg'))
+    assert 'mistyped: not the folder of an artifact, so a checkpoint and images must follow' in message
+
+
+@pytest.mark.parametrize(
+    'arguments, checkpoint, images',
+    [
+        (['c.pth', 'a.jpg', 'b.jpg'], 'c.pth', ['a.jpg', 'b.jpg']),
+        (['--score', '.5', 'c.pth', 'a.jpg'], 'c.pth', ['a.jpg']),
+        (['c.pth', '--out', 'o', 'a.jpg', 'b.jpg'], 'c.pth', ['a.jpg', 'b.jpg']),
+        (['c.pth', 'a.jpg', '--out', 'o', 'b.jpg'], 'c.pth', ['a.jpg', 'b.jpg']),
+    ],
+)
+def test_options_may_stand_among_images(monkeypatch, arguments, checkpoint, images):
+    from repvit_dense import predict
+
+    called = []
+    monkeypatch.setattr(predict, 'run', lambda args, cfg, path: called.append((path, args.images)))
+    with pytest.raises(SystemExit) as ended:
+        cli.main('predict', [SHAPES, *arguments])
+    assert ended.value.code == 0
+    assert called == [(checkpoint, images)]
 
 
 def test_an_unknown_variant_to_measure(refuse):
@@ -362,7 +417,8 @@ def test_testing_loads_the_checkpoint_and_nothing_else(settle, weights, tmp_path
     assert cfg.custom_hooks[-1].type == 'SwitchToDeployHook'
     assert cfg.default_hooks.visualization.draw
     assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / 'pictures')
-    cfg = settle('test', SHAPES, weights)
+    cfg = settle('test', SHAPES, '--work-dir', 'w', weights)
+    assert cfg.load_from == weights
     assert 'SwitchToDeployHook' not in [hook.type for hook in cfg.custom_hooks]
     assert 'draw' not in cfg.default_hooks.visualization
 

@@ -1,10 +1,7 @@
-"""Results where people would rather look: a picture of the run's curves, a page of predictions."""
+"""Results where people would rather look: a picture of the run's curves, pictures of predictions."""
 
-import html
 import json
-import os
 from pathlib import Path
-from urllib.parse import quote
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -122,43 +119,3 @@ def _iterations_per_epoch(losses: list[dict]) -> float:
     """Scores are logged by epoch where training is; 1 where it is not."""
     rates = [record['iter'] / record['epoch'] for record in losses if record.get('epoch')]
     return max(rates, default=1)
-
-
-def write_page(
-    folder: Path,
-    title: str,
-    pictures: list[Path],
-    caption: str,
-    metrics: dict[str, float] | None = None,
-    curves: Path | None = None,
-) -> Path:
-    """Write `index.html` into `folder`: the scores and the curves, where there are any, and every picture."""
-
-    def image(path: Path) -> str:
-        link = html.escape(quote(os.path.relpath(path, folder).replace(os.sep, '/')))
-        return f'<figure><img src="{link}" loading="lazy"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
-
-    rows = ''.join(f'<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in (metrics or {}).items())
-    parts = [
-        '<!doctype html><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
-        f'<title>{html.escape(title)}</title>',
-        '<style>body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem}'
-        'table{border-collapse:collapse}td{border:1px solid #ccc;padding:.2rem .6rem}figure{margin:0}'
-        'img{width:100%;image-rendering:auto}figcaption{color:#666;font-size:.8rem}'
-        '.grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr))}'
-        '.curves{max-width:48rem}</style>',
-        f'<h1>{html.escape(title)}</h1>',
-    ]
-    if rows:
-        parts.append(f'<h2>Scores</h2><table>{rows}</table>')
-    if curves and curves.exists():
-        parts.append(f'<h2>Training</h2><div class="curves">{image(curves)}</div>')
-    if pictures:
-        parts.append(f'<h2>{html.escape(caption)}</h2>')
-        parts.append(f'<div class="grid">{"".join(image(path) for path in pictures)}</div>')
-    path = folder / 'index.html'
-    partial = folder / 'index.html.partial'
-    partial.write_text('\n'.join(parts))
-    partial.replace(path)
-    return path

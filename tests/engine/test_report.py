@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_dense.engine.report import draw_curves, read_scalars, summarize, write_page
+from repvit_dense.engine.report import draw_curves, read_scalars, summarize
+from repvit_dense.page import write_page
 
 
 def log(work_dir, start, losses=(), scores=()):

@@ -10,6 +10,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),  # of the crops trained on; smaller images are padded to it
+        test_cfg=dict(size_divisor=32),  # as an exported model takes them
     ),
     backbone=dict(type='RepViT', arch='m1_1', out_indices=(0, 1, 2, 3), tap='stage_end'),
     train_cfg=dict(),

@@ -3,7 +3,6 @@ _base_ = './encoder_decoder.py'
 num_classes = 150
 attention = dict(embed_dims=256, num_heads=8, batch_first=True)
 model = dict(
-    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
     decode_head=dict(
         type='Mask2FormerHead',
         in_channels=[64, 128, 256, 512],

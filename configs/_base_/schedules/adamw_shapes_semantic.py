@@ -1,5 +1,5 @@
-# From random weights on the embedded data set: 1,500 iterations of AdamW at 4 images a step, 12 epochs of 500 images.
-train_cfg = dict(type='ResumableIterLoop', max_iters=1500, val_interval=250)
+# From random weights on the embedded data set: 3,200 iterations of AdamW at 4 images a step, 6.4 times through 2,000.
+train_cfg = dict(type='ResumableIterLoop', max_iters=3200, val_interval=800)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -10,6 +10,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=1500, eta_min=1e-5),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=3200, eta_min=1e-5),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=4)
+# Of the pixels 17 in 100 show a thing: counted two and a half times, things and textures are learnt side by side.
+class_weight = [2.5] * 8 + [1.0] * 4

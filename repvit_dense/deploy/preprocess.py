@@ -1,0 +1,194 @@
+"""From an image to what a model takes, as the training's test pipeline does it, with numpy and OpenCV alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+DIVISOR = 32  # of the export graphs: heights and widths of a batch are multiples of it, in pixels
+# Steps of a test pipeline that leave the pixels alone; annotations are no part of a prediction.
+NEUTRAL = ('LoadAnnotations', 'LoadPanopticAnnotations', 'PackDetInputs', 'PackSegInputs')
+# What steps may say besides what is read below, and the only value it may have.
+FIXED = {
+    'LoadImageFromFile': {'color_type': 'color', 'imdecode_backend': 'cv2', 'to_float32': False},
+    'Resize': {'scale_factor': None, 'interpolation': 'bilinear', 'backend': 'cv2'},
+    'ResizeToMultiple': {'interpolation': (None, 'bilinear')},
+    'Pad': {'size_divisor': None, 'pad_to_square': False, 'padding_mode': 'constant'},
+}
+
+
+class Geometry(NamedTuple):
+    """Heights and widths of one image on its way, in pixels.
+
+    Attributes:
+        scaled: after resizing to the scale.
+        resized: after resizing to a multiple as well; the same where the pipeline has no such step.
+        image: with what the pipeline itself pads; to the model, all of this is image.
+        batch: with what is padded to fill the batch; a multiple of the divisor.
+    """
+
+    scaled: tuple[int, int]
+    resized: tuple[int, int]
+    image: tuple[int, int]
+    batch: tuple[int, int]
+
+
+# --- from a config ----------------------------------------------------------------------------------------------------
+
+
+def from_config(cfg: 'Config') -> dict:
+    """The part of a manifest that says how an image becomes an input: the test pipeline, then the data_preprocessor.
+
+    mmseg does not pad at test time unless `model.data_preprocessor.test_cfg.size_divisor` says so, and mmdet's DETR
+    not either. An artifact pads every image to multiples of 32 pixels, as the graph asks for it, and cuts the result:
+    near the right and the lower border a convolution then sees zeros of a padded image where it saw its own padding.
+
+    Args:
+        cfg: a whole config of mmdet or mmseg.
+
+    Returns:
+        `scale` [width, height] and `keep_ratio` of the resizing, or null; `multiple` of pixels it is then resized to,
+        or null; `pad_to` [width, height] and `pad_colour` (0 to 255) of the pipeline's own padding, or null; `mean` and
+        `std` in RGB order, 0 to 255; `pad_value` after normalisation; `divisor` of the batch in pixels.
+
+    Raises:
+        InputError: a step, or an option of one, that an artifact cannot do.
+    """
+    found = {'scale': None, 'keep_ratio': False, 'multiple': None, 'pad_to': None, 'pad_colour': None}
+    order = ['LoadImageFromFile', 'Resize', 'ResizeToMultiple', 'Pad']
+    for step in cfg.test_dataloader.dataset.pipeline:
+        name = str(step['type']).rpartition('.')[2]
+        if name in NEUTRAL:
+            continue
+        if name not in order:
+            _refuse(f"step '{name}' of the test pipeline (or its place there)", ', '.join(FIXED))
+        del order[: order.index(name) + 1]  # each once, in this order
+        _check_options(name, step)
+        if name == 'Resize':
+            scale = step['scale']
+            found['scale'] = [scale, scale] if isinstance(scale, int) else list(scale)
+            found['keep_ratio'] = bool(step.get('keep_ratio', False))
+        elif name == 'ResizeToMultiple':
+            found['multiple'] = step.get('size_divisor', 32)
+        elif name == 'Pad':
+            found['pad_to'], found['pad_colour'] = list(step['size']), _colour(step.get('pad_val', 0))
+    return found | _normalisation(cfg.model.data_preprocessor)
+
+
+def _refuse(what: str, takes: str) -> None:
+    raise InputError(f'an artifact cannot do this: {what}. It takes: {takes}')
+
+
+def _check_options(name: str, step: Mapping) -> None:
+    for option, fixed in FIXED[name].items():
+        values = fixed if isinstance(fixed, tuple) else (fixed,)
+        if step.get(option, values[0]) not in values:
+            _refuse(f'{name}.{option}={step[option]} in the test pipeline', f'{option}={values[-1]}')
+    if name in ('Resize', 'Pad') and not step.get('scale' if name == 'Resize' else 'size'):
+        _refuse(f'{name} without a size in the test pipeline', f'{name} to a fixed size')
+
+
+def _colour(value: float | Mapping | Sequence) -> list[int]:
+    """What a pipeline pads with, BGR as the image is there, as an RGB colour."""
+    value = value.get('img', 0) if isinstance(value, Mapping) else value
+    levels = [value] * 3 if isinstance(value, int | float) else list(value)
+    return [int(level) for level in levels][::-1]
+
+
+def _normalisation(part: Mapping) -> dict:
+    if not part.get('bgr_to_rgb') or part.get('rgb_to_bgr'):
+        _refuse('model.data_preprocessor.bgr_to_rgb=False', 'bgr_to_rgb=True')
+    for name in ('mean', 'std'):
+        if len(part.get(name) or ()) != 3:
+            _refuse(f'model.data_preprocessor.{name}={part.get(name)}', f'a {name} per channel')
+    at_test = part.get('test_cfg') or {}
+    if at_test.get('size'):
+        _refuse('model.data_preprocessor.test_cfg.size', 'test_cfg.size_divisor')
+    divisor = part.get('pad_size_divisor') or at_test.get('size_divisor') or 1
+    return {
+        'mean': [float(value) for value in part['mean']],
+        'std': [float(value) for value in part['std']],
+        'pad_value': float(part.get('pad_value', part.get('pad_val', 0))),
+        'divisor': math.lcm(DIVISOR, divisor),
+    }
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+
+def geometry(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int] | None = None) -> Geometry:
+    """How large an image is after each step.
+
+    Args:
+        image_hw: height and width of the image in pixels.
+        preprocess: see `from_config`.
+        size: height and width of a model whose input is fixed, in pixels: an image that would be larger is made to
+            fit, keeping its ratio where the pipeline does.
+    """
+    scaled = _scaled(image_hw, preprocess, size)
+    multiple = preprocess['multiple'] or 1
+    resized = tuple(math.ceil(side / multiple) * multiple for side in scaled)
+    if size:
+        resized = tuple(map(min, resized, size))
+    image = resized
+    if preprocess['pad_to']:
+        goal = preprocess['pad_to'][::-1]
+        image = tuple(map(max, resized, map(min, goal, size) if size else goal))
+    divisor = preprocess['divisor']
+    return Geometry(scaled, resized, image, size or tuple(math.ceil(side / divisor) * divisor for side in image))
+
+
+def _scaled(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int] | None) -> tuple[int, int]:
+    (height, width), scale = image_hw, preprocess['scale']
+    if scale and not preprocess['keep_ratio']:
+        goal = (scale[1], scale[0])
+        return tuple(map(min, goal, size)) if size else goal
+    # As mmcv.rescale_size: the longer side within the larger number, the shorter within the smaller; halves go up.
+    factor = min(max(scale) / max(image_hw), min(scale) / min(image_hw)) if scale else 1.0
+    if size:
+        factor = min(factor, size[0] / height, size[1] / width)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def apply(
+    image: np.ndarray, preprocess: Mapping, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """What the model takes for an image: the same numbers as mmdet's or mmseg's own pipeline gives.
+
+    Args:
+        image: `(H, W, 3)` BGR or `(H, W)` grey, uint8.
+        preprocess: see `from_config`.
+        size: height and width of a model whose input is fixed, in pixels; else the next multiples of the divisor.
+
+    Returns:
+        `(3, H', W')` float32, RGB, normalised, padded at the right and at the bottom; and height and width of what in
+        it is image, in pixels.
+    """
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    steps = geometry(image.shape[:2], preprocess, size)
+    if preprocess['scale'] or size:
+        image = _resize(image, steps.scaled)
+    if steps.resized != steps.scaled:
+        image = _resize(image, steps.resized)
+    canvas = np.full((3, *steps.batch), preprocess['pad_value'], np.float32)
+    height, width = steps.image
+    mean, std = (np.array(preprocess[name], np.float32)[:, None, None] for name in ('mean', 'std'))
+    if steps.image != steps.resized:
+        grey = np.array(preprocess['pad_colour'], np.float32)[:, None, None]
+        canvas[:, :height, :width] = (grey - mean) / std
+    inside = canvas[:, : steps.resized[0], : steps.resized[1]]
+    np.subtract(image[..., ::-1].transpose(2, 0, 1), mean, out=inside, dtype=np.float32)
+    np.divide(inside, std, out=inside)
+    return canvas, steps.image
+
+
+def _resize(image: np.ndarray, height_width: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(image, height_width[::-1], interpolation=cv2.INTER_LINEAR)
