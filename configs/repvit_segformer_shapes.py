@@ -15,7 +15,7 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=12,
         norm_cfg=dict(type='BN'),
-        loss_decode=dict(class_weight={{_base_.class_weight}}),
+        loss_decode=dict(class_weight=[2.5] * 8 + [1.0] * 4),  # 17 in 100 pixels show a thing, the rest a texture
     ),
 )
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=800))

@@ -364,7 +364,7 @@ def test_shapes_are_named_as_they_are_drawn():
     assert list(cfg.metainfo.classes) == [category['name'] for category in shapes.categories()]
     head = cfg.model.panoptic_head
     assert (head.num_things_classes, head.num_stuff_classes) == (len(shapes.THING_CLASSES), len(shapes.STUFF_CLASSES))
-    assert cfg.embedded_data == config.load('repvit_maskrcnn_shapes').embedded_data  # drawn once for both
+    assert cfg.embedded_data == config.load('repvit_segformer_shapes').embedded_data  # drawn once for both
 
 
 def test_a_run_by_iterations_scores_and_keeps_its_best(small, tmp_path):

@@ -41,7 +41,7 @@ def load(root, tmp_path):
         metric = cfg.test_evaluator
         for key in ('ann_file', 'seg_prefix'):
             if key in metric:
-                metric[key] = metric[key].replace('data/shapes', str(root))
+                metric[key] = metric[key].replace(cfg.data_root.rstrip('/'), str(root))
         return cfg
 
     return load

@@ -13,5 +13,3 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=3200, eta_min=1e-5),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=4)
-# Of the pixels 17 in 100 show a thing: counted two and a half times, things and textures are learnt side by side.
-class_weight = [2.5] * 8 + [1.0] * 4

@@ -14,8 +14,14 @@ from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
     from repvit_dense.deploy.graphs.base import Graph
+
+INTEGERS = ('labels', 'count', 'seg')
+LAYER = 'layer'
+# Modules whose own operations count pixels.
+COORDINATES = ('DeformableAttention', 'PixelDecoder')
 
 
 def write(
@@ -33,9 +39,12 @@ def write(
     import numpy as np
 
     program = torch_export.capture(from_pixels(graph, preprocess['mean'], preprocess['std']), size, batch)
+    program = program.run_decompositions(_decompositions())
+    prepare(program)
     types = {name: np.int32 if name in INTEGERS else np.float32 for name in graph.outputs}
+    half = ct.transform.FP16ComputePrecision(op_selector=_takes_half)
     model = ct.convert(
-        program.run_decompositions(_decompositions()),
+        program,
         inputs=[
             ct.ImageType(name='images', shape=(batch, 3, *size), color_layout=ct.colorlayout.RGB),
             ct.TensorType(name='img_hw', shape=(batch, 2), dtype=np.float32),
@@ -43,7 +52,7 @@ def write(
         outputs=[ct.TensorType(name=name, dtype=kind) for name, kind in types.items()],
         convert_to='mlprogram',
         minimum_deployment_target=ct.target.iOS16,
-        compute_precision=ct.precision.FLOAT16 if precision == 'fp16' else ct.precision.FLOAT32,
+        compute_precision=half if precision == 'fp16' else ct.precision.FLOAT32,
         skip_model_load=True,
     )
     model.user_defined_metadata['classes'] = json.dumps(list(classes))
@@ -68,7 +77,32 @@ def _decompositions() -> dict:
     }
 
 
-INTEGERS = ('labels', 'count', 'seg')
+def prepare(program: 'ExportedProgram') -> None:
+    """Drop what does nothing, and mark each operation as one of a layer or of the graph around them, in place.
+
+    The mark is where coremltools keeps the stack trace, which it passes on to all that it makes of an operation.
+    """
+    import torch
+
+    for node in list(program.graph.nodes):
+        if node.target == torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+        elif node.op == 'call_function':
+            modules = [kind.rpartition('.')[2] for _, kind in node.meta.get('nn_module_stack', {}).values()]
+            # The first two are what normalises, and the graph.
+            node.meta['stack_trace'] = LAYER if len(modules) > 2 and modules[-1] not in COORDINATES else 'graph'
+    program.graph_module.recompile()
+
+
+def _takes_half(operation) -> bool:
+    """Layers; what the graph does besides them stays in fp32.
+
+    Half precision rounds coordinates above 512 to half a pixel, indices above 2048, and ends at areas of 65504.
+    """
+    from coremltools.converters.mil.mil.scope import ScopeSource
+
+    return LAYER in operation.scopes.get(ScopeSource.EXIR_STACK_TRACE, ())
 
 
 def from_pixels(graph: 'Graph', mean: Sequence[float], std: Sequence[float]) -> 'nn.Module':
@@ -121,17 +155,21 @@ def require(path: Path, size: tuple[int, int], types: dict[str, type]) -> None:
         raise InputError(f'{path}: has operators that are not of Core ML: {", ".join(foreign)}')
 
 
-def operators(path: Path) -> set[str]:
-    """Types of all operators of a saved ML Program, those of nested blocks too."""
+def operators(path: Path) -> dict[str, set[str]]:
+    """Types of all operators of a saved ML Program, those of nested blocks too, and of what type their results are."""
     import coremltools as ct
 
     def within(block):
         for operation in block.operations:
-            yield operation.type
+            yield operation
             for nested in operation.blocks:
                 yield from within(nested)
 
-    functions = ct.utils.load_spec(str(path)).mlProgram.functions.values()
-    return {
-        kind for function in functions for block in function.block_specializations.values() for kind in within(block)
-    }
+    found: dict[str, set[str]] = {}
+    name = ct.proto.MIL_pb2.DataType.Name
+    for function in ct.utils.load_spec(str(path)).mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            for operation in within(block):
+                types = {name(value.type.tensorType.dataType).lower() for value in operation.outputs}
+                found.setdefault(operation.type, set()).update(types)
+    return found

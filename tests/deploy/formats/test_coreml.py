@@ -36,6 +36,43 @@ def test_the_saved_model_carries_classes_and_preprocessing(graph, write):
     assert json.loads(metadata['preprocess']) == {'mean': MEAN, 'std': STD}
 
 
+def test_half_precision_is_for_layers(graph, write):
+    """Boxes are counted in pixels outside of them."""
+    found = coreml.operators(write(graph('detection', plain=True), 'coreml', precision='fp16'))
+    assert found['conv'] == {'float16'}
+    assert found['gelu'] == {'float16'}
+    assert found['topk'] == {'float32'}
+    assert found['sigmoid'] == {'float32'}
+
+
+OPTIONS = {
+    'repvit_rtmdet-ins_coco': ['model.test_cfg.nms_pre=60', 'model.test_cfg.max_per_img=20'],
+    'repvit_ssdlite_coco': ['model.test_cfg.nms_pre=60', 'model.test_cfg.max_per_img=20'],
+    'repvit_maskrcnn_coco': [
+        'model.test_cfg.rpn.nms_pre=60',
+        'model.test_cfg.rpn.max_per_img=40',
+        'model.test_cfg.rcnn.max_per_img=20',
+        'model.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio=2',
+        'model.roi_head.mask_roi_extractor.roi_layer.sampling_ratio=2',
+    ],
+    'repvit_detr_coco': ['model.encoder.num_layers=1', 'model.decoder.num_layers=1'],
+    'repvit_mask2former_shapes-panoptic': [],
+}
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_the_models_of_the_configs_convert(write, name):
+    from repvit_dense import config, predict
+    from repvit_dense.deploy import export, graphs
+
+    model = predict.build(config.load(name, options=OPTIONS[name], backbone='repvit_m0_6')).requires_grad_(False)
+    path = write(graphs.build(export.fuse(model), plain=True), 'coreml', (96, 128), precision='fp16')
+    found = coreml.operators(path)
+    assert 'float16' in found['conv']
+    # What boxes come from, and indices into lists of pixels, which half precision counts up to 2048 only.
+    assert all('float16' not in found[kind] for kind in ('topk', 'exp', 'floor', 'minimum') if kind in found)
+
+
 def test_a_saved_model_of_another_size_is_refused(graph, write):
     path = write(graph('semantic', plain=True), 'coreml')
     with pytest.raises(InputError, match='takes images of 64x96'):

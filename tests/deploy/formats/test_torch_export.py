@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -30,3 +34,44 @@ def test_a_fixed_program_refuses_another_size(graph, write, batch):
 def test_a_batch_that_python_counts_is_named(graph):
     with pytest.raises(InputError, match='--dynamic batch'):
         capture(graph('baked'), (64, 64), dynamic=('batch',))
+
+
+RUN = """
+import sys
+import numpy as np
+from repvit_dense.deploy import manifest, runtimes
+folder = sys.argv[1]
+assert not any(name.startswith('repvit_dense.deploy.graphs') for name in sys.modules)
+inputs = np.load(f'{folder}/inputs.npz')
+np.savez(f'{folder}/found.npz', **runtimes.load(folder, manifest.read(folder))(inputs['images'], inputs['img_hw']))
+"""
+
+
+@pytest.mark.deploy
+@torch.no_grad()
+def test_a_detector_runs_in_a_fresh_process(write, batch, a_manifest):
+    """Its NMS is an operator of this package, which has to be there before the program is read."""
+    from repvit_dense import config, predict
+    from repvit_dense.deploy import graphs
+    from repvit_dense.reparam import reparameterize_model
+
+    torch.manual_seed(0)
+    model = predict.build(config.load('repvit_retinanet_coco', ['model.test_cfg.max_per_img=30'], 'repvit_m0_6'))
+    images, img_hw = batch(1, 96, 128)
+    layer, logits = model.bbox_head.retina_cls, model.bbox_head(model.extract_feat(images))[0][0]
+    layer.weight.div_(logits.std())
+    layer.bias.fill_(-2)
+    graph = graphs.build(reparameterize_model(model))
+    path = write(graph, 'torch', (96, 128))
+    assert 'repvit_dense.nms' in str(torch.export.load(path).graph)
+    fixed = {'images': [1, 3, 96, 128], 'img_hw': [1, 2]}
+    a_manifest('detection', target='torch', model=path.name, inputs=fixed, outputs=list(graph.outputs)).write(
+        path.parent
+    )
+    np.savez(path.parent / 'inputs.npz', images=images, img_hw=img_hw)
+    subprocess.run([sys.executable, '-c', RUN, path.parent], check=True)
+    found = np.load(path.parent / 'found.npz')
+    expected = dict(zip(graph.outputs, graph(images, img_hw), strict=True))
+    assert expected['count'] > 10
+    for name, value in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), value, atol=1e-4, rtol=1e-5)
