@@ -23,7 +23,7 @@ SIZE = (256, 256)  # height and width of the input in pixels; where the config f
 BEGIN, END = '<!-- generated: every head in every format -->', '<!-- end of what is generated -->'
 # Last layers of heads, by the end of their name, and the standard deviation that their answers are given.
 ANSWERS = {
-    **{'rpn_cls': 2.0, 'rpn_reg': 0.3, 'fc_cls': 2.0, 'fc_reg': 0.5, 'retina_cls': 2.0, 'retina_reg': 0.3},
+    **{'rpn_cls': 2.0, 'rpn_reg': 0.3, 'fc_cls': 2.0, 'fc_reg': 0.5, 'retina_cls': 0.7, 'retina_reg': 0.3},
     **{'conv_seg': 1.0, 'cls_embed': 3.0, 'mask_feature': 1.0, 'mask_embed.4': 0.3, 'conv_logits': 1.0},
 }
 # Runtimes without an adaptive RoIAlign need a fixed number of samples, see docs/deploy.md.

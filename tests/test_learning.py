@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 # differently, and a training from scratch ends elsewhere.
 LEAST = {
     'repvit_segformer_shapes': ('mIoU', 78.0),
-    'repvit_semfpn_shapes': ('mIoU', 78.0),
-    'repvit_mask2former_shapes-panoptic': ('coco_panoptic/PQ', 0.0),
+    'repvit_semfpn_shapes': ('mIoU', 64.0),
+    'repvit_mask2former_shapes-panoptic': ('coco_panoptic/PQ', 33.0),
 }
 pytestmark = [pytest.mark.learning, pytest.mark.timeout(3600)]
 

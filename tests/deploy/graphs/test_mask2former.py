@@ -172,7 +172,9 @@ def test_classes_are_those_of_mmseg(semantic, build_graph, make_batch, sizes, be
 # --- exports ---
 
 
-@pytest.fixture(params=['panoptic', 'instance', 'semantic'])
+@pytest.fixture(
+    params=['panoptic', *(pytest.param(name, marks=pytest.mark.deploy) for name in ('instance', 'semantic'))]
+)
 def model(request):
     return request.getfixturevalue(request.param)
 
