@@ -46,3 +46,8 @@ def tiny(tiny_arch, randomize_bn):
     from repvit_dense.backbones import RepViT
 
     return randomize_bn(RepViT(tiny_arch)).eval()
+
+
+def pytest_collection_modifyitems(items):
+    """Artifacts last: runtimes leave threads behind, with which no process forks safely, and tests of training fork."""
+    items.sort(key=lambda item: 'deploy' in item.path.parts or item.path.stem == 'test_export_table')
