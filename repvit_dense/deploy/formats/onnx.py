@@ -16,6 +16,9 @@ OPSET = 20  # has GELU; ONNX Runtime has no RoiAlign of a later one
 # These stay in fp32 even inside a layer: coordinates and selections need every bit, and runtimes lack the rest in fp16.
 FULL = ('CumSum', 'GridSample', 'Max', 'Min', 'NonMaxSuppression', 'Range', 'Resize', 'RoiAlign', 'ScatterND', 'TopK')
 
+# What these compute themselves are places in pixels, which half precision cannot tell apart beyond 2048.
+COORDINATES = ('DeformableAttention', 'PixelDecoder')
+
 
 def write(
     graph: 'Graph', path: Path, size: tuple[int, int], batch: int, dynamic: Collection[str], precision: str
@@ -137,9 +140,14 @@ class _Half:
 
 
 def _in_layer(node: 'NodeProto') -> bool:
-    """Whether an operator comes from a layer; the exporter notes its place: `['', 'model.neck', ..., 'conv2d']`."""
+    """Whether an operator comes from a layer; the exporter notes its place: `['', 'model.neck', ..., 'conv2d']`.
+
+    And of which class each place is: `['...Graph', '...FPN', ..., 'aten.conv2d.default']`.
+    """
     notes = {note.key: note.value for note in node.metadata_props}
-    return notes.get('pkg.torch.onnx.name_scopes', '').count(',') > 1
+    places = notes.get('pkg.torch.onnx.name_scopes', '').count(',')
+    *_, owner, _ = ['', '', *notes.get('pkg.torch.onnx.class_hierarchy', '').split(',')]
+    return places > 1 and owner.strip(" '").rpartition('.')[2] not in COORDINATES
 
 
 def require_shapes(proto: 'ModelProto', size: tuple[int, int], batch: int, dynamic: Collection[str]) -> None:

@@ -91,3 +91,21 @@ def test_half_precision_leaves_coordinates_alone(write):
     path = write(Wide(nn.Conv2d(3, 4, 1)).eval(), 'onnx', precision='fp16')
     boxes = run(path, (torch.ones(1, 3, 64, 96), torch.tensor([[2000.0, 2000.0]])))[0]
     np.testing.assert_allclose(boxes, 1999.5, atol=1e-2)
+
+
+def test_places_in_pixels_are_no_layer():
+    """The indices of deformable attention go beyond what half precision counts to."""
+    import onnx
+
+    def node(owner):
+        note = {
+            'pkg.torch.onnx.name_scopes': "['', 'queries.attention', 'add']",
+            'pkg.torch.onnx.class_hierarchy': f"['a.Mask2Former', '{owner}', 'aten.add.Tensor']",
+        }
+        made = onnx.helper.make_node('Add', ['a', 'b'], ['c'])
+        for key, value in note.items():
+            made.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+        return made
+
+    assert ours._in_layer(node('torch.nn.modules.linear.Linear'))
+    assert not ours._in_layer(node('repvit_dense.deploy.graphs.attention.DeformableAttention'))
