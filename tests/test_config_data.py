@@ -329,14 +329,14 @@ def test_semantic_data_that_is_not_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize('key, wanted', [('num_things_classes', 8), ('num_stuff_classes', 4)])
 @pytest.mark.parametrize('head', ['panoptic_head', 'panoptic_fusion_head'])
 def test_counts_of_things_and_stuff(drawn, head, key, wanted):
-    cfg = config.load('repvit_mask2former_shapes-panoptic')
+    cfg = config.load('repvit_mask2former_shapes-panoptic', data='shapes')
     cfg.model[head][key] = 80
     with pytest.raises(InputError, match=f'model.{head}.{key} = 80, but the data has {wanted} .*{key}={wanted}$'):
         config.check(cfg, ('train',))
 
 
 def test_class_weights_of_another_number(drawn):
-    cfg = config.load('repvit_mask2former_shapes-panoptic')
+    cfg = config.load('repvit_mask2former_shapes-panoptic', data='shapes')
     cfg.model.panoptic_head.loss_cls.class_weight = [1.0] * 134
     with pytest.raises(InputError, match='class_weight has 134 numbers, but the data has 12 classes'):
         config.check(cfg, ('train',))
