@@ -4,7 +4,7 @@
 #   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
 #   make test-learning   three heads trained from scratch until they know the embedded data, half an hour
 #   make lint            ruff, rules and format
-#   make bench           merged kernels against the plain form
+#   make bench           what is promised of speed and memory beside what is measured, some twenty minutes
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
 PYTHON ?= python3
 VENV := .venv
@@ -36,7 +36,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 bench: $(READY)
-	$(BIN)/python tools/benchmark.py $(BENCH_OPTIONS)
+	$(BIN)/python tools/benchmark.py --targets $(BENCH_OPTIONS)
 
 $(READY): $(LOCK) setup.py
 	@test -n "$(PYVER)" || { echo "error: PYTHON=$(PYTHON) does not run; name a Python 3.10 to 3.12" >&2; exit 2; }

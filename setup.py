@@ -33,6 +33,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['repvit_dense', 'repvit_dense.*']),
     install_requires=[
+        'hotcoco>=1.3',
         'matplotlib',
         'numpy',
         'safetensors',

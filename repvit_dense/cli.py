@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 CONFIG = 'config file, or the name of a packaged one'
 CHECKPOINT = 'checkpoint file, or a work dir: its best checkpoint, else its last'
+RESUMABLE = re.compile(r'((interrupted|recent)_)?(epoch|iter)_\d+\.pth')
 
 
 def main(command: str | None = None, argv: list[str] | None = None) -> None:
@@ -57,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         '--amp', nargs='?', const='bf16', choices=('bf16', 'fp16'), help='mixed precision (bf16 without a value)'
     )
     sub.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the total batch size')
+    sub.add_argument(
+        '--checkpoint-every',
+        type=_interval,
+        metavar='N|Nm',
+        help='also save every N iterations, or N minutes (200, 5m): no more is lost when the training is killed',
+    )
 
     sub = add('test', _test, 'Evaluate a checkpoint, or an artifact.')
     _add_run(sub)
@@ -88,6 +97,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub = add('doctor', _doctor, 'Check the environment, a config and its data.')
     _add_model(sub)
     return parser
+
+
+def _interval(text: str) -> dict[str, int]:
+    """'200' or '5m' as arguments of RecentCheckpointHook."""
+    number = text.removesuffix('m')
+    if not number.isdecimal() or not int(number):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of iterations (200) nor of minutes (5m)")
+    return {'iterations' if number == text else 'minutes': int(number)}
 
 
 def _add_model(parser: argparse.ArgumentParser, **first: str) -> None:
@@ -132,11 +149,10 @@ def _train(args: argparse.Namespace) -> int:
         _use_amp(cfg, args.amp)
     if args.auto_scale_lr:
         _scale_lr(cfg)
-    checkpoint = _last_checkpoint(Path(cfg.work_dir)) if args.resume == 'auto' else args.resume
-    if checkpoint:
-        cfg.resume, cfg.load_from = True, checkpoint
-    elif args.resume:
-        print(f'{cfg.work_dir}: no checkpoint to go on from, training starts from the beginning', file=sys.stderr)
+    if args.checkpoint_every:
+        hook = {'type': 'RecentCheckpointHook', **args.checkpoint_every}
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
+    _resume(cfg, args.resume)
     _read_checkpoint(cfg)
     prepare_data(cfg)
     check(cfg, ('train', 'val'))
@@ -249,6 +265,8 @@ def _load(args: argparse.Namespace):
     asked = {'seed': args.seed, 'deterministic': args.deterministic or None}
     asked = {key: value for key, value in asked.items() if value is not None}
     cfg.randomness = {'seed': None, **cfg.get('randomness', {}), **asked}
+    if cfg.randomness.get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch refuses matrix products on a GPU without it
     return cfg
 
 
@@ -256,6 +274,17 @@ def _default_work_dir(args: argparse.Namespace) -> str:
     """One folder for each config, backbone and data: none overwrites another's checkpoints."""
     names = [args.config, args.backbone, args.data]
     return str(Path('work_dirs', '--'.join(Path(name).stem for name in names if name)))
+
+
+def _resume(cfg, asked: str | None) -> None:
+    """Go on from the checkpoint asked for; from the last one also where torchrun has started a dead job again."""
+    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+    last = _last_checkpoint(Path(cfg.work_dir)) if restarted or asked == 'auto' else None
+    checkpoint = last or (asked if asked != 'auto' else None)
+    if checkpoint:
+        cfg.resume, cfg.load_from = True, checkpoint
+    elif asked or restarted:
+        print(f'{cfg.work_dir}: no checkpoint to go on from, training starts from the beginning', file=sys.stderr)
 
 
 def _read_checkpoint(cfg) -> None:
@@ -291,17 +320,35 @@ def _use_amp(cfg, precision: str) -> None:
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:
-    """The checkpoint to resume from; None where there is none yet, and training starts from the beginning."""
+    """The checkpoint to resume from; None where there is none yet, and training starts from the beginning.
+
+    That is the one that `last_checkpoint` names or, should that be damaged or gone, the newest other one that is whole.
+    """
     from repvit_dense.errors import InputError
 
     pointer = work_dir / 'last_checkpoint'
     if not pointer.is_file():
         return None
-    path = Path(pointer.read_text().strip())
-    for candidate in (work_dir / path.name, path):  # the work dir may have been moved or copied
-        if candidate.is_file():
-            return str(candidate)
-    raise InputError(f'{pointer} names {path}, which is not there; name a checkpoint: --resume CHECKPOINT')
+    named = Path(pointer.read_text().strip())
+    others = [path for path in work_dir.iterdir() if RESUMABLE.fullmatch(path.name)]
+    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    # By name first: the work dir may have been moved or copied.
+    candidates = dict.fromkeys(path for path in (work_dir / named.name, named, *others) if path.is_file())
+    for path in candidates:
+        if _is_whole(path):
+            return str(path)
+        print(f'{path}: damaged, the one before it is tried', file=sys.stderr)
+    what = 'which is damaged, and so is every other' if candidates else 'which is not there, and no other checkpoint is'
+    raise InputError(f'{pointer} names {named}, {what}. Name a checkpoint: --resume CHECKPOINT')
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of a checkpoint has its checksum; torch does not look at them."""
+    try:
+        with ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # whatever the bytes in its place make of zipfile
+        return False
 
 
 def _find_checkpoint(given: str) -> str:

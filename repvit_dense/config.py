@@ -75,8 +75,12 @@ def find(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted({file.stem for folder in CONFIG_FOLDERS for file in folder.glob('*.py')})
-    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(known)}')
+    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(names())}')
+
+
+def names() -> list[str]:
+    """Of the packaged configs."""
+    return sorted({file.stem for folder in CONFIG_FOLDERS for file in folder.glob('*.py')})
 
 
 def _apply_option(cfg: 'Config', option: str) -> None:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from repvit_dense.files import write_text
+
 
 def write_page(
     folder: Path,
@@ -40,7 +42,5 @@ def write_page(
         parts.append(f'<h2>{html.escape(caption)}</h2>')
         parts.append(f'<div class="grid">{"".join(image(path) for path in pictures)}</div>')
     path = folder / 'index.html'
-    partial = folder / 'index.html.partial'
-    partial.write_text('\n'.join(parts))
-    partial.replace(path)
+    write_text(path, '\n'.join(parts))
     return path

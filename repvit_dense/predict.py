@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.data.images import SUFFIXES, images_in, run_lengths
 from repvit_dense.errors import InputError
+from repvit_dense.files import write_text
 from repvit_dense.page import write_page
 
 if TYPE_CHECKING:
@@ -104,9 +106,7 @@ def _process_all(
         if segmented:
             labels, results[-1]['segments'] = segmented
             cv2.imwrite(str(args.out / f'{name}.segments.png'), labels)
-    partial = args.out / 'predictions.json.partial'
-    partial.write_text(json.dumps(results, indent=1))
-    partial.replace(args.out / 'predictions.json')
+    write_text(args.out / 'predictions.json', json.dumps(results, indent=1))
     page = write_page(args.out, title, pictures, f'Predictions of {model}')
     print(f'Page: {page}')
     return 2 if failed else 0
@@ -172,8 +172,9 @@ def build(cfg: 'Config') -> 'nn.Module':
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    cfg.model.backbone.pop('init_cfg', None)
-    return MODELS.build(cfg.model).eval()
+    model = copy.deepcopy(cfg.model)  # some heads change their config (DETR's class weights)
+    model.backbone.pop('init_cfg', None)
+    return MODELS.build(model).eval()
 
 
 def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], BaseDataElement]':
@@ -184,7 +185,7 @@ def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], Base
     import torch
     from mmengine.dataset import Compose, pseudo_collate
 
-    pipeline = Compose(_image_pipeline(cfg))
+    pipeline = Compose(image_pipeline(cfg))
 
     @torch.inference_mode()
     def predict(image: 'np.ndarray') -> 'BaseDataElement':
@@ -205,7 +206,7 @@ def _meta(cfg: 'Config', checkpoint: dict) -> dict:
     return {'classes': classes, 'palette': checkpoint['meta'].get('dataset_meta', {}).get('palette', 'random')}
 
 
-def _image_pipeline(cfg: 'Config') -> list[dict]:
+def image_pipeline(cfg: 'Config') -> list[dict]:
     """The test pipeline for an image in memory: nothing is read from a file, annotations least of all."""
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in step.type]
     load = {

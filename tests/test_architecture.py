@@ -14,23 +14,22 @@ FILES = sorted(PACKAGE_FOLDER.rglob('*.py'))
 # Part of the package -> the parts it may import from, besides itself.
 BELOW = {
     'errors': set(),
+    'files': set(),
     'reparam': set(),
     'mmcv_ops': set(),
     'plugin': set(),
-    'page': set(),
-    'data': {'errors'},
-    'artifact': {'errors', 'data'},
+    'page': {'files'},
+    'data': {'errors', 'files'},
+    'artifact': {'errors', 'data', 'files'},
     '__init__': {'mmcv_ops', 'plugin'},
 }
 BELOW['backbones'] = {'errors', 'reparam'}
 BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
 BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
 BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
-BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'page'}
-BELOW['deploy'] = BELOW['checkpoint'] | {'artifact', 'checkpoint', 'config'}
-BELOW['model_zoo'] = BELOW['predict'] | {'predict'}
-BELOW['export_table'] = BELOW['predict'] | {'predict', 'deploy'}
-BELOW['benchmark'] = BELOW['export_table'] | {'model_zoo', 'export_table'}
+BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'files', 'page'}
+BELOW['deploy'] = BELOW['predict'] | {'predict'}
+BELOW['benchmark'] = BELOW['deploy'] | {'deploy'}
 BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}
 
 # What of deploy/ an artifact runs on: the part 'artifact' above.
@@ -39,21 +38,21 @@ ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes')
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
 LIGHT = (
     'errors',
+    'files',
     'plugin',
     '__init__',
     'cli',
-    'benchmark',
     'config',
     'data',
     'doctor',
     'mmcv_ops',
-    'model_zoo',
     'page',
     'predict',
 )
 LIGHT_FILES = [
     *(PACKAGE_FOLDER / 'deploy' / f'{name}.py' for name in ('__init__', 'evaluate', 'export', 'manifest', 'runtimes')),
     PACKAGE_FOLDER / 'deploy' / 'formats' / '__init__.py',
+    PACKAGE_FOLDER / 'benchmark' / '__init__.py',
 ]
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'matplotlib', 'cv2', 'tensorboard'}
 

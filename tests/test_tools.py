@@ -25,11 +25,11 @@ COCO = str(ROOT / 'configs/repvit_maskrcnn_coco.py')
 MODEL = ['config', '--backbone', '--data', '--cfg-options']
 COMMON = [*MODEL, '--work-dir', '--seed', '--deterministic', '--launcher']
 OPTIONS = {
-    'train': [*COMMON, '--resume', '--amp', '--auto-scale-lr'],
+    'train': [*COMMON, '--resume', '--amp', '--auto-scale-lr', '--checkpoint-every'],
     'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--show-dir'],
     'predict': [*MODEL, 'checkpoint', 'ARTIFACT', 'IMAGE', '--out', '--score', '--threads', '--device', '--deploy'],
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
-    'benchmark': ['--arch', '--batch', '--size', '--rounds', '--json', '--model-zoo', '--backbones'],
+    'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot', '--targets', '--growth'],
     'doctor': MODEL,
 }
 
@@ -130,6 +130,8 @@ def one_line(text):
         (['train', SHAPES, '--seed', 'x'], "invalid int value: 'x'"),
         (['train', SHAPES, '--amp', 'fp8'], "invalid choice: 'fp8'"),
         (['train', SHAPES, '--launcher', 'ssh'], "invalid choice: 'ssh'"),
+        (['train', SHAPES, '--checkpoint-every', '5h'], "'5h' is neither a number of iterations (200) nor of minutes"),
+        (['train', SHAPES, '--checkpoint-every', '0m'], "'0m' is neither"),
         (['train', SHAPES, '--epochs', '3'], 'unrecognized arguments: --epochs'),
         (['export', SHAPES, '--to', 'onnx'], 'required: checkpoint'),
         (['test', SHAPES, 'a.pth', 'b.pth'], 'unrecognized arguments: b.pth'),
@@ -293,8 +295,12 @@ def test_options_may_stand_among_images(monkeypatch, arguments, checkpoint, imag
     assert called == [(checkpoint, images)]
 
 
-def test_an_unknown_variant_to_measure(refuse):
-    assert "unknown variant 'm9'" in one_line(refuse('benchmark', '--arch', 'm9'))
+def test_an_unknown_subject_to_measure(refuse):
+    assert "unknown backbone 'm9'" in one_line(refuse('benchmark', 'm9'))
+
+
+def test_nothing_to_measure(refuse):
+    assert 'name what is to be measured' in one_line(refuse('benchmark'))
 
 
 # --- which checkpoint ---
@@ -308,6 +314,7 @@ def test_the_best_checkpoint_of_a_work_dir(tmp_path):
     assert cli._find_checkpoint(str(tmp_path)) == str(tmp_path / 'best_a_epoch_10.pth')
     for path in tmp_path.glob('best_a*'):
         path.unlink()
+    torch.save({}, tmp_path / 'epoch_12.pth')
     assert cli._find_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_12.pth')
 
 
@@ -320,10 +327,30 @@ def test_a_work_dir_may_move(tmp_path):
     """And where it was copied, the copy goes on from its own."""
     for name in ('here', 'there'):
         (tmp_path / name).mkdir()
-        (tmp_path / name / 'epoch_1.pth').touch()
+        torch.save({}, tmp_path / name / 'epoch_1.pth')
         (tmp_path / name / 'last_checkpoint').write_text(str(tmp_path / 'here/epoch_1.pth'))
     assert cli._last_checkpoint(tmp_path / 'there') == str(tmp_path / 'there/epoch_1.pth')
     assert cli._last_checkpoint(tmp_path / 'here') == str(tmp_path / 'here/epoch_1.pth')
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path)  # which does not notice
+
+
+@pytest.mark.parametrize('damage', [lambda path: path.write_bytes(path.read_bytes()[:-100]), flip_a_bit, Path.unlink])
+def test_the_one_before_a_damaged_checkpoint(tmp_path, damage, capsys):
+    names = ('epoch_1.pth', 'recent_iter_20.pth', 'epoch_2.pth', 'best_a_epoch_2.pth', 'interrupted_iter_9.pth.partial')
+    for age, name in enumerate(names):
+        torch.save({'state_dict': {'a': torch.zeros(10**4)}}, tmp_path / name)
+        os.utime(tmp_path / name, (age, age))
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    damage(tmp_path / 'epoch_2.pth')
+    assert cli._last_checkpoint(tmp_path) == str(tmp_path / 'recent_iter_20.pth')
+    if damage is not Path.unlink:
+        assert f'{tmp_path / "epoch_2.pth"}: damaged' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -407,6 +434,30 @@ def test_a_named_checkpoint_is_resumed(settle, weights):
     assert (cfg.load_from, cfg.resume) == (weights, True)
     assert cfg.auto_scale_lr.enable
     assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
+
+
+@pytest.mark.parametrize('restarts, expected', [('0', False), ('1', True)])
+def test_a_job_that_torchrun_starts_again_is_resumed(settle, weights, tmp_path, monkeypatch, restarts, expected):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text(weights)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
+    assert settle('train', SHAPES, '--work-dir', 'run').resume == expected
+    if expected:  # what the first start was told is behind the last checkpoint
+        cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume', 'older.pth')
+        assert cfg.load_from == weights
+
+
+def test_a_job_that_died_before_its_first_checkpoint(settle, weights, monkeypatch, capsys):
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    assert not settle('train', SHAPES, '--work-dir', 'run').resume
+    assert 'starts from the beginning' in capsys.readouterr().err
+    assert settle('train', SHAPES, '--work-dir', 'run', '--resume', weights).load_from == weights
+
+
+@pytest.mark.parametrize('text, expected', [('200', {'iterations': 200}), ('5m', {'minutes': 5})])
+def test_more_checkpoints(settle, text, expected):
+    cfg = settle('train', SHAPES, '--checkpoint-every', text)
+    assert cfg.custom_hooks[-1] == {'type': 'RecentCheckpointHook', **expected}
 
 
 def test_testing_loads_the_checkpoint_and_nothing_else(settle, weights, tmp_path):

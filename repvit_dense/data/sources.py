@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from pathlib import Path
 from repvit_dense.data import checks, shapes
 from repvit_dense.data.images import images_in
 from repvit_dense.errors import InputError
+from repvit_dense.files import write_text
 
 TASKS = ('detection', 'instance', 'panoptic', 'semantic')
 EMBEDDED = {'root': 'data/shapes', 'seed': 0, 'num_train': 500, 'num_val': 100, 'size': (256, 256)}
@@ -368,14 +368,9 @@ def _demand_masks(root: Path, content: dict) -> None:
 
 
 def _write(file: Path, content: dict) -> Path:
-    """Under a temporary name first: the processes of a job may do this at once, and none may read half a file."""
+    """The processes of a job may do this at once, and none may read half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f'.{file.name}-{uuid.uuid4().hex}')
-    try:
-        partial.write_text(json.dumps(content), encoding='utf-8')
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(file, json.dumps(content))
     return file
 
 

@@ -6,6 +6,7 @@ Every artifact is written beside its place first and moved there only when it wa
 import argparse
 import dataclasses
 import hashlib
+import math
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from repvit_dense import predict
 from repvit_dense.deploy import formats
 from repvit_dense.errors import InputError
 
@@ -96,7 +98,7 @@ class Source(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the table at the end says of one artifact."""
+    """What the table at the end says of one artifact; times, and how much faster than the unfused model in PyTorch."""
 
     target: str
     folder: Path
@@ -104,6 +106,7 @@ class Row(NamedTuple):
     megabytes: float
     parity: str
     milliseconds: float | None
+    speedup: float | None
 
 
 def run(args: argparse.Namespace, cfg: 'Config', checkpoint: str) -> int:
@@ -134,6 +137,8 @@ def export_all(args: argparse.Namespace, cfg: 'Config', checkpoint: str) -> 'tup
     recipe = preprocess.from_config(cfg)
     size = tuple(args.size or usual_size(recipe))
     formats.check_size(size, recipe['divisor'])
+    if 'size' in args.dynamic:
+        formats.check_open_size(size, formats.smallest_open(coarsest_stride(cfg), recipe['divisor']))
     folders = {target: _free(args.out / _name(target, args.precision)) for target in targets}
     if args.max_detections is not None:
         limit_detections(cfg, args.max_detections)
@@ -171,6 +176,15 @@ def usual_size(recipe: dict) -> tuple[int, int]:
     return tuple(-(-side // recipe['divisor']) * recipe['divisor'] for side in (height, width))
 
 
+def coarsest_stride(cfg: 'Config') -> int:
+    """Pixels of the image, along a side, for one of the coarsest features that the model has anchors on; else 1."""
+    neck, head = cfg.model.get('neck') or {}, cfg.model.get('rpn_head') or cfg.model.get('bbox_head') or {}
+    strides = (head.get('anchor_generator') or {}).get('strides', [1])
+    if neck.get('type') == 'SSDNeck':  # anchors of the levels that it adds are closer than their pixels
+        return strides[len(neck['in_channels']) - 1] * math.prod(neck['level_strides'])
+    return max(strides)
+
+
 def _name(target: str, precision: str) -> str:
     return target if precision == 'fp32' else f'{target}-{precision}'
 
@@ -204,83 +218,29 @@ def limit_detections(cfg: 'Config', count: int) -> None:
 
 
 def _source(args: argparse.Namespace, cfg: 'Config', checkpoint: str, size: tuple[int, int], recipe: dict) -> Source:
+    from repvit_dense.deploy import folding
+
     start = time.perf_counter()
     images = list(_images(cfg, 'train', args.calibration)) if args.precision == 'int8' else []
     if args.precision == 'int8' and not images:
         raise InputError('--precision int8 needs the training images of this config, and there are none')
-    unfused = load(cfg, checkpoint)
-    fused = fuse(unfused)
+    unfused = predict.load(cfg, checkpoint, 'cpu')[0].requires_grad_(False)
+    fused = folding.fuse(unfused)
     test_images = list(_images(cfg, 'test', COMPARED * max(args.batch, COMPARED))) or drawn_images(COMPARED)
     single = 1 if 'batch' in args.dynamic else args.batch
     shapes = [(single, size)] * (len(images) // single)
+    smallest = formats.smallest_open(coarsest_stride(cfg), recipe['divisor'])
     source = Source(
         unfused,
         fused,
         size,
         recipe,
-        make_batches(test_images, recipe, compared_shapes(args.batch, size, args.dynamic, recipe['divisor'])),
+        make_batches(test_images, recipe, compared_shapes(args.batch, size, args.dynamic, recipe['divisor'], smallest)),
         make_batches(images, recipe, shapes) if images else [],
         _about(cfg, checkpoint, unfused.dataset_meta) | {'preprocess': recipe},
     )
     _tell('model', 'loaded and fused', start)
     return source
-
-
-def load(cfg: 'Config', checkpoint: str) -> 'nn.Module':
-    """The trained model in eval mode; names and colours of its classes in `dataset_meta`."""
-    import mmdet.models  # noqa: F401
-    import mmseg.models  # noqa: F401  both register what they define
-    from mmengine.registry import MODELS, init_default_scope
-
-    from repvit_dense import config
-    from repvit_dense.checkpoint import load_checkpoint
-    from repvit_dense.safe_read import read
-
-    content = read(checkpoint)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    cfg.model.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg.model).eval()
-    load_checkpoint(model, content)
-    meta = config.dataset_meta(cfg.test_dataloader.dataset, cfg.default_scope)
-    classes = config.trained_classes(content)
-    if classes and classes != list(meta['classes']):
-        meta = {'classes': classes, 'palette': content['meta'].get('dataset_meta', {}).get('palette')}
-    model.dataset_meta = meta
-    return model.requires_grad_(False)
-
-
-def fuse(model: 'nn.Module') -> 'nn.Module':
-    """A copy with the backbone merged, and with every batch norm that follows a convolution folded into it.
-
-    Convolutions that several batch norms share (RTMDet's head) become one for each.
-    """
-    from mmcv.cnn import ConvModule
-    from torch import nn
-
-    from repvit_dense.reparam import reparameterize_model
-
-    fused = reparameterize_model(model)
-    for part in list(fused.modules()):
-        if isinstance(part, ConvModule) and part.order[:2] == ('conv', 'norm') and part.with_norm:
-            conv, norm = _folded(part.conv, part.norm)
-            part.conv = conv
-            setattr(part, part.norm_name, norm)
-        elif type(part) is nn.Sequential:
-            for i in range(len(part) - 1):
-                part[i], part[i + 1] = _folded(part[i], part[i + 1])
-    return fused
-
-
-def _folded(conv: 'nn.Module', norm: 'nn.Module') -> 'tuple[nn.Module, nn.Module]':
-    """One convolution and nothing in the place of these two, where they are a plain one and a batch norm."""
-    from mmcv.cnn.bricks.wrappers import Conv2d
-    from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    from repvit_dense.reparam import conv_like, fold_bn
-
-    plain = type(conv) in (nn.Conv2d, Conv2d) and isinstance(norm, _BatchNorm) and norm.running_mean is not None
-    return (conv_like(conv, *fold_bn(conv.weight, conv.bias, norm)), nn.Identity()) if plain else (conv, norm)
 
 
 def _about(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
@@ -353,12 +313,15 @@ def drawn_images(count: int) -> 'list[np.ndarray]':
 
 
 def compared_shapes(
-    batch: int, size: tuple[int, int], dynamic: tuple[str, ...], divisor: int
+    batch: int, size: tuple[int, int], dynamic: tuple[str, ...], divisor: int, smallest: int
 ) -> list[tuple[int, tuple[int, int]]]:
-    """Batch size, and height and width in pixels, of each batch compared; others too where they are open."""
+    """Batch size, and height and width in pixels, of each batch compared; others too where they are open.
+
+    Sizes are multiples of `divisor`, and no side is below `smallest`.
+    """
     numbers = [batch, *range(2, COMPARED + 1)] if 'batch' in dynamic else [batch] * COMPARED
     height, width = size
-    others = [size, (height + divisor, width), (height, max(divisor, width - divisor))]
+    others = [size, (height + divisor, width), (height, max(smallest, width - divisor))]
     return list(zip(numbers, others if 'size' in dynamic else [size] * COMPARED, strict=True))
 
 
@@ -432,7 +395,9 @@ def _write(args: argparse.Namespace, source: Source, target: str, folder: Path) 
     _tell(target, 'compared with the model', start_of_step)
     dataclasses.replace(manifest, certificate=certificate).write(folder)
     size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6
-    return Row(target, folder, seconds, size, _parity(certificate), certificate.get('milliseconds', {}).get('artifact'))
+    times = certificate.get('milliseconds')
+    speed = (times['artifact'], times['pytorch_unfused'] / times['artifact']) if times else (None, None)
+    return Row(target, folder, seconds, size, _parity(certificate), *speed)
 
 
 def _manifest(args: argparse.Namespace, source: Source, target: str, graph: 'Graph', model: str) -> 'Manifest':
@@ -464,6 +429,8 @@ def _versions(target: str, precision: str) -> dict[str, str]:
 def _certificate(
     args: argparse.Namespace, source: Source, target: str, graph: 'Graph', folder: Path, manifest: 'Manifest'
 ) -> dict:
+    import torch
+
     from repvit_dense.deploy import certify, runtimes
 
     if target == 'coreml' and sys.platform != 'darwin':
@@ -472,7 +439,7 @@ def _certificate(
     return certify.certify(
         unfused=source.unfused,
         graph=graph,
-        run=runtimes.load(folder, manifest),
+        run=runtimes.load(folder, manifest, torch.get_num_threads()),  # latencies compare at equal threads
         precision=args.precision,
         inputs=source.batches,
         verify=not args.no_verify,
@@ -503,9 +470,9 @@ def _parity(certificate: dict) -> str:
 def _print_table(rows: list[Row]) -> None:
     if not rows:
         return
-    cells = [('artifact', 'MB', 'seconds', 'agrees with PyTorch', 'ms')]
+    cells = [('artifact', 'MB', 'seconds', 'agrees with PyTorch', 'ms (faster than PyTorch)')]
     for row in rows:
-        time_text = '-' if row.milliseconds is None else f'{row.milliseconds:.1f}'
+        time_text = '-' if row.milliseconds is None else f'{row.milliseconds:.1f} ({row.speedup:.1f}x)'
         cells.append((str(row.folder), f'{row.megabytes:.1f}', f'{row.seconds:.1f}', row.parity, time_text))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print()

@@ -7,17 +7,18 @@ from typing import Any
 
 from repvit_dense import __version__
 from repvit_dense.errors import InputError
+from repvit_dense.files import write_text
 
 NAME = 'manifest.json'
 FORMAT_VERSION = 1
 AGAIN = 'export the model again (repvit-dense export)'
 
-# What the model file of each task gives, in any order, and the thresholds that its results are finished with.
+# What a graph of each task gives, and its model file in any order; and the thresholds its results are finished with.
 OUTPUTS = {
-    'detection': {'boxes', 'scores', 'labels', 'count'},
-    'instance': {'boxes', 'scores', 'labels', 'masks', 'count'},
-    'panoptic': {'scores', 'labels', 'masks', 'count'},
-    'semantic': {'seg'},
+    'detection': ('boxes', 'scores', 'labels', 'count'),
+    'instance': ('boxes', 'scores', 'labels', 'masks', 'count'),
+    'panoptic': ('scores', 'labels', 'masks', 'count'),
+    'semantic': ('seg',),
 }
 MASK_KINDS = {'detection': (None,), 'instance': ('roi', 'image'), 'panoptic': ('image',), 'semantic': (None,)}
 THRESHOLDS = {
@@ -79,9 +80,7 @@ class Manifest:
         path = Path(folder, NAME)
         text = json.dumps(dataclasses.asdict(self), indent=1)
         _check(path, json.loads(text))
-        partial = path.with_name(f'{NAME}.partial')
-        partial.write_text(text + '\n', encoding='utf-8')
-        partial.replace(path)
+        write_text(path, text + '\n')
         return path
 
 

@@ -43,6 +43,7 @@ METHODS = {
     'cautious': Method(spare=('excite', 'ends', 'depthwise')),
 }
 DEFAULT = 'mixed'
+QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize']  # operators of ONNX
 
 
 def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: str = DEFAULT) -> list[str]:
@@ -83,8 +84,12 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
         def get_next(self):
             return next(self.rest, None)
 
+    from repvit_dense.deploy.formats.onnx import in_layer
+
     proto = onnx.load(path)
     spared = _spared(_onnx_nodes(proto), method.spare)
+    # What the graph does besides its layers, with boxes in pixels say, needs every bit.
+    outside = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and not in_layer(node)]
     options = {'ActivationSymmetric': False, 'WeightSymmetric': True}
     if method.percentile:
         options['CalibPercentile'] = method.percentile
@@ -95,11 +100,11 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
             written,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize'],
+            op_types_to_quantize=QUANTIZED,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=spared,
+            nodes_to_exclude=[*spared, *outside],
             calibrate_method=CalibrationMethod.Percentile if method.percentile else CalibrationMethod.MinMax,
             extra_options=options,
         )

@@ -3,15 +3,12 @@
 import math
 import os
 import signal
-from pathlib import Path
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
-
-from repvit_dense.engine.loops import ResumableIterLoop
 
 
 class TrainingStopped(RuntimeError):
@@ -49,23 +46,21 @@ class NonFiniteLossHook(Hook):
 class SaveOnSignalHook(Hook):
     """On SIGINT or SIGTERM finish the iteration, save a checkpoint that `--resume` picks up, and stop.
 
-    A second signal of the same kind stops at once, without a checkpoint. A validation that was interrupted is run again
-    when training is resumed. Of several processes it is enough that one gets the signal: all stop after the same
-    iteration, a validation is finished first.
+    A second signal of the same kind stops at once, without a checkpoint. A validation that was not finished, for
+    whatever reason, is run when training is resumed. Of several processes it is enough that one gets the signal: all
+    stop after the same iteration, a validation is finished first.
     """
 
     priority = 'LOWEST'
     _received = None
-    _validate_first = False
-
-    def after_load_checkpoint(self, runner, checkpoint) -> None:
-        self._validate_first = (checkpoint.get('meta') or {}).get('validation_due', False)
 
     def before_train(self, runner) -> None:
         self._received = None
         self._pid = os.getpid()
         self._previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
-        if self._validate_first and runner.iter:  # resumed; 0 where the checkpoint only gave the weights to start from
+        if not runner.iter:
+            runner.set_last_checkpoint(None)  # not that of a training which was in this folder before
+        elif runner.train_loop.validation_due():
             runner.val_loop.run()
 
     def _on_signal(self, number, frame) -> None:
@@ -86,14 +81,16 @@ class SaveOnSignalHook(Hook):
             all_reduce(number, 'max')
             self._received = signal.Signals(number.item()) if number else None
         if self._received:
-            done = runner.iter + 1
-            # By epochs the resumed run still ends the epoch, and validates then.
-            due = isinstance(runner.train_loop, ResumableIterLoop) and runner.train_loop.validates_after(done)
-            self._save_and_stop(runner, done, validation_due=due)
+            self._save_and_stop(runner, iterations=runner.iter + 1)
+
+    def before_val_epoch(self, runner) -> None:
+        # Now, for what is saved when it has ended: the best checkpoint, and with it the last one again.
+        runner.message_hub.update_info('iter_validated', runner.iter)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self._received and get_world_size() == 1:  # several processes may not have equally many batches to meet at
-            self._save_and_stop(runner, iterations=runner.iter, validation_due=True)
+            runner.message_hub.update_info('iter_validated', 0)
+            self._save_and_stop(runner, iterations=runner.iter)
 
     def after_data_error(self, runner) -> None:
         """Between iterations; a signal to all processes of a job ends the data-loading workers as well."""
@@ -104,13 +101,8 @@ class SaveOnSignalHook(Hook):
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
-    def _save_and_stop(self, runner, iterations: int, validation_due: bool = False) -> None:
-        name = f'interrupted_iter_{iterations}.pth'
-        meta = {'epoch': runner.epoch, 'iter': iterations, 'validation_due': validation_due}
-        runner.save_checkpoint(runner.work_dir, name, meta=meta)
-        path = Path(runner.work_dir, name)
-        if is_main_process():
-            Path(runner.work_dir, 'last_checkpoint').write_text(str(path))
+    def _save_and_stop(self, runner, iterations: int) -> None:
+        path = runner.save_resumable(f'interrupted_iter_{iterations}.pth', iterations)
         barrier()  # a launcher ends the other processes when the first has stopped
         self.after_train(runner)
         raise TrainingStopped(

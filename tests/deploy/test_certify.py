@@ -163,3 +163,11 @@ def test_a_fusion_that_changed_a_stage_shows(subject):
         graph.model.first.weight.mul_(1.5)
     stages = certify.certify(model, graph, run, 'fp32', inputs)['stages']
     assert stages['backbone 0'] > 0.1
+
+
+@pytest.mark.parametrize('thresholds', [False, True])
+def test_a_network_with_a_threshold_of_its_own_may_differ_more(subject, thresholds):
+    model, graph, run, inputs = subject
+    graph.thresholds = thresholds
+    raw = certify.certify(model, graph, run, 'fp32', inputs)['tolerance']['raw']
+    assert raw == pytest.approx(1e-2 if thresholds else 1e-3)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from repvit_dense import config
 from repvit_dense.deploy import export, formats, manifest
@@ -100,60 +99,44 @@ def test_no_detections_to_limit():
         export.limit_detections(config.load('repvit_segformer_ade20k'), 10)
 
 
-# --- folding ---
+# --- sizes that are left open ---
 
 
-def norms(module):
-    return sum(isinstance(part, _BatchNorm) for part in module.modules())
+STRIDES = {
+    'repvit_maskrcnn_coco': 64,
+    'repvit_retinanet_coco': 128,
+    'repvit_ssdlite_coco': 512,
+    'repvit_rtmdet-ins_coco': 32,
+}
 
 
-def conv_modules(kind):
-    from mmcv.cnn import ConvModule
-
-    norm = {'type': kind}
-    if kind == 'shared':
-        first, second = (ConvModule(4, 4, 3, padding=1, norm_cfg={'type': 'BN'}) for _ in range(2))
-        second.conv = first.conv
-        return nn.Sequential(first, second)
-    if kind == 'sequential':
-        return nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
-    return nn.Sequential(ConvModule(4, 6, 3, norm_cfg=norm, groups=2), ConvModule(6, 5, 1, bias=True, norm_cfg=norm))
-
-
-@pytest.mark.parametrize('kind', ['BN', 'SyncBN', 'shared', 'sequential'])
+@pytest.mark.parametrize(('name', 'stride'), STRIDES.items())
 @torch.no_grad()
-def test_folding_changes_nothing_but_the_norms(kind, randomize_bn):
-    model = randomize_bn(conv_modules(kind)).double().eval()
-    images = torch.randn(2, 4, 8, 8, dtype=torch.double)
-    fused = export.fuse(model)
-    assert (norms(model), norms(fused)) == ((1 if kind == 'sequential' else 2), 0)
-    torch.testing.assert_close(fused(images), model(images))
-
-
-@torch.no_grad()
-def test_a_norm_before_its_convolution_stays(randomize_bn):
-    from mmcv.cnn import ConvModule
-
-    model = randomize_bn(ConvModule(4, 4, 1, norm_cfg={'type': 'BN'}, order=('norm', 'conv', 'act'))).eval()
-    images = torch.randn(1, 4, 4, 4)
-    fused = export.fuse(model)
-    assert norms(fused) == 1
-    torch.testing.assert_close(fused(images), model(images))
-
-
-@pytest.mark.parametrize('name', ['repvit_rtmdet-ins_coco', 'repvit_ssdlite_coco', 'repvit_upernet_ade20k'])
-@torch.no_grad()
-def test_no_norm_is_left_in_a_whole_model(name, randomize_bn):
+def test_coarsest_stride_is_that_of_the_features(name, stride):
     from repvit_dense.predict import build
 
-    model = randomize_bn(build(config.load(name, backbone='repvit_m0_6')))
-    fused = export.fuse(model)
-    assert norms(fused) == 0
-    head = 'decode_head' if 'ade20k' in name else 'bbox_head'
-    images = torch.randn(1, 3, 128, 128)
-    outs = [getattr(part, head)(part.extract_feat(images)) for part in (model, fused)]
-    for before, after in zip(*map(torch.utils._pytree.tree_leaves, outs), strict=True):
-        torch.testing.assert_close(after, before, atol=2e-4, rtol=2e-3)
+    cfg = config.load(name, backbone='repvit_m0_6')
+    assert export.coarsest_stride(cfg) == stride
+    assert build(cfg).extract_feat(torch.zeros(1, 3, 1024, 32))[-1].shape[2] == 1024 // stride
+
+
+def test_a_model_without_anchors_has_no_coarsest_stride():
+    assert export.coarsest_stride(config.load('repvit_detr_coco')) == 1
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'takes'),
+    [
+        ('repvit_maskrcnn_coco', (64, 512), '96 512'),
+        ('repvit_retinanet_coco', (96, 128), '160 160'),
+        ('repvit_ssdlite_coco', (544, 512), '544 544'),
+    ],
+)
+def test_an_open_size_that_would_fix_a_level_is_refused_before_any_work(tmp_path, name, size, takes):
+    args = arguments('--to', 'torch', '--dynamic', 'size', '--out', str(tmp_path), '--size', *map(str, size))
+    with pytest.raises(InputError) as error:
+        export.run(args, config.load(name), 'missing.pth')
+    assert str(error.value).endswith(f'take --size {takes}')
 
 
 # --- what is compared ---
@@ -168,11 +151,16 @@ def test_drawn_images_are_always_the_same_and_have_structure():
 
 @pytest.mark.parametrize('dynamic', [(), ('batch',), ('size',), ('batch', 'size')])
 def test_three_batches_and_other_shapes_where_they_are_open(dynamic):
-    shapes = export.compared_shapes(1, (64, 96), dynamic, 32)
+    shapes = export.compared_shapes(1, (64, 96), dynamic, 32, 32)
     assert len(shapes) == 3 and shapes[0] == (1, (64, 96))
     assert (len({number for number, _ in shapes}) > 1) == ('batch' in dynamic)
     assert (len({size for _, size in shapes}) > 1) == ('size' in dynamic)
     assert all(side % 32 == 0 for _, size in shapes for side in size)
+
+
+def test_no_shape_is_compared_below_the_smallest():
+    sizes = {size for _, size in export.compared_shapes(1, (160, 160), ('size',), 32, 160)}
+    assert sizes == {(160, 160), (192, 160)}
 
 
 def test_images_of_the_data_set_are_spread_over_it(tmp_path):
@@ -232,8 +220,6 @@ def run(trained, out, *given):
 
 @pytest.mark.parametrize('target', ['onnx', 'openvino', 'torch'])
 def test_an_artifact_is_whole_and_certified(trained, out, target, capsys):
-    for name in formats.TARGETS[target].modules:
-        pytest.importorskip(name)
     assert run(trained, out, '--to', target) == 0
     assert [path.name for path in out.iterdir()] == [target]
     found = manifest.read(out / target)
@@ -254,7 +240,6 @@ def test_an_artifact_is_whole_and_certified(trained, out, target, capsys):
 
 
 def test_dynamic_and_precision_are_in_manifest_and_name(trained, out):
-    pytest.importorskip('onnxruntime')
     assert run(trained, out, '--to', 'onnx', '--dynamic', 'batch,size', '--precision', 'fp16', '--no-verify') == 0
     found = manifest.read(out / 'onnx-fp16')
     assert found.inputs == {'images': ['batch', 3, 'height', 'width'], 'img_hw': ['batch', 2]}
@@ -292,7 +277,6 @@ def test_refusals_come_before_the_checkpoint_is_read(trained, out):
 
 
 def test_a_failed_format_leaves_nothing_and_the_others_go_on(trained, out, capsys, monkeypatch):
-    pytest.importorskip('onnxruntime')
     write = formats.write
 
     def fail_for_onnx(graph, folder, target, *rest):
@@ -326,7 +310,5 @@ def test_a_model_beyond_the_tolerance_is_not_written_unless_asked(trained, out, 
 
 
 def test_int8_without_training_images_is_refused(trained, out):
-    for name in (*formats.TARGETS['onnx'].modules,):
-        pytest.importorskip(name)
     with pytest.raises(InputError, match='training images'):
         run(trained, out, '--to', 'onnx', '--precision', 'int8')

@@ -36,7 +36,7 @@ def theirs():
 
     def run(cfg, image):
         init_default_scope(cfg.default_scope)
-        pipeline = Compose(predict._image_pipeline(cfg))
+        pipeline = Compose(predict.image_pipeline(cfg))
         packed = pipeline({'img': image, 'img_id': 0, 'img_path': '', 'ori_shape': image.shape[:2]})
         batch = MODELS.build(cfg.model.data_preprocessor)(pseudo_collate([packed]), False)
         return batch['inputs'][0].numpy(), batch['data_samples'][0].img_shape[:2]

@@ -194,11 +194,11 @@ class Child:
         return self._file.read_text()
 
 
-def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=False, **kwargs):
+def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=False, every=None, **kwargs):
     """Train as `cli` does.
 
     `group`: rank in a process group of two that meets in the file `group` beside `work_dir`; `background`: as a script
-    starts a job with `&`, which ignores SIGINT.
+    starts a job with `&`, which ignores SIGINT; `every`: iterations between recent checkpoints.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
     if group is not None:
@@ -208,6 +208,7 @@ def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=Fa
         torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
     hooks = [SlowSave()] if group is not None else []
     hooks += [Wait(*wait)] if wait else []
+    hooks += [{'type': 'RecentCheckpointHook', 'iterations': every}] if every else []
     data = ToyData(block_at, str(Path(work_dir, 'reached')))
     try:
         make_runner(work_dir, hooks=hooks, data=data, **kwargs).train()

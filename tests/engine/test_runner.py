@@ -47,7 +47,7 @@ def edited(path, function):
 
 
 def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
-    """A full disk, half way through the file that is to replace an older one of the same name."""
+    """A full disk, half way through the next file, or through one that is to replace an older one of the same name."""
     old = (trained / 'epoch_1.pth').read_bytes()
 
     def put_half(self, content, path):
@@ -56,13 +56,18 @@ def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
 
     monkeypatch.setattr(LocalBackend, 'put', put_half)
     with pytest.raises(OSError, match='No space'):
-        toy(trained, train_cfg=ONE_EPOCH).train()
-    assert (trained / 'epoch_1.pth').read_bytes() == old
+        toy(trained, load_from=str(trained / 'epoch_1.pth'), resume=True, seed=None).train()
+    assert not (trained / 'epoch_2.pth').exists()
     # Half a file is there, and nobody takes it for a checkpoint.
     assert list(trained.glob('*.partial'))
     assert find_latest_checkpoint(str(trained)) == str(trained / 'epoch_1.pth')
     assert _last_checkpoint(trained) == str(trained / 'epoch_1.pth')
     assert _find_checkpoint(str(trained)) == str(trained / 'best_toy_mAP_epoch_1.pth')
+
+    with pytest.raises(OSError, match='No space'):
+        toy(trained, train_cfg=ONE_EPOCH).train()
+    assert (trained / 'epoch_1.pth').read_bytes() == old
+    assert _last_checkpoint(trained) is None  # the file is of the training before, and another one has begun
 
 
 def test_an_error_in_torch_save_leaves_the_old_file(trained, toy, monkeypatch):

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from repvit_dense.deploy.manifest import PRECISIONS
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
     from repvit_dense.deploy.graphs.base import Graph
 
-PRECISIONS = ('fp32', 'fp16', 'int8')
 DYNAMIC = ('batch', 'size')
 
 
@@ -25,7 +25,7 @@ class Target(NamedTuple):
     Attributes:
         module: the one here that writes it.
         model: name of the model file; for Core ML that of a folder.
-        precisions: of `PRECISIONS`.
+        precisions: of `manifest.PRECISIONS`.
         dynamic: what of `DYNAMIC` may be left open.
         batches: whether it takes more than one image at a time.
         plain: whether it needs the graph of plain operators, see `Graph`.
@@ -63,7 +63,7 @@ def check(target: str, precision: str = 'fp32', dynamic: Collection[str] = (), b
 
     Args:
         target: key of `TARGETS`.
-        precision: of `PRECISIONS`.
+        precision: of `manifest.PRECISIONS`.
         dynamic: what is to be left open, of `DYNAMIC`.
         batch: images at a time.
 
@@ -97,6 +97,25 @@ def check_size(size: tuple[int, int], divisor: int) -> None:
         raise InputError(
             f'--size {size[0]} {size[1]}: height and width must be multiples of {divisor} pixels; '
             f'the next are {nearest[0]} {nearest[1]}'
+        )
+
+
+def smallest_open(stride: int, divisor: int) -> int:
+    """The smallest side that a model of any size can be exported at, all in pixels.
+
+    A level of `ceil(side / stride) == 1` pixel would be taken for one that never has more. Levels of a stride up to the
+    divisor do not matter: the example that is traced has two of their pixels or more.
+    """
+    return divisor if stride <= divisor else (stride // divisor + 1) * divisor
+
+
+def check_open_size(size: tuple[int, int], smallest: int) -> None:
+    """Refuse a height or width below the smallest that is to be left open, all in pixels. Raises InputError."""
+    if min(size) < smallest:
+        raise InputError(
+            f'--size {size[0]} {size[1]} --dynamic size: at less than {smallest} pixels a side, the coarsest features '
+            f'of this model have a single pixel, which would be fixed; take '
+            f'--size {max(size[0], smallest)} {max(size[1], smallest)}'
         )
 
 

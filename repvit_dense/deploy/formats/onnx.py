@@ -117,7 +117,7 @@ class _Half:
         return [*casts, node]
 
     def _takes_half(self, node: 'NodeProto') -> bool:
-        if node.op_type in FULL or self.results & set(node.output) or not _in_layer(node):
+        if node.op_type in FULL or self.results & set(node.output) or not in_layer(node):
             return False
         # What is cast to a whole number is an index.
         return bool(self.floats & set(node.output if node.op_type == 'Cast' else node.input))
@@ -139,7 +139,7 @@ class _Half:
         return other
 
 
-def _in_layer(node: 'NodeProto') -> bool:
+def in_layer(node: 'NodeProto') -> bool:
     """Whether an operator comes from a layer; the exporter notes its place: `['', 'model.neck', ..., 'conv2d']`.
 
     And of which class each place is: `['...Graph', '...FPN', ..., 'aten.conv2d.default']`.

@@ -2,12 +2,7 @@
 
 from torch import Tensor, nn
 
-OUTPUTS = {
-    'detection': ('boxes', 'scores', 'labels', 'count'),
-    'instance': ('boxes', 'scores', 'labels', 'masks', 'count'),
-    'panoptic': ('scores', 'labels', 'masks', 'count'),
-    'semantic': ('seg',),
-}
+from repvit_dense.deploy.manifest import OUTPUTS
 
 
 class Graph(nn.Module):
@@ -18,15 +13,17 @@ class Graph(nn.Module):
         plain: use only operators that every runtime has (no NMS and no RoIAlign operator, rank 5 at most).
 
     Attributes:
-        task: key of `OUTPUTS`.
+        task: key of `manifest.OUTPUTS`.
         mask_kind: `'roi'`, a mask covers its box; `'image'`, it covers the padded image on a coarser grid; else None.
         postprocess: thresholds that the predictor applies, ready for JSON.
         divisor: height and width of the batch are multiples of it, in pixels.
+        thresholds: whether the network decides by a threshold on its way, so that rounding can flip a pixel.
     """
 
     task: str
     mask_kind: str | None = None
     divisor = 32
+    thresholds = False
 
     def __init__(self, model: nn.Module, plain: bool = False):
         super().__init__()

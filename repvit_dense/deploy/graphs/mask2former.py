@@ -111,6 +111,7 @@ class Mask2Former(Graph):
     """
 
     mask_kind = 'image'
+    thresholds = True  # every layer attends to where the mask of the layer before is above 0.5
 
     def __init__(self, model: nn.Module, plain: bool = False):
         super().__init__(model, plain)

@@ -10,8 +10,8 @@ from repvit_dense.deploy.graphs.base import Graph
 class OneStage(Graph):
     """What a detector of mmdet with a dense head does: the best pairs of anchor and class of each level, then NMS.
 
-    To export it for all sizes, trace it where every level has two pixels or more in each direction (640x640): one of a
-    single pixel is taken for a fixed size.
+    To export it for all sizes, trace it where every level has two pixels or more in each direction, see
+    `formats.smallest_open`.
     """
 
     task = 'detection'

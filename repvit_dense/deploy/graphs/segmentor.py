@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from repvit_dense.deploy.folding import fold_norms
 from repvit_dense.deploy.graphs.base import Graph
-from repvit_dense.reparam import conv_like, fold_bn
+from repvit_dense.reparam import conv_like
 
 
 class Segmentor(Graph):
@@ -109,15 +110,6 @@ class SegformerHead(nn.Module):
 
 def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
     return conv_like(nn.Conv2d(weight.shape[1], weight.shape[0], 1, device='meta'), weight, bias)
-
-
-def fold_norms(module: nn.Module) -> nn.Module:
-    """Fold the batch norm of every mmcv ConvModule into its convolution, in place. Returns the module."""
-    for part in module.modules():
-        if type(part).__name__ == 'ConvModule' and part.with_norm and isinstance(part.norm, _BatchNorm):
-            part.conv = conv_like(part.conv, *fold_bn(part.conv.weight, part.conv.bias, part.norm))
-            setattr(part, part.norm_name, nn.Identity())
-    return module
 
 
 class Pool(nn.Module):

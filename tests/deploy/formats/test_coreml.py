@@ -63,10 +63,10 @@ OPTIONS = {
 @pytest.mark.parametrize('name', OPTIONS)
 def test_the_models_of_the_configs_convert(write, name):
     from repvit_dense import config, predict
-    from repvit_dense.deploy import export, graphs
+    from repvit_dense.deploy import folding, graphs
 
     model = predict.build(config.load(name, options=OPTIONS[name], backbone='repvit_m0_6')).requires_grad_(False)
-    path = write(graphs.build(export.fuse(model), plain=True), 'coreml', (96, 128), precision='fp16')
+    path = write(graphs.build(folding.fuse(model), plain=True), 'coreml', (96, 128), precision='fp16')
     found = coreml.operators(path)
     assert 'float16' in found['conv']
     # What boxes come from, and indices into lists of pixels, which half precision counts up to 2048 only.

@@ -87,7 +87,7 @@ DETECTORS = {
 def detector():
     """`detector(name)`: the plain graph of a fused detector that finds something, with random weights."""
     from repvit_dense import config, predict
-    from repvit_dense.deploy import export, graphs
+    from repvit_dense.deploy import folding, graphs
 
     @torch.no_grad()
     def build(name):
@@ -98,7 +98,7 @@ def detector():
             if path.startswith(layer) and hasattr(module, 'weight'):
                 module.weight.normal_(std=0.1)
                 module.bias.normal_(-1)
-        return graphs.build(export.fuse(model), plain=True)
+        return graphs.build(folding.fuse(model), plain=True)
 
     return build
 

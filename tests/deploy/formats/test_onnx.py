@@ -1,14 +1,12 @@
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from repvit_dense.deploy.formats import onnx as ours
 from repvit_dense.errors import InputError
-
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxscript')
-onnxruntime = pytest.importorskip('onnxruntime')
 
 
 def run(path, inputs):
@@ -95,7 +93,6 @@ def test_half_precision_leaves_coordinates_alone(write):
 
 def test_places_in_pixels_are_no_layer():
     """The indices of deformable attention go beyond what half precision counts to."""
-    import onnx
 
     def node(owner):
         note = {
@@ -107,5 +104,5 @@ def test_places_in_pixels_are_no_layer():
             made.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
         return made
 
-    assert ours._in_layer(node('torch.nn.modules.linear.Linear'))
-    assert not ours._in_layer(node('repvit_dense.deploy.graphs.attention.DeformableAttention'))
+    assert ours.in_layer(node('torch.nn.modules.linear.Linear'))
+    assert not ours.in_layer(node('repvit_dense.deploy.graphs.attention.DeformableAttention'))

@@ -1,8 +1,6 @@
+import openvino
 import pytest
 import torch
-
-openvino = pytest.importorskip('openvino')
-pytest.importorskip('onnxscript')
 
 
 def run(path, inputs, names):

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from repvit_dense.deploy import export, formats
+
 MODELS = {
     'repvit_retinanet_coco': ('model.test_cfg.nms_pre=150', 'model.test_cfg.max_per_img=50'),
     'repvit_ssdlite_coco': ('model.test_cfg.nms_pre=150', 'model.test_cfg.max_per_img=50'),
@@ -33,10 +35,11 @@ def test_nothing_found(detector, build_graph, make_batch, name, plain):
 @names
 @pytest.mark.deploy
 def test_onnx_runtime_at_other_sizes(detector, build_graph, make_batch, matched, run_onnx, name):
-    graph = build_graph(detector(name, *MODELS[name]))
-    # A level of one pixel would be taken for a fixed size: SSD's last has two from 544 pixels on.
-    run = run_onnx(graph, make_batch([(544, 576), (500, 530)]), dynamic=True)
-    for sizes in ([(96, 128)], [(150, 100), (160, 70), (33, 90)]):
+    model = detector(name, *MODELS[name])
+    graph = build_graph(model)
+    smallest = formats.smallest_open(export.coarsest_stride(model.cfg), graph.divisor)
+    run = run_onnx(graph, make_batch([(smallest, smallest + 32), (90, 70)]), dynamic=True)
+    for sizes in ([(96, 128)], [(150, 100), (160, 70), (33, 90)], [(230, 140)]):
         batch = make_batch(sizes, seed=4)
         with torch.inference_mode():
             expected = graph(*batch)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from repvit_dense import config, model_zoo, predict
+from repvit_dense import config, predict
+from repvit_dense.benchmark import model_zoo
+from repvit_dense.benchmark.model_zoo import Cell, to_markdown
+from repvit_dense.benchmark.subjects import make_sure
 from repvit_dense.errors import InputError
-from repvit_dense.model_zoo import Cell, to_markdown
 
 CELL = Cell('repvit_semfpn_ade20k', 'repvit_m1_1', (512, 704), 11_981_574, 7_731_312, 39.06, 9.6, 0.5, 0.125)
 
@@ -38,7 +40,7 @@ def test_a_second_stage_finds_as_much_as_it_may():
     cfg = config.load('repvit_maskrcnn_shapes')
     torch.manual_seed(0)
     model = predict.build(cfg)
-    model_zoo._make_sure(model)
+    make_sure(model)
     found = predict.predictor(model, cfg)(torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy())
     assert len(found.pred_instances) >= 0.5 * cfg.model.test_cfg.rcnn.max_per_img
 

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from repvit_dense import config, export_table, predict
-from repvit_dense.deploy.export import Row, drawn_images
+from repvit_dense.benchmark import export_table
+from repvit_dense.deploy.export import Row
 from repvit_dense.errors import InputError
 
 ROWS = [
     (
         'repvit_one',
-        {'onnx': Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8)},
+        {'onnx': Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14)},
         {'coreml': 'no operator'},
     ),
-    ('repvit_two', {name: Row(name, Path('x'), 1, 2, 'not run here', None) for name in ('onnx', 'coreml')}, {}),
+    ('repvit_two', {name: Row(name, Path('x'), 1, 2, 'not run here', None, None) for name in ('onnx', 'coreml')}, {}),
 ]
 
 
 def test_a_cell_is_measured_or_says_why_not():
     lines = export_table.to_markdown(ROWS, ['onnx', 'coreml']).splitlines()
     assert lines[2:4] == ['| config | onnx | coreml |', '|---|---|---|']
-    assert lines[4] == '| `repvit_one` | 99.998% of pixels, 8 ms, 46 MB, written in 12 s | fails, see below |'
+    assert lines[4] == '| `repvit_one` | 99.998% of pixels, 8 ms (2.1x), 46 MB, written in 12 s | fails, see below |'
     assert lines[5] == '| `repvit_two` | not run here, 2 MB, written in 1 s | not run here, 2 MB, written in 1 s |'
     assert '- `repvit_one`, coreml: no operator' in lines
 
@@ -46,7 +46,7 @@ def test_a_page_without_marks_is_refused(tmp_path):
 
 
 def test_docs_have_the_marks():
-    page = (Path(__file__).parents[1] / 'docs' / 'deploy.md').read_text()
+    page = (Path(__file__).parents[2] / 'docs' / 'deploy.md').read_text()
     assert page.count(export_table.BEGIN) == page.count(export_table.END) == 1
 
 
@@ -57,10 +57,3 @@ def test_a_head_is_exported(monkeypatch):
     written, errors = export_table.export_head('repvit_segformer_shapes', ['torch'])
     assert errors == {}
     assert written['torch'].parity.endswith('of pixels')
-
-
-def test_answers_of_a_random_network_differ():
-    cfg = config.load('repvit_segformer_shapes', backbone='repvit_m0_6')
-    model = export_table.lively(cfg)
-    found = predict.predictor(model, cfg)(drawn_images(1)[0])
-    assert len(found.pred_sem_seg.data.unique()) >= 6  # of 12 classes; a fresh network knows one or two

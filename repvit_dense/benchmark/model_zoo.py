@@ -2,7 +2,7 @@
 
 A cell is measured or says why it is empty; none is guessed. Weights are random, which changes neither parameters nor
 multiplications; so that the work after the proposals is that of a full picture, detectors with a second stage are made
-to be sure of what they see (`_make_sure`).
+to be sure of what they see (`subjects.make_sure`).
 """
 
 import re
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from repvit_dense import config
 from repvit_dense.backbones import catalogue
+from repvit_dense.benchmark.subjects import make_sure
 from repvit_dense.errors import InputError
+from repvit_dense.files import write_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,8 +86,9 @@ class Cell(NamedTuple):
 
 def heads() -> list[str]:
     """Names of the packaged configs, those for the embedded data left out, first the instance then the class maps."""
-    names = {file.stem for folder in config.CONFIG_FOLDERS for file in folder.glob('repvit_*.py')}
-    return sorted((name for name in names if 'shapes' not in name), key=lambda name: ('coco' not in name, name))
+    return sorted(
+        (name for name in config.names() if 'shapes' not in name), key=lambda name: ('coco' not in name, name)
+    )
 
 
 def measure(name: str, backbone: str, rounds: int) -> Cell:
@@ -100,7 +103,7 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
     cfg = config.load(name, backbone=backbone)
     torch.manual_seed(0)
     model = reparameterize_model(predict.build(cfg), inplace=True)
-    _make_sure(model)
+    make_sure(model)
     run = predict.predictor(model, cfg)
     image = np.random.default_rng(0).integers(0, 256, (*_image_size(name), 3), np.uint8)
     timer = _Timer(model.backbone)
@@ -149,16 +152,6 @@ def _count(module: 'nn.Module') -> int:
 
 def _image_size(name: str) -> tuple[int, int]:
     return next(size for data, size in IMAGES.items() if data in name)
-
-
-def _make_sure(model: 'nn.Module') -> None:
-    """Random classifiers of a second stage give every class the same low score and would find nothing."""
-    import torch
-
-    for name, module in model.named_modules():
-        if name.endswith('fc_cls'):
-            with torch.no_grad():
-                module.weight.mul_(1000)
 
 
 # --- the page ---
@@ -223,6 +216,4 @@ def write(path: Path, backbones: list[str], rounds: int) -> None:
     pairs = [(head, name) for head in heads() for name in names]
     cells = [measure(*pair, rounds) for pair in tqdm(pairs, desc='measuring', disable=None)]
     setting = f'torch {torch.__version__} on a CPU, {torch.get_num_threads()} threads, median of {rounds} runs'
-    partial = path.with_suffix('.partial')
-    partial.write_text(to_markdown(cells, setting))
-    partial.replace(path)
+    write_text(path, to_markdown(cells, setting))

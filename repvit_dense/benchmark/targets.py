@@ -1,0 +1,287 @@
+"""What this toolbox promises about speed and memory, beside what it does on this machine: `make bench`.
+
+A target is a ratio of two things measured in alternation in this run, or a limit in seconds.
+"""
+
+import copy
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from repvit_dense import config
+from repvit_dense.benchmark import coco_evaluation, lively, process, timing, training
+from repvit_dense.benchmark.subjects import ArtifactSubject, BackboneSubject, ConfigSubject, Setting, predicting
+from repvit_dense.benchmark.timing import Subject
+from repvit_dense.reparam import reparameterize_model
+
+ARCH, BATCH, SIDE = 'm1_1', 2, 512
+TOOLS = ('train', 'test', 'predict', 'export', 'benchmark', 'doctor')
+
+
+class Row(NamedTuple):
+    """One promise.
+
+    Attributes:
+        what, against: the two that are compared; `against` is empty where the target is a limit.
+        target, measured: numbers in `unit`.
+        least: whether `measured` must be at least `target`, else at most; None: it is reported, nothing is promised.
+    """
+
+    what: str
+    against: str
+    target: float | None
+    measured: float
+    unit: str = 'x'
+    least: bool | None = True
+
+    @property
+    def met(self) -> bool | None:
+        if self.least is None:
+            return None
+        return self.measured >= self.target if self.least else self.measured <= self.target
+
+
+def measure(parts: Sequence[str], rounds: int) -> dict:
+    """The rows of these keys of `PARTS`, in that order; each is printed as it comes. All take some twenty minutes."""
+    rows = []
+    for part in parts:
+        for row in PARTS[part](rounds):
+            rows.append(row)
+            print(_line(row), flush=True)
+    return {
+        'threads': torch.get_num_threads(),
+        'rounds': rounds,
+        'torch': torch.__version__,
+        'rows': [{**row._asdict(), 'met': row.met} for row in rows],
+    }
+
+
+# --- the backbone -----------------------------------------------------------------------------------------------------
+
+
+def backbone_training(rounds: int, arch: str = ARCH, batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
+    """Forward and backward, with frozen batch norms as detectors are fine-tuned, and with live ones."""
+    yield from _frozen(rounds, arch, batch, side)
+    yield from _live(rounds, arch, batch, side)
+
+
+def _frozen(rounds: int, arch: str, batch: int, side: int) -> Iterator[Row]:
+    merged, plain, images = *training.twins(arch), Setting(batch, (side, side)).images()
+    what, against = f'backbone training step, {arch}, {batch}x{side}x{side}, norms frozen', "timm's form, norms frozen"
+    yield Row(what, against, 1.5, _faster(_step(plain, images), _step(merged, images), rounds))
+    saved = [training.saved_bytes(network, lambda n=network: n(images)) for network in (plain, merged)]
+    yield Row(f'{what}: saved activations', against, 55, 100 * saved[1] / saved[0], '%', least=False)
+    exact = copy.deepcopy(plain).double()
+    training.training_step(exact, images.double())
+    training.training_step(merged, images)
+    error = training.gradient_error(merged, exact)
+    yield Row(f'{what}: largest error of a gradient, relative', 'float64', 1e-5, error, '', least=False)
+
+
+def _live(rounds: int, arch: str, batch: int, side: int) -> Iterator[Row]:
+    merged, plain = training.twins(arch, frozen=False)
+    images = Setting(batch, (side, side)).images()
+    what, against = f'backbone training step, {arch}, {batch}x{side}x{side}, norms live', "timm's form, norms live"
+    for network in (plain, merged):
+        training.training_step(network, images)
+    error = training.statistics_error(merged, plain)
+    yield Row(f'{what}: running statistics, relative difference', against, 1e-6, error, '', least=False)
+    yield Row(what, against, 1.1, _faster(_step(plain, images), _step(merged, images), rounds))
+
+
+def backbone_inference(rounds: int, arch: str = ARCH, batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
+    merged, plain = (network.eval() for network in training.twins(arch))
+    fused = reparameterize_model(merged)
+    images = Setting(batch, (side, side)).images()
+    with torch.inference_mode():
+        ratio = _faster(Subject('plain', lambda: plain(images)), Subject('fused', lambda: fused(images)), rounds)
+    what = f'backbone inference, {arch}, {batch}x{side}x{side}, fused, channels_last'
+    yield Row(what, 'every branch and norm by itself, default layout', 1.35, ratio)
+
+
+def _step(network: nn.Module, images) -> Subject:
+    return Subject(type(network).__name__, lambda: training.training_step(network, images))
+
+
+def _faster(base: Subject, own: Subject, rounds: int) -> float:
+    """How many times faster the second is."""
+    return timing.compare('', [base._replace(name='base'), own._replace(name='own')], rounds)[1]['speedup']
+
+
+def whole_step(rounds: int, head: str = 'repvit_maskrcnn_coco', batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
+    """A whole Mask R-CNN on our backbone and on timm's with equal weights; and our backbone by itself."""
+    setting = Setting(batch, (side, side))
+    merged, plain = training.twins(ARCH)
+    own = ConfigSubject(head, setting).training(lambda model: model.backbone.load_state_dict(merged.state_dict()))
+    base = ConfigSubject(head, setting).training(lambda model: setattr(model, 'backbone', plain))
+    what, against = f'{head} training step, {batch}x{side}x{side}, norms frozen', "the same on timm's backbone"
+    losses = []
+    for step in (base, own):
+        torch.manual_seed(0)  # proposals are sampled
+        losses.append(step.loss().item())
+    difference = abs(losses[1] - losses[0]) / losses[0]
+    yield Row(f'{what}: loss, relative difference', against, 1e-4, difference, '', least=False)
+    subjects = [training.subject(name, step, setting) for name, step in (('base', base), ('own', own))]
+    rows = timing.compare('', [*subjects, _step(merged, setting.images())._replace(name='backbone')], rounds)
+    yield Row(what, against, 1.0, rows[1]['speedup'])
+    yield Row(f'{what}: share of the backbone', '', None, 100 * rows[2]['median'] / rows[1]['median'], '%', None)
+
+
+# --- artifacts --------------------------------------------------------------------------------------------------------
+
+
+def artifacts(rounds: int) -> Iterator[Row]:
+    """Whole pictures through exported models, from the pixels in memory to the result."""
+    for head, side, form, target in (
+        ('repvit_segformer_ade20k', 512, 'unfused', 2.2),
+        ('repvit_maskrcnn_coco', 320, 'fused', 2.3),
+        ('repvit_maskrcnn_coco', 640, 'fused', 2.3),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            eager, exported = _whole(head, (side, side), Path(folder), form)
+            rows = timing.compare('', [eager, *exported], rounds)
+            best = max(rows[1:], key=lambda row: row['speedup'])
+        what = f'{head} on {ARCH}, 1x{side}x{side}, {best["subject"]} artifact'
+        yield Row(what, f'mmdet, mmseg, {form}', target, best['speedup'])
+    yield from against_resnet(rounds)
+
+
+def _whole(
+    head: str, size: tuple[int, int], folder: Path, form: str, targets: tuple[str, ...] = ('onnx', 'openvino')
+) -> tuple[Subject, list[Subject]]:
+    """A config's prediction in PyTorch, and as artifacts."""
+    setting, cfg = Setting(1, size), config.load(head, backbone=ARCH)
+    model = lively.build(cfg)
+    if form == 'fused':
+        reparameterize_model(model, inplace=True)
+    exported, _ = lively.exported(cfg, targets, folder, size, '--no-verify')
+    return predicting('eager', model, cfg, setting), [_artifact(row.folder, row.target, setting) for row in exported]
+
+
+def _artifact(folder: Path, name: str, setting: Setting) -> Subject:
+    (subject,) = ArtifactSubject(str(folder), setting).inference()
+    return subject._replace(name=name)
+
+
+def against_resnet(rounds: int, side: int = 640) -> Iterator[Row]:
+    """RepViT and ResNet-50 as artifacts: the backbone by itself, and under a heavy and a light head."""
+    setting, names = Setting(1, (side, side)), ('resnet50', ARCH)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [_features(name, setting, Path(folder)) for name in names]
+        rows = timing.compare('', files, rounds)
+        yield Row(f'{ARCH} as ONNX, 1x{side}x{side}: backbone', 'resnet50', None, rows[1]['speedup'], 'x', None)
+        for head in ('repvit_maskrcnn_coco', 'repvit_rtmdet-ins_coco'):
+            subjects = []
+            for name in names:
+                place = Path(folder, head, name)
+                place.mkdir(parents=True)
+                exported, _ = lively.exported(
+                    config.load(head, backbone=name), ['openvino'], place, (side, side), '--no-verify'
+                )
+                subjects.append(_artifact(exported[0].folder, name, setting))
+            rows = timing.compare('', subjects, rounds)
+            yield Row(f'{head} on {ARCH}, OpenVINO, 1x{side}x{side}', 'resnet50', None, rows[1]['speedup'], 'x', None)
+
+
+def _features(name: str, setting: Setting, folder: Path) -> Subject:
+    """A fused backbone as an ONNX file, in ONNX Runtime."""
+    import onnxruntime
+
+    path = folder / f'{name}.onnx'
+    model = reparameterize_model(BackboneSubject(name, setting).build().eval())
+    torch.onnx.export(model, (setting.images(),), path, dynamo=True, external_data=False, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    given = {session.get_inputs()[0].name: setting.images().numpy()}
+    return Subject(name, lambda: session.run(None, given) and None)
+
+
+def int8(rounds: int, side: int = 512) -> Iterator[Row]:
+    """int8 artifacts against fp32 ones of the same format; ranges are found on the embedded pictures."""
+    setting = Setting(1, (side, side))
+    for head in ('repvit_segformer_ade20k', 'repvit_maskrcnn_coco'):
+        for target in ('onnx', 'openvino'):
+            with tempfile.TemporaryDirectory() as folder:
+                subjects = []
+                for precision in ('fp32', 'int8'):
+                    cfg = config.load(head, backbone=ARCH, data='shapes')
+                    config.prepare_data(cfg)
+                    options = ['--no-verify', '--precision', precision, '--calibration', '8']
+                    exported, errors = lively.exported(cfg, [target], Path(folder), (side, side), *options)
+                    subjects += [_artifact(row.folder, precision, setting) for row in exported]
+                if len(subjects) == 2:
+                    ratio = timing.compare('', subjects, rounds)[1]['speedup']
+                    yield Row(f'{head} on {ARCH}, 1x{side}x{side}, {target} int8', f'{target} fp32', 1.4, ratio)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def evaluation(rounds: int, images: int = 5000) -> Iterator[Row]:
+    """COCO's box and mask AP of as many pictures; one round, because pycocotools takes its time."""
+    scores = {}
+
+    def keep(name, evaluate):
+        scores[name] = evaluate()
+
+    subjects = [
+        Subject(name, lambda name=name, evaluate=evaluate: keep(name, evaluate))
+        for name, evaluate in coco_evaluation.subjects(images).items()
+    ]
+    ratio = timing.compare('', subjects, 1, warmup=0)[1]['speedup']
+    base, own = scores.values()
+    what, against = f'COCO box and mask AP of {images} pictures', subjects[0].name
+    yield Row(what, against, 5.0, ratio)
+    yield Row(f'{what}: largest difference', against, 1e-6, float(abs(own - base).max()), '', least=False)
+
+
+def starts(rounds: int) -> Iterator[Row]:
+    for tool in TOOLS:
+        (row,) = timing.compare('', [process.help_page(tool)], rounds)
+        yield Row(f'{tool} --help', '', 0.5, row['median'], 's', least=False)
+    cfg = config.load('repvit_maskrcnn_shapes')
+    config.prepare_data(cfg)
+    seconds = statistics.median(process.first_iteration('repvit_maskrcnn_shapes') for _ in range(3))
+    yield Row('repvit_maskrcnn_shapes, import to first iteration', '', 12, seconds, 's', least=False)
+    with tempfile.TemporaryDirectory() as folder:
+        exported, _ = lively.exported(cfg, ['onnx'], Path(folder), (256, 256), '--no-verify')
+        subject = process.first_result(ArtifactSubject(str(exported[0].folder), Setting(1, (256, 256))))
+        (row,) = timing.compare('', [subject], rounds)
+    yield Row('repvit_maskrcnn_shapes, artifact, process from start to end', '', None, row['median'], 's', None)
+
+
+PARTS = {
+    'training': backbone_training,
+    'inference': backbone_inference,
+    'detector': whole_step,
+    'export': artifacts,
+    'int8': int8,
+    'evaluation': evaluation,
+    'startup': starts,
+}
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def to_text(report: dict) -> str:
+    """Target and measured value beside each other."""
+    rows = [Row(**{key: value for key, value in row.items() if key != 'met'}) for row in report['rows']]
+    promised = [row for row in rows if row.met is not None]
+    head = f'{report["threads"]} threads, {report["rounds"]} rounds, torch {report["torch"]}'
+    return '\n'.join(
+        ['', head, *map(_line, rows), f'{sum(row.met for row in promised)} of {len(promised)} targets met']
+    )
+
+
+def _line(row: Row) -> str:
+    number = f'{row.measured:.2f}' if row.measured >= 0.01 else f'{row.measured:.1e}'
+    asked = '' if row.target is None else f'asked {">=" if row.least else "<="} {row.target:g}{row.unit}'
+    verdict = {None: '', True: 'met', False: 'NOT MET'}[row.met]
+    what = row.what + (f' against {row.against}' if row.against else '')
+    return f'{what:125} {number + row.unit:>9}  {asked:16} {verdict}'.rstrip()

@@ -1,0 +1,52 @@
+"""Many processes: batch norms that see all of them, and the same on CPUs, for which torch and mmengine lack a part."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronize(model: nn.Module) -> None:
+    """Let the live batch norms of a model, in place, take their statistics over all processes.
+
+    Those that stay on running statistics in training (`norm_eval`, frozen stages) stay what they are.
+    """
+    model.train()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.SyncBatchNorm) or (isinstance(child, _BatchNorm) and child.training):
+                child = nn.SyncBatchNorm.convert_sync_batchnorm(child)
+                if not torch.cuda.is_available():
+                    child.__class__ = CPUSyncBatchNorm
+                setattr(module, name, child)
+
+
+class CPUSyncBatchNorm(_BatchNorm):
+    """torch's SyncBatchNorm is for GPUs alone: it has no other kernel, and DistributedDataParallel refuses it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = self._normalize(x)
+        else:
+            x = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps)
+        return self.act(self.drop(x)) if hasattr(self, 'act') else x  # timm's norms have both
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        dims = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        number = all_reduce(x.new_tensor(x.numel() / x.shape[1]))  # of the values of a channel, in all processes
+        mean = all_reduce(x.sum(dims)) / number  # gradients flow through the sum
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(dims)) / number
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * number / (number - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+
+def allow_cpu() -> None:
+    """Let mmengine's launchers start processes without a GPU: every one of them calls this."""
+    torch.cuda.set_device = lambda device: None

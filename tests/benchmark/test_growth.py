@@ -1,0 +1,28 @@
+"""Exponents of known curves, and a small run from measuring to page and picture."""
+
+import pytest
+
+from repvit_dense.benchmark import growth
+from repvit_dense.benchmark.growth import Axis, exponent
+
+
+@pytest.mark.parametrize('power', [0.5, 1.0, 2.0])
+def test_the_exponent_of_a_power_is_found(power):
+    assert exponent([1, 2, 4, 8], [3 * value**power for value in (1, 2, 4, 8)]) == pytest.approx(power)
+
+
+def test_a_page_has_a_row_per_quantity_and_a_picture(tmp_path, monkeypatch):
+    small = [Axis('pixels', [256**2, 512**2], ['256²', '512²'], [('m0_6', 1, 256), ('m0_6', 1, 512)])] * 2
+    monkeypatch.setattr(growth, 'axes', lambda: small)
+    growth.write(tmp_path / 'growth.md', rounds=1)
+    page = (tmp_path / 'growth.md').read_text()
+    assert (tmp_path / 'growth.png').stat().st_size > 5000
+    assert '![cost over pixels, batch and variant](growth.png)' in page
+    row = next(line for line in page.splitlines() if line.startswith('| saved activations'))
+    # Four times the pixels keep four times the activations; the merged kernels, kept as well, do not grow.
+    assert 0.5 < float(row.split('|')[-2]) < 1.0
+
+
+def test_multiplications_are_those_of_the_table():
+    """0.385 GMACs at 224x224, by another counter."""
+    assert growth._macs('m0_6') == pytest.approx(0.385 * (256 / 224) ** 2, rel=0.02)
