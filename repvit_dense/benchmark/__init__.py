@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='for --model-zoo (default: %(default)s)',
     )
     pages.add_argument('--export-table', type=Path, metavar='FILE', help='every head in every format')
+    pages.add_argument(
+        '--heads', nargs='+', metavar='CONFIG', help='for --export-table: only these rows (default: all)'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.export_table:
         from repvit_dense.benchmark import export_table, model_zoo
 
-        return export_table.write(args.export_table, model_zoo.heads())
+        return export_table.write(args.export_table, args.heads or model_zoo.heads())
     if args.model_zoo:
         from repvit_dense.benchmark import model_zoo
 

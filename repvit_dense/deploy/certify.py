@@ -77,7 +77,8 @@ def certify(
         tolerance = tolerance._replace(raw=FLIPPED * tolerance.raw)
     before = graphs.build(copy.deepcopy(unfused), graph.plain)
     pairs = [(_reference(graph, *batch), run(*batch)) for batch in inputs]
-    outputs, agreement = compare(graph.task, pairs, tolerance)
+    edge = 0.0 if graph.mask_kind == 'image' else 0.5  # logits, or probabilities
+    outputs, agreement = compare(graph.task, pairs, tolerance, edge)
     failures = _failures(outputs, agreement, tolerance)
     certificate = {
         'inputs': [list(images.shape) for images, _ in inputs],
@@ -122,9 +123,12 @@ def stages(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndarray') -> di
 
 
 def compare(
-    task: str, pairs: 'Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]', tolerance: Tolerance
+    task: str,
+    pairs: 'Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]',
+    tolerance: Tolerance,
+    edge: float = 0.5,
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Outputs of PyTorch and of the artifact, each pair from one batch.
+    """Outputs of PyTorch and of the artifact, each pair from one batch; a mask's values above `edge` are inside.
 
     Returns:
         per output the largest difference, `absolute` and `relative` to the largest value, over what has a partner; and
@@ -135,7 +139,7 @@ def compare(
 
         return {}, {'pixels': float(np.mean([np.mean(ours['seg'] == theirs['seg']) for ours, theirs in pairs]))}
     found = [
-        _match(ours, theirs, index, tolerance)
+        _match(ours, theirs, index, tolerance, edge)
         for ours, theirs in pairs
         for index in range(len(next(iter(ours.values()))))
     ]
@@ -155,7 +159,7 @@ def compare(
     return outputs, agreement
 
 
-def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance) -> dict:
+def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance, edge: float) -> dict:
     """One image: each detection of PyTorch, by falling score, takes the best partner that is left.
 
     What is missing on one side counts against the larger side.
@@ -165,6 +169,9 @@ def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance) -> dict:
     n, m = int(ours['count'][index]), int(theirs['count'][index])
     one = {name: value[index][:n] for name, value in ours.items() if name != 'count'}
     two = {name: value[index][:m] for name, value in theirs.items() if name != 'count'}
+    for found in (one, two):
+        if 'masks' in found:
+            found['inside'] = found['masks'] > edge
     likeness = _likeness(one, two)
     fits = (one['labels'][:, None] == two['labels'][None]) & (likeness > tolerance.iou)
     fits &= np.abs(one['scores'][:, None] - two['scores'][None]) <= tolerance.score
@@ -175,14 +182,14 @@ def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance) -> dict:
             fits[:, best] = False
             partners.append((row, best))
     rows, columns = np.array(partners, int).reshape(-1, 2).T
-    names = [name for name in one if name != 'labels']
+    names = [name for name in one if name not in ('labels', 'inside')]
     return {
         'total': max(n, m),
         'matched': len(partners),
         'difference': {name: float(np.abs(one[name][rows] - two[name][columns]).max(initial=0)) for name in names},
         'largest': {name: float(np.abs(one[name][rows]).max(initial=0)) for name in names},
         'mask_ious': [
-            _mask_iou(one['masks'][row] > 0.5, two['masks'][column] > 0.5) for row, column in partners if 'masks' in one
+            _mask_iou(one['inside'][row], two['inside'][column]) for row, column in partners if 'inside' in one
         ],
     }
 
@@ -193,8 +200,8 @@ def _likeness(one: dict, two: dict) -> 'np.ndarray':
 
     if 'boxes' in one:
         return box_iou(one['boxes'], two['boxes'])
-    pairs = [[_mask_iou(a > 0.5, b > 0.5) for b in two['masks']] for a in one['masks']]
-    return np.array(pairs, float).reshape(len(one['masks']), len(two['masks']))
+    pairs = [[_mask_iou(a, b) for b in two['inside']] for a in one['inside']]
+    return np.array(pairs, float).reshape(len(one['inside']), len(two['inside']))
 
 
 def box_iou(one: 'np.ndarray', two: 'np.ndarray') -> 'np.ndarray':

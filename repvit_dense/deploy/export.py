@@ -98,7 +98,14 @@ class Source(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the table at the end says of one artifact; times, and how much faster than the unfused model in PyTorch."""
+    """What the table at the end says of one artifact.
+
+    Attributes:
+        seconds: that writing it took.
+        parity: how far it agrees with PyTorch.
+        milliseconds, speedup: of one batch, and how much faster than the unfused model in PyTorch; None: not run here.
+        failures: where it is beyond the tolerance, with `--no-verify`.
+    """
 
     target: str
     folder: Path
@@ -107,6 +114,7 @@ class Row(NamedTuple):
     parity: str
     milliseconds: float | None
     speedup: float | None
+    failures: list[str]
 
 
 def run(args: argparse.Namespace, cfg: 'Config', checkpoint: str) -> int:
@@ -397,7 +405,7 @@ def _write(args: argparse.Namespace, source: Source, target: str, folder: Path) 
     size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6
     times = certificate.get('milliseconds')
     speed = (times['artifact'], times['pytorch_unfused'] / times['artifact']) if times else (None, None)
-    return Row(target, folder, seconds, size, _parity(certificate), *speed)
+    return Row(target, folder, seconds, size, _parity(certificate), *speed, certificate.get('failures', []))
 
 
 def _manifest(args: argparse.Namespace, source: Source, target: str, graph: 'Graph', model: str) -> 'Manifest':

@@ -23,8 +23,6 @@ from repvit_dense.deploy import manifest, preprocess, runtimes
 from repvit_dense.errors import InputError
 
 Image = str | Path | np.ndarray
-# Probabilities are clipped to this distance from 0 and 1 before they become logits: float32 cannot tell more.
-CLOSEST = 1e-7
 
 
 class Predictor:
@@ -113,7 +111,7 @@ class Predictor:
             found['masks'] = paste(found['masks'], found['boxes'], image_hw, options['mask_thr'])
         elif self.manifest.mask_kind == 'image':
             canvas = _canvas(batch_hw, scale) if options.get('mask_canvas') else None
-            enlarged = (_enlarge(mask, steps.resized, batch_hw, image_hw, canvas) for mask in _logits(found['masks']))
+            enlarged = (_enlarge(mask, steps.resized, batch_hw, image_hw, canvas) for mask in found['masks'])
             found |= _instances(found, enlarged, image_hw, options)
         return {name: found[name] for name in ('boxes', 'scores', 'labels', 'masks') if name in found}
 
@@ -241,12 +239,6 @@ def bounds(masks: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def _logits(masks: np.ndarray) -> np.ndarray:
-    """Networks resize masks before the sigmoid: what it was applied to."""
-    masks = np.clip(masks, CLOSEST, 1 - CLOSEST)
-    return np.log(masks / (1 - masks))
-
-
 def _canvas(batch_hw: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int]:
     """What the whole batch measures in pixels of the original image, rounded up; `scale` in height and width.
 
@@ -262,7 +254,7 @@ def _enlarge(
     image_hw: tuple[int, int],
     canvas: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """A mask `(h, w)` of the padded image at the original size, bilinear, pixel centres aligned.
+    """A mask `(h, w)` of the padded image, in logits, at the original size, bilinear, pixel centres aligned.
 
     Two ways, as the models of mmdet differ: cut to what is image (`true_hw`) and stretch that; or stretch the whole to
     `canvas` and cut that.
@@ -289,7 +281,7 @@ def _instances(
     Returns:
         the arrays that changed; `masks (N, H, W)` bool. By falling score.
     """
-    above, count = _logits(np.float64(options['mask_thr'])), len(found['scores'])
+    above, count = math.log(options['mask_thr'] / (1 - options['mask_thr'])), len(found['scores'])
     masks, shares = np.zeros((count, *image_hw), bool), np.ones(count, np.float32)
     for index, values in enumerate(logits):
         np.greater(values, above, out=masks[index])
@@ -316,7 +308,7 @@ def _merge(
     best, owner = np.full(image_hw, -1, np.float32), np.zeros(image_hw, np.int32)
     inside = np.zeros(image_hw, bool)  # whether the owner's own mask says so
     whole = np.zeros(len(scores), int)  # pixels of each mask, other queries aside
-    for index, (score, mask) in enumerate(zip(scores, _logits(found['masks'][keep]), strict=True)):
+    for index, (score, mask) in enumerate(zip(scores, found['masks'][keep], strict=True)):
         mask = 1 / (1 + np.exp(-_enlarge(mask, true_hw, batch_hw, image_hw)))
         own = mask >= 0.5
         whole[index] = own.sum()

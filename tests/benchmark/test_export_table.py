@@ -8,34 +8,52 @@ from repvit_dense.benchmark import export_table
 from repvit_dense.deploy.export import Row
 from repvit_dense.errors import InputError
 
-ROWS = [
-    (
-        'repvit_one',
-        {'onnx': Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14)},
-        {'coreml': 'no operator'},
-    ),
-    ('repvit_two', {name: Row(name, Path('x'), 1, 2, 'not run here', None, None) for name in ('onnx', 'coreml')}, {}),
-]
+RUN = Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14, [])
+NOT_RUN = Row('coreml', Path('x'), 1, 2, 'not run here', None, None, [])
 
 
 def test_a_cell_is_measured_or_says_why_not():
-    lines = export_table.to_markdown(ROWS, ['onnx', 'coreml']).splitlines()
-    assert lines[2:4] == ['| config | onnx | coreml |', '|---|---|---|']
-    assert lines[4] == '| `repvit_one` | 99.998% of pixels, 8 ms (2.1x), 46 MB, written in 12 s | fails, see below |'
-    assert lines[5] == '| `repvit_two` | not run here, 2 MB, written in 1 s | not run here, 2 MB, written in 1 s |'
-    assert '- `repvit_one`, coreml: no operator' in lines
+    row = export_table.row_of(
+        'repvit_one', {'onnx': RUN, 'coreml': NOT_RUN}, {'torch': 'no'}, ['onnx', 'coreml', 'torch']
+    )
+    cells = ['99.998% of pixels, 8 ms (2.1x), 46 MB, written in 12 s', 'not run here, 2 MB, written in 1 s']
+    assert row == f'| `repvit_one` | {cells[0]} | {cells[1]} | fails, see below |'
+
+
+def test_what_failed_and_what_is_beyond_the_tolerance_is_explained():
+    notes = export_table.notes_of(
+        'repvit_one', {'onnx': RUN._replace(failures=['boxes: far'])}, {'coreml': 'no operator'}
+    )
+    assert notes == [
+        '- `repvit_one`, coreml: no operator',
+        '- `repvit_one`, onnx: beyond the tolerance: boxes: far',
+    ]
 
 
 def test_the_table_goes_between_its_marks_and_nothing_else_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ROWS[1][1:])
+    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': RUN}, {}))
     page = tmp_path / 'deploy.md'
     page.write_text(f'before\n{export_table.BEGIN}\nold\n{export_table.END}\nafter\n')
-    assert export_table.write(page, ['repvit_two'], ['onnx', 'coreml']) == 0
+    assert export_table.write(page, ['repvit_two'], ['onnx']) == 0
     text = page.read_text()
     assert text.startswith(f'before\n{export_table.BEGIN}\n')
     assert text.endswith(f'{export_table.END}\nafter\n')
     assert 'repvit_two' in text and 'old' not in text
     assert list(tmp_path.iterdir()) == [page]
+
+
+def test_rows_of_other_heads_stay(tmp_path, monkeypatch):
+    page = tmp_path / 'deploy.md'
+    page.write_text(f'{export_table.BEGIN}\n{export_table.END}\n')
+    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({}, {'onnx': 'no operator'}))
+    assert export_table.write(page, ['repvit_one', 'repvit_two'], ['onnx']) == 2
+    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': RUN}, {}))
+    assert export_table.write(page, ['repvit_two'], ['onnx']) == 0
+    rows = [line for line in page.read_text().splitlines() if 'repvit' in line and line[0] in '|-']
+    assert len(rows) == 3  # two rows, one note
+    assert rows[0] == '| `repvit_one` | fails, see below |'
+    assert rows[1].startswith('| `repvit_two` | 99.998%')
+    assert rows[2] == '- `repvit_one`, onnx: no operator'
 
 
 def test_a_page_without_marks_is_refused(tmp_path):

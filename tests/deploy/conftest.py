@@ -59,7 +59,7 @@ class Tiny(nn.Module):
         labels = self.names + scores.int() * 0
         count = (scores > 0.1).sum(1).int()
         coarse = F.avg_pool2d(images, 4)
-        masks = torch.stack([coarse[:, 0], coarse[:, 1], -coarse[:, 0], coarse[:, 2]], 1).mul(2).sigmoid()
+        masks = torch.stack([coarse[:, 0], coarse[:, 1], -coarse[:, 0], coarse[:, 2]], 1)
         if self.kind == 'roi':
             masks = self.blobs + rows[..., None]
         if self.kind == 'panoptic':

@@ -20,19 +20,23 @@ from repvit_dense.errors import InputError
 SIZES = [(97, 131), (64, 96), (200, 40), (33, 250)]
 
 
+def logits_of_masks(*shape, seed=0):
+    """Smooth masks, neither nearly all inside nor nearly all outside; far from 0 as trained networks give them."""
+    noise = torch.rand(1, shape[0], 5, 5, generator=torch.Generator().manual_seed(seed)) * 80 - 40
+    return F.interpolate(noise, size=shape[1:], mode='bilinear')[0].numpy()
+
+
 def probabilities(*shape, seed=0):
-    """Smooth masks, neither nearly all 0 nor nearly all 1."""
-    noise = torch.rand(1, shape[0], 5, 5, generator=torch.Generator().manual_seed(seed)) * 12 - 6
-    return F.interpolate(noise, size=shape[1:], mode='bilinear')[0].sigmoid().numpy()
+    return 1 / (1 + np.exp(-logits_of_masks(*shape, seed=seed) / 7))
 
 
 def patches(count, seed=0):
-    """Masks `(count, 16, 16)`, each high around one place of a grid; some share it."""
+    """Logits of masks `(count, 16, 16)`, each high around one place of a grid; some share it."""
     rng = np.random.default_rng(seed)
     places = np.stack(np.divmod(rng.integers(0, 12, count), 4), -1) * [5, 4] + rng.uniform(0, 3, (count, 2))
     grid = np.stack(np.mgrid[:16, :16], -1)
     distance = np.linalg.norm(grid - places[:, None, None], axis=-1)
-    return (1 / (1 + np.exp(2 * (distance - 3)))).astype(np.float32)
+    return (-2 * (distance - 3)).astype(np.float32)
 
 
 # --- every task -------------------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def test_opencv_resizes_as_torch_does(source, target):
 
 def image_masks(masks, options, true_hw, batch_hw, image_hw, scale=None, scores=None):
     canvas = module._canvas(batch_hw, scale) if scale else None
-    enlarged = (module._enlarge(mask, true_hw, batch_hw, image_hw, canvas) for mask in module._logits(masks))
+    enlarged = (module._enlarge(mask, true_hw, batch_hw, image_hw, canvas) for mask in masks)
     scores = np.ones(len(masks), np.float32) if scores is None else scores
     return module._instances({'scores': scores, 'index': np.arange(len(masks))}, enlarged, image_hw, options)
 
@@ -183,9 +187,9 @@ def rtmdet_masks(logits, batch_hw, image_hw, scale_factor, kernels=None):
 def test_masks_of_images_as_in_rtmdet(image_hw):
     how = {'scale': [160, 160], 'keep_ratio': True, 'multiple': None, 'pad_to': [160, 160], 'divisor': 32}
     steps = preprocess.geometry(image_hw, how)
-    masks = probabilities(5, 20, 20)
+    masks = logits_of_masks(5, 20, 20)
     scale = (steps.scaled[1] / image_hw[1], steps.scaled[0] / image_hw[0])
-    expected = rtmdet_masks(torch.from_numpy(masks).logit(), steps.batch, image_hw, scale)
+    expected = rtmdet_masks(torch.from_numpy(masks), steps.batch, image_hw, scale)
     found = image_masks(masks, {'mask_thr': 0.5}, steps.resized, steps.batch, image_hw, scale[::-1])['masks']
     assert found.shape == expected.shape
     assert np.mean(found != expected) < 1e-4
@@ -214,9 +218,9 @@ def query_logits(scores, labels, num_classes=5):
 @pytest.mark.parametrize('image_hw', [(97, 131), (64, 64), (130, 77)])
 def test_masks_of_images_as_in_mask2former(fusion, image_hw):
     """Cut to the true size, then stretched; boxes around what is left."""
-    true_hw, batch_hw, masks = (60, 50), (64, 64), probabilities(6, 16, 16)
-    masks[-1] = 1e-4  # an empty one
-    logits = F.interpolate(torch.from_numpy(masks).logit()[None], batch_hw, mode='bilinear', align_corners=False)
+    true_hw, batch_hw, masks = (60, 50), (64, 64), logits_of_masks(6, 16, 16)
+    masks[-1] = -9  # an empty one
+    logits = F.interpolate(torch.from_numpy(masks)[None], batch_hw, mode='bilinear', align_corners=False)
     scores, labels = torch.linspace(0.9, 0.6, 6), torch.tensor([0, 1, 0, 1, 0, 1])
     meta = type('Sample', (), {'metainfo': {'img_shape': true_hw, 'ori_shape': image_hw}})
     head = fusion(panoptic_on=False, instance_on=True, max_per_image=6)
@@ -240,7 +244,7 @@ def test_queries_are_merged_as_in_mask2former(fusion, seed, iou_thr, filter_low_
     masks = patches(20, seed)
     scores = (torch.rand(20, generator=generator) * 0.5 + 0.5).sort(descending=True).values
     labels = torch.randint(0, 6, (20,), generator=generator)  # 5 is 'no object'
-    logits = F.interpolate(torch.from_numpy(masks).logit()[None], batch_hw, mode='bilinear', align_corners=False)
+    logits = F.interpolate(torch.from_numpy(masks)[None], batch_hw, mode='bilinear', align_corners=False)
     meta = type('Sample', (), {'metainfo': {'img_shape': true_hw, 'ori_shape': image_hw}})
     options = {'object_mask_thr': 0.6, 'iou_thr': iou_thr, 'filter_low_score': filter_low_score, 'num_things': 2}
     head = fusion(**{name: value for name, value in options.items() if name != 'num_things'}, instance_on=False)
@@ -268,7 +272,7 @@ def test_queries_are_merged_as_in_mask2former(fusion, seed, iou_thr, filter_low_
 
 
 def test_no_query_passes(fusion):
-    outputs = {'scores': np.array([0.1], np.float32), 'labels': np.array([0]), 'masks': probabilities(1, 8, 8)}
+    outputs = {'scores': np.array([0.1], np.float32), 'labels': np.array([0]), 'masks': logits_of_masks(1, 8, 8)}
     options = {'object_mask_thr': 0.8, 'iou_thr': 0.8, 'filter_low_score': True, 'num_things': 2}
     found = module._merge(outputs, options, 5, (32, 32), (32, 32), (40, 50))
     assert found['segment_info'] == []

@@ -107,6 +107,35 @@ def test_onnx_in_int8_answers_as_the_model_does(graph, batches, tmp_path, method
     assert agreement(graph, run, batches) > 0.9
 
 
+class BoxGraph(Graph):
+    """One box per image, somewhere near a place 2000 pixels away."""
+
+    task = 'detection'
+
+    def forward(self, images, img_hw):
+        offsets = self.model(images).mean((2, 3))[:, None]
+        boxes = offsets * 10 + torch.tensor([2000.0, 2000.0, 2100.0, 2100.0])
+        scores = torch.ones_like(boxes[..., 0])
+        return boxes, scores, torch.zeros_like(scores).int(), scores.sum(1).int()
+
+
+def test_places_in_pixels_are_not_quantised(batches, tmp_path):
+    """In 8 bits, neighbours would be 8 pixels apart."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    graph = BoxGraph(Net().eval()).eval()
+    path = tmp_path / formats.write(graph, tmp_path, 'onnx', (64, 64))
+    quantize.quantize(path, 'onnx', batches, 'minmax')
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    for images, img_hw in batches:
+        given = {value.name: {'images': images, 'img_hw': img_hw}[value.name] for value in session.get_inputs()}
+        (found,) = session.run(['boxes'], given)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(images), torch.from_numpy(img_hw))[0].numpy()
+        assert found == pytest.approx(expected, abs=1)
+
+
 @pytest.mark.deploy
 @pytest.mark.parametrize('method', ['corrected', 'mixed'])
 def test_openvino_in_int8_answers_as_the_model_does(graph, batches, tmp_path, method):

@@ -14,7 +14,8 @@ class Graph(nn.Module):
 
     Attributes:
         task: key of `manifest.OUTPUTS`.
-        mask_kind: `'roi'`, a mask covers its box; `'image'`, it covers the padded image on a coarser grid; else None.
+        mask_kind: `'roi'`, a mask covers its box, in probabilities; `'image'`, it covers the padded image on a coarser
+            grid, in logits, for those are resized; else None.
         postprocess: thresholds that the predictor applies, ready for JSON.
         divisor: height and width of the batch are multiples of it, in pixels.
         thresholds: whether the network decides by a threshold on its way, so that rounding can flip a pixel.
@@ -45,7 +46,7 @@ class Graph(nn.Module):
 
         Returns:
             tensors in the order of `outputs`; detections by falling score, padded with zeros beyond `count`. Boxes
-            `(B, K, 4)` in pixels of the batch, scores and labels `(B, K)`, masks `(B, K, h, w)` as probabilities,
-            count `(B,)`, seg `(B, H, W)`. Labels, counts and seg are int32.
+            `(B, K, 4)` in pixels of the batch, scores and labels `(B, K)`, masks `(B, K, h, w)`, count `(B,)`, seg
+            `(B, H, W)`. Labels, counts and seg are int32.
         """
         raise NotImplementedError

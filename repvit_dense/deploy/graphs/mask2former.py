@@ -138,8 +138,7 @@ class Mask2Former(Graph):
         scores, best = scores.topk(self.kept)
         found = (scores > 0).float()
         labels, count = (labels.gather(1, best) * found).int(), found.sum(1).int()
-        logits = masks(take(embedding, query.gather(1, best)), pixels)
-        mask = logits.sigmoid() * found[..., None, None]
+        mask = masks(take(embedding, query.gather(1, best)), pixels) * found[..., None, None]
         if self.task == 'panoptic':
             return scores, labels, mask, count
         return clip(_bounds(mask) * self.stride, img_hw), scores, labels, mask, count
@@ -174,8 +173,8 @@ class Mask2FormerSemantic(Graph):
 
 
 def _bounds(mask: Tensor) -> Tensor:
-    """Boxes `(B, K, 4)` around masks `(B, K, h, w)` of probabilities, in their pixels; 0 around an empty one."""
-    inside = (mask > 0.5).float()
+    """Boxes `(B, K, 4)` around masks `(B, K, h, w)` of logits, in their pixels; 0 around an empty one."""
+    inside = (mask > 0).float()
     (left, right), (top, bottom) = (_ends(inside.amax(axis)) for axis in (2, 3))
     return torch.stack((left, top, right, bottom), -1)
 

@@ -47,7 +47,7 @@ class RTMDetIns(OneStage):
             points: `(B, K, 4)`.
 
         Returns:
-            probabilities `(B, K, H, W)`.
+            logits `(B, K, H, W)`.
         """
         head, (height, width) = self.head, features.shape[2:]
         count, hidden = kernels.shape[1], head.dyconv_channels
@@ -64,4 +64,4 @@ class RTMDetIns(OneStage):
         x = (first.flatten(1, 2) @ shared).unflatten(1, (count, hidden))  # (B, K, hidden, H * W)
         for weight, bias in zip(weights[1:], biases[1:], strict=True):
             x = weight.unflatten(2, (-1, hidden)) @ x.relu() + bias[..., None]
-        return x[:, :, 0].sigmoid().unflatten(2, (height, width))
+        return x[:, :, 0].unflatten(2, (height, width))

@@ -57,7 +57,7 @@ def original():
     """`original(masks, batch_hw, true_hw, before)`: logits at the size of the original image, as mmdet resizes them."""
 
     def resize(masks, batch_hw, true_hw, before):
-        masks = F.interpolate(masks.logit(1e-7)[None], size=batch_hw, mode='bilinear')
+        masks = F.interpolate(masks[None], size=batch_hw, mode='bilinear')
         masks = masks[..., : int(true_hw[0]), : int(true_hw[1])]
         return F.interpolate(masks, size=before, mode='bilinear')[0]
 

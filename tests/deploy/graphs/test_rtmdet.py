@@ -28,7 +28,7 @@ def test_masks_are_those_of_mmdets_dynamic_convolutions(detector, build_graph, m
     points = torch.cat((points, points[..., 2:]), dim=2)
     found = graph._masks(features, kernels, points)
     for i in range(2):
-        expected = head._mask_predict_by_feat_single(features[i], kernels[i], points[i]).sigmoid()
+        expected = head._mask_predict_by_feat_single(features[i], kernels[i], points[i])
         assert expected.std() > 0.1
         torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=0)
 
@@ -40,7 +40,7 @@ def test_masks_belong_to_their_boxes(detector, build_graph, make_batch, samples)
     images, img_hw = make_batch([(96, 128)], seed=3)
     found = dict(zip(*(lambda graph: (graph.outputs, graph(images, img_hw)))(build_graph(model)), strict=True))
     reference = model.predict(images, samples(images, img_hw), rescale=True)[0].pred_instances
-    logits = torch.nn.functional.interpolate(found['masks'].logit(1e-6), scale_factor=8, mode='bilinear')[0]
+    logits = torch.nn.functional.interpolate(found['masks'], scale_factor=8, mode='bilinear')[0]
     compared = 0
     for box, score, mask in zip(found['boxes'][0], found['scores'][0], logits > 0, strict=True):
         same = (reference.bboxes - box).abs().amax(1) + (reference.scores - score).abs() * 100 < 0.1
@@ -76,7 +76,7 @@ def test_onnx_runtime_at_other_sizes(detector, build_graph, make_batch, matched,
             assert matched(ours, theirs) >= 0.98
             same = ((ours['boxes'] - theirs['boxes']).abs().amax(1) < 0.1) & (ours['labels'] == theirs['labels'])
             difference = (found['masks'][i, :count] - expected['masks'][i, :count]).abs().amax((1, 2))[same]
-            assert (difference < 1e-3).float().mean() >= 0.98
+            assert (difference < 1e-3 * expected['masks'].abs().max()).float().mean() >= 0.98
 
 
 @pytest.mark.deploy
