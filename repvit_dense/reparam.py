@@ -61,8 +61,8 @@ def merge_depthwise(kernel: Tensor, point: Tensor, identity: bool = True) -> Ten
 
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A new convolution with the geometry of `conv` and these weights (detached copies)."""
-    fused = nn.Conv2d(
+    """A new convolution with the class and the geometry of `conv` and these weights (detached copies)."""
+    fused = type(conv)(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,

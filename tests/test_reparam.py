@@ -127,6 +127,13 @@ def test_conv_like_keeps_geometry_and_mode():
     torch.testing.assert_close(like(x), conv(x))
 
 
+def test_conv_like_keeps_the_class():
+    class Own(nn.Conv2d):
+        pass
+
+    assert type(conv_like(Own(4, 8, 1), torch.zeros(8, 4, 1, 1), torch.zeros(8))) is Own
+
+
 def test_conv_like_shares_no_memory():
     conv = nn.Conv2d(4, 8, 1)
     like = conv_like(conv, conv.weight, conv.bias)

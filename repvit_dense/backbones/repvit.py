@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from repvit_dense.backbones.convolution import Conv2d, conv2d
 from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
@@ -41,36 +42,24 @@ def frozen(bn: _BatchNorm) -> bool:
     return isinstance(bn, _BatchNorm) and not bn.training and bn.track_running_stats
 
 
-class GELU(nn.GELU):
-    """GELU (arXiv 1606.08415) that stays fast on channels_last, where torch takes a kernel 30 times slower on a CPU.
-
-    To the permuted view, which is contiguous, it applies oneDNN's.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return super().forward(x)
-
-
 class ConvBN(nn.Module):
-    """Convolution without bias, then batch norm. `(B, C_in, H, W)` to `(B, C_out, H', W')`."""
+    """Convolution without bias, then batch norm. `(B, C_in, H, W)` to `(B, C_out, H', W')`.
+
+    With `after_gelu` all of it, fused too, is of `gelu(x)`: no part keeps the result of a GELU for its backward pass.
+    """
 
     def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, norm_cfg=None):
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
-        )
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
         self.bn = build_norm_layer(norm_cfg or {'type': 'BN'}, out_channels)[1]
 
     def merged(self) -> tuple[Tensor, Tensor]:
         return fold_bn(self.conv.weight, None, self.bn)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not frozen(self.bn):
-            return self.bn(self.conv(x))
-        conv = self.conv
-        return F.conv2d(x, *self.merged(), conv.stride, conv.padding, conv.dilation, conv.groups)
+    def forward(self, x: Tensor, after_gelu: bool = False) -> Tensor:
+        if frozen(self.bn):
+            return conv2d(x, self.conv, *self.merged(), after_gelu)
+        return self.bn(self.conv(x, after_gelu))
 
     def fuse(self) -> nn.Conv2d:
         return conv_like(self.conv, *self.merged())
@@ -92,9 +81,8 @@ class RepDWConv(nn.Module):
         return fold_bn(merge_depthwise(weight, self.conv1x1.weight), bias + self.conv1x1.bias, self.bn)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv_bn.conv
         if frozen(self.bn) and frozen(self.conv_bn.bn):
-            return F.conv2d(x, *self.merged(), conv.stride, conv.padding, conv.dilation, conv.groups)
+            return conv2d(x, self.conv_bn.conv, *self.merged())
         # Before a live norm the 1x1 depthwise branch and the identity are still one affine map per channel.
         scale = (self.conv1x1.weight + 1).reshape(1, -1, 1, 1).to(x.dtype)
         shift = self.conv1x1.bias.reshape(1, -1, 1, 1).to(x.dtype)
@@ -127,13 +115,12 @@ class ChannelMixer(nn.Module):
     def __init__(self, channels, drop_path=0.0, norm_cfg=None):
         super().__init__()
         self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
-        self.act = GELU()
         self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
         self.drop_path = StochasticDepth(drop_path, 'row') if drop_path else nn.Identity()
         nn.init.zeros_(self.conv2.bn.weight)  # a fresh block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.conv2(self.act(self.conv1(x))))
+        return x + self.drop_path(self.conv2(self.conv1(x), after_gelu=True))
 
 
 class Block(nn.Module):
@@ -155,11 +142,10 @@ class Stem(nn.Module):
     def __init__(self, in_channels, channels, norm_cfg=None):
         super().__init__()
         self.conv1 = ConvBN(in_channels, channels // 2, 3, 2, norm_cfg=norm_cfg)
-        self.act = GELU()
         self.conv2 = ConvBN(channels // 2, channels, 3, 2, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(x)))
+        return self.conv2(self.conv1(x), after_gelu=True)
 
 
 class Downsample(nn.Module):

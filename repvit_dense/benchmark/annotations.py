@@ -16,7 +16,7 @@ CLASSES = 80
 OBJECTS = 8  # in an image, on average
 CORNERS = 10  # of an outline
 WORKERS = 2
-EXAMPLES = 500  # that every worker takes from the index
+EXAMPLES = 20  # that every worker takes from the index
 
 
 def generate(path: Path, objects: int = 1_000_000) -> None:

@@ -42,18 +42,18 @@ METHODS = {
     'mixed': Method(spare=('excite', 'ends')),
     'cautious': Method(spare=('excite', 'ends', 'depthwise')),
 }
-DEFAULT = 'mixed'
+DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # what lost least, docs/deploy.md
 QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize']  # operators of ONNX
 
 
-def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: str = DEFAULT) -> list[str]:
+def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: str | None = None) -> list[str]:
     """Replace a model file by its int8 form.
 
     Args:
         model: an fp32 file that `formats.write` wrote: `.onnx`, or `.xml` with its `.bin`.
         target: `'onnx'` or `'openvino'`.
         calibration: batches of preprocessed images that are typical of the data, some tens.
-        method: key of `METHODS`.
+        method: key of `METHODS`; None: the target's own.
 
     Returns:
         names of the convolutions and matrix products kept in fp32.
@@ -64,7 +64,7 @@ def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: s
     if not calibration:
         raise InputError('int8 needs images to calibrate with: --calibration takes them from the training data')
     write = {'onnx': _onnx, 'openvino': _openvino}[target]
-    return write(model, calibration, METHODS[method])
+    return write(model, calibration, METHODS[method or DEFAULT[target]])
 
 
 def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[str]:

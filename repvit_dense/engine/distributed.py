@@ -1,7 +1,10 @@
 """Many processes: batch norms that see all of them, and the same on CPUs, for which torch and mmengine lack a part."""
 
+import os
+
 import torch
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -50,3 +53,16 @@ class CPUSyncBatchNorm(_BatchNorm):
 def allow_cpu() -> None:
     """Let mmengine's launchers start processes without a GPU: every one of them calls this."""
     torch.cuda.set_device = lambda device: None
+
+
+def fresh_store() -> dict:
+    """Arguments of `init_process_group` for a job that torchrun has started again on one machine; else none.
+
+    torchrun keeps one store over all restarts, in which torch 2.11 finds the addresses of the processes that died.
+    """
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if restarts == '0' or os.environ['GROUP_WORLD_SIZE'] != '1':  # machines count their restarts each by itself
+        return {}
+    store = TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False)
+    numbers = {'rank': int(os.environ['RANK']), 'world_size': int(os.environ['WORLD_SIZE'])}
+    return {'store': PrefixStore(f'restart {restarts}', store), **numbers}

@@ -36,9 +36,12 @@ class DenseRunner(Runner):
         return self._run(super().test)
 
     def setup_env(self, env_cfg):
-        if self.distributed and not torch.cuda.is_available():
-            distributed.allow_cpu()
-            env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}}
+        if self.distributed:
+            dist_cfg = {**env_cfg.get('dist_cfg', {}), **distributed.fresh_store()}
+            if not torch.cuda.is_available():
+                distributed.allow_cpu()
+                dist_cfg['backend'] = 'gloo'
+            env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg, model):

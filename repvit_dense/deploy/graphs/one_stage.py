@@ -53,11 +53,13 @@ class OneStage(Graph):
         return ops.only(scores, scores > self.cfg['score_thr']), labels, priors, values
 
     def _scores(self, logits: Tensor):
-        """Numbers `(B, N, C)` that rank, and what makes probabilities of them: only the best need a sigmoid."""
+        """Numbers `(B, N, C)` that rank, and what makes probabilities of them, which only the best need."""
         logits = ops.rows(logits, self.head.cls_out_channels)
         if self.head.use_sigmoid_cls:
             return logits, torch.sigmoid
-        return logits.softmax(2)[..., :-1], lambda score: score
+        # A softmax by hand: OpenVINO 2026 fails where `[..., :-1]` stands right before a selection.
+        logits = logits - logits.amax(2, keepdim=True)
+        return logits[..., :-1] - logits.exp().sum(2, keepdim=True).log(), torch.exp
 
     def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
         """Anchors of a level of this height and width, `(N, 4)`."""

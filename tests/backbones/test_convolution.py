@@ -1,0 +1,107 @@
+"""The convolution of the backbones against numerical differentiation, torch's own, and what it keeps in memory."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+
+from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+GEOMETRIES = [
+    {'kernel_size': 1},
+    {'kernel_size': 3, 'stride': 2, 'padding': 1},
+    {'kernel_size': 3, 'padding': 1, 'groups': 4},
+    {'kernel_size': (1, 3), 'dilation': 2},
+]
+every_layout = pytest.mark.parametrize('layout', LAYOUTS, ids=str)
+every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
+after_gelu_or_not = pytest.mark.parametrize('after_gelu', [False, True])
+
+
+def image(layout=torch.contiguous_format, dtype=torch.float64):
+    return torch.randn(2, 4, 5, 6, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+
+
+def saved_by(call):
+    """The tensors that `call` keeps for its backward pass."""
+    saved = []
+    pack = lambda tensor: saved.append(tensor) or tensor  # noqa: E731
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return saved
+
+
+@every_layout
+def test_gelu_is_that_of_torch_and_keeps_the_layout(layout):
+    x = image(layout, torch.float32)
+    same = x.detach().clone().requires_grad_()
+    activated, expected = gelu(x), F.gelu(same)
+    assert activated.is_contiguous(memory_format=layout)
+    activated.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close([activated, x.grad], [expected, same.grad])
+
+
+@every_layout
+@every_geometry
+@after_gelu_or_not
+@pytest.mark.parametrize('bias', [True, False])
+def test_the_result_is_that_of_torch_and_its_gradients_are_the_numerical_ones(layout, geometry, after_gelu, bias):
+    conv, x = Conv2d(4, 8, bias=bias, **geometry).double(), image(layout)
+    expected = nn.Conv2d.forward(conv, F.gelu(x) if after_gelu else x)
+    torch.testing.assert_close(conv(x, after_gelu), expected)
+    assert torch.autograd.gradcheck(
+        lambda x, *weights: conv2d(x, conv, *weights, after_gelu=after_gelu), (x, *conv.parameters())
+    )
+
+
+@every_layout
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_gradients_in_less_precision_are_those_of_torch(layout, dtype):
+    conv, x = Conv2d(4, 8, 1).to(dtype), image(layout, dtype)
+    inputs = (x, *conv.parameters())
+    expected = torch.autograd.grad(nn.Conv2d.forward(conv, F.gelu(x)).square().sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu=True).square().sum(), inputs), expected)
+
+
+@after_gelu_or_not
+@pytest.mark.parametrize('trained', ['x', 'weight', 'bias'])
+def test_one_gradient_alone_is_that_of_torch(after_gelu, trained):
+    conv, x = Conv2d(4, 8, 1).double().requires_grad_(False), image().detach()
+    one = {'x': x, 'weight': conv.weight, 'bias': conv.bias}[trained].requires_grad_()
+    expected = torch.autograd.grad(nn.Conv2d.forward(conv, F.gelu(x) if after_gelu else x).square().sum(), one)
+    torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu).square().sum(), one), expected)
+
+
+def test_of_a_gelu_only_the_input_is_kept():
+    conv, x = Conv2d(4, 8, 1), image(dtype=torch.float32)
+    kept = {tensor.data_ptr() for tensor in saved_by(lambda: conv(x, after_gelu=True))}
+    assert kept == {x.data_ptr(), conv.weight.data_ptr()}
+
+
+def test_a_second_derivative_is_refused():
+    conv, x = Conv2d(4, 8, 1).double(), image()
+    (gradient,) = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        gradient.sum().backward()
+
+
+@after_gelu_or_not
+def test_autocast_computes_in_its_precision_and_returns_gradients_in_the_parameters(after_gelu):
+    conv, x = Conv2d(4, 8, 1), image(dtype=torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = conv(x, after_gelu)
+    y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert {tensor.grad.dtype for tensor in (x, *conv.parameters())} == {torch.float32}
+
+
+@after_gelu_or_not
+def test_a_captured_graph_holds_a_plain_convolution(after_gelu):
+    program = torch.export.export(Conv2d(4, 8, 1), (image(dtype=torch.float32), after_gelu))
+    nodes = [node for node in program.graph.nodes if node.op == 'call_function']
+    (convolution,) = (node for node in nodes if node.target is torch.ops.aten.conv2d.default)
+    assert 2 not in [number for argument in convolution.args[3:] for number in argument], 'dilated'
+    assert sum('gelu' in str(node.target) for node in nodes) == after_gelu
