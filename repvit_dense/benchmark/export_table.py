@@ -79,5 +79,6 @@ def notes_of(name: str, written: dict[str, export.Row], errors: dict[str, str]) 
 def _setting() -> str:
     import torch
 
+    threads = torch.get_num_threads()
     size = f'{BACKBONE}, {SIZE[0]}x{SIZE[1]} pixels (SSDLite 320x320), random weights, fp32, static shapes'
-    return f'{size}; torch {torch.__version__} on a CPU, {torch.get_num_threads()} threads.'
+    return f'{size}; torch {torch.__version__} on a CPU, {threads} thread{"s" * (threads > 1)}.'

@@ -99,7 +99,8 @@ def backbone_inference(rounds: int, arch: str = ARCH, batch: int = BATCH, side: 
     fused = reparameterize_model(merged)
     images = Setting(batch, (side, side)).images()
     with torch.inference_mode():
-        ratio = _faster(Subject('plain', lambda: plain(images)), Subject('fused', lambda: fused(images)), rounds)
+        base, own = (Subject('', lambda network=network: network(images) and None) for network in (plain, fused))
+        ratio = _faster(base, own, rounds)
     what = f'backbone inference, {arch}, {batch}x{side}x{side}, fused, channels_last'
     yield Row(what, 'every branch and norm by itself, default layout', 1.35, ratio)
 

@@ -49,3 +49,8 @@ def test_the_backbone_part_measures_what_it_says():
 def test_equal_weights_give_equal_losses_on_either_backbone():
     loss, *_ = targets.whole_step(1, batch=1, side=128)
     assert loss.measured < 1e-3
+
+
+def test_the_fused_backbone_is_compared_with_the_plain_one():
+    (row,) = targets.backbone_inference(1, 'm0_6', 1, 64)
+    assert row.measured > 0 and row.target == 1.35
