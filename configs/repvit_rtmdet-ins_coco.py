@@ -61,7 +61,6 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=256)
-sync_bn = 'torch'  # over the processes of a job
 default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 custom_hooks = [
     dict(type='NonFiniteLossHook'),
