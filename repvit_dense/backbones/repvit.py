@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from repvit_dense.backbones.convolution import Conv2d, conv2d
+from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu
 from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
@@ -45,7 +45,7 @@ def frozen(bn: _BatchNorm) -> bool:
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm. `(B, C_in, H, W)` to `(B, C_out, H', W')`.
 
-    With `after_gelu` all of it, fused too, is of `gelu(x)`: no part keeps the result of a GELU for its backward pass.
+    With `after_gelu` it is of `gelu(x)`, which one convolution, merged or fused, does not keep for its backward pass.
     """
 
     def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, norm_cfg=None):
@@ -59,7 +59,8 @@ class ConvBN(nn.Module):
     def forward(self, x: Tensor, after_gelu: bool = False) -> Tensor:
         if frozen(self.bn):
             return conv2d(x, self.conv, *self.merged(), after_gelu)
-        return self.bn(self.conv(x, after_gelu))
+        # Under a live norm GELU is not computed twice: the gain in time is too small to pay for it.
+        return self.bn(self.conv(gelu(x) if after_gelu else x))
 
     def fuse(self) -> nn.Conv2d:
         return conv_like(self.conv, *self.merged())

@@ -49,6 +49,7 @@ class Row(NamedTuple):
 def measure(parts: Sequence[str], rounds: int) -> dict:
     """The rows of these keys of `PARTS`, in that order; each is printed as it comes. All take some twenty minutes."""
     rows = []
+    torch.manual_seed(0)
     for part in parts:
         for row in PARTS[part](rounds):
             rows.append(row)
@@ -126,7 +127,8 @@ def whole_step(rounds: int, head: str = 'repvit_maskrcnn_coco', batch: int = BAT
         torch.manual_seed(0)  # proposals are sampled
         losses.append(step.loss().item())
     difference = abs(losses[1] - losses[0]) / losses[0]
-    yield Row(f'{what}: loss, relative difference', against, 1e-4, difference, '', least=False)
+    # Rounding may change which proposals are sampled.
+    yield Row(f'{what}: loss, relative difference', against, 1e-3, difference, '', least=False)
     subjects = [training.subject(name, step, setting) for name, step in (('base', base), ('own', own))]
     rows = timing.compare('', [*subjects, _step(merged, setting.images())._replace(name='backbone')], rounds)
     yield Row(what, against, 1.0, rows[1]['speedup'])
