@@ -132,8 +132,8 @@ def draw(found: list[tuple[Axis, dict[str, list[float]]]], path: Path) -> None:
         for key, title in QUANTITIES.items():
             label = f'{title} (exponent {exponent(axis.values, costs[key]):.2f})'
             panel.loglog(axis.values, costs[key], marker='o', label=label)
-        panel.set_xticks(axis.values, axis.labels)
-        panel.minorticks_off()
+        panel.set_xticks(axis.values, axis.labels, rotation=30)
+        panel.xaxis.minorticks_off()
         panel.set_xlabel(axis.name)
         panel.grid(alpha=0.3)
         panel.legend(fontsize='small')
