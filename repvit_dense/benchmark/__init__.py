@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'what this toolbox promises beside what it does here; parts: {", ".join(TARGETS)} (default: all)',
     )
     pages.add_argument('--growth', type=Path, metavar='FILE', help='how cost grows with pixels, batch and width')
+    pages.add_argument(
+        '--annotations', type=_positive, metavar='OBJECTS', help='check and index a COCO file of so many objects'
+    )
     pages.add_argument('--model-zoo', type=Path, metavar='FILE', help='every head on --backbones')
     pages.add_argument(
         '--backbones',
@@ -107,7 +110,12 @@ def _run(args: argparse.Namespace) -> int:
 
         growth.write(args.growth, args.rounds)
         return 0
-    if args.targets is not None:
+    if args.annotations:
+        from repvit_dense.benchmark import annotations
+
+        report = annotations.report(args.annotations)
+        print(annotations.to_text(report))
+    elif args.targets is not None:
         from repvit_dense.benchmark import targets
 
         report = targets.measure(args.targets or TARGETS, args.rounds)

@@ -3,6 +3,7 @@
 import json
 import random
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,26 @@ OBJECTS = 8  # in an image, on average
 CORNERS = 10  # of an outline
 WORKERS = 2
 EXAMPLES = 20  # that every worker takes from the index
+
+
+def report(objects: int) -> dict:
+    """What `measure` finds of a file that is thrown away, and its size in GiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'truth.json')
+        generate(path, objects)
+        return {'objects': objects, 'file': path.stat().st_size / 2**30, **measure(path)}
+
+
+def to_text(report: dict) -> str:
+    """A line each for the check, the index and a worker."""
+    lines = [f'{report["objects"]} objects in a file of {report["file"]:.2f} GiB']
+    for task in ('check', 'index'):
+        spent = report[task]
+        lines.append(
+            f'{task}: {spent["seconds"]:.1f} s ({spent["cpu_seconds"]:.1f} s of CPU time), '
+            f'{spent["peak"]:.2f} GiB at the peak, {spent["kept"]:.2f} GiB afterwards'
+        )
+    return '\n'.join([*lines, f'each data-loading worker: {report["worker"]["own"]:.3f} GiB of its own'])
 
 
 def generate(path: Path, objects: int = 1_000_000) -> None:

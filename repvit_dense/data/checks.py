@@ -121,7 +121,7 @@ def read_coco(file: Path) -> dict:
     """
     text = read_text(file)
     try:
-        with _no_collector():
+        with no_collector():
             content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f'{file}: not JSON ({error}); COCO annotations are expected') from error
@@ -150,7 +150,7 @@ def read_text(file: Path) -> str:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Among millions of new objects Python looks for cycles again and again; JSON has none, and reads twice as fast."""
     enabled = gc.isenabled()
     gc.disable()

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from repvit_dense.checkpoint import load_checkpoint
+from repvit_dense.data.checks import no_collector
 from repvit_dense.engine import distributed
 from repvit_dense.safe_read import CheckpointError, read, use_safe_loading
 
@@ -43,6 +44,11 @@ class DenseRunner(Runner):
                 dist_cfg['backend'] = 'gloo'
             env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
         super().setup_env(env_cfg)
+
+    @staticmethod
+    def build_dataloader(*args, **kwargs):
+        with no_collector():  # reading a million annotations makes nothing but what is kept
+            return Runner.build_dataloader(*args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg, model):
         if self.distributed and not is_model_wrapper(model):

@@ -194,3 +194,27 @@ def test_stock_loading_is_safe_too(toy, tmp_path):
     with pytest.raises(CheckpointError):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'harmful.pth'))
     assert not trap.exists()
+
+
+def test_python_does_not_look_for_cycles_while_a_data_set_is_read():
+    import gc
+
+    from mmengine.registry import DATASETS
+
+    from repvit_dense.engine.runner import DenseRunner
+
+    class Reading(torch.utils.data.Dataset):
+        def __init__(self):
+            self.collected = gc.isenabled()
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return index
+
+    DATASETS.register_module(module=Reading, force=True)
+    sampler = {'type': 'DefaultSampler', 'shuffle': False}
+    loader = DenseRunner.build_dataloader({'batch_size': 1, 'dataset': {'type': 'Reading'}, 'sampler': sampler})
+    assert not loader.dataset.collected
+    assert gc.isenabled()

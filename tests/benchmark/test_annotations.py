@@ -1,0 +1,29 @@
+"""A large annotation file, here a small one: what is in it, and that check and index are measured."""
+
+import json
+
+import pytest
+
+from repvit_dense.benchmark import annotations
+
+
+def test_a_generated_file_passes_the_check(tmp_path):
+    from repvit_dense.data import checks
+
+    path = tmp_path / 'truth.json'
+    annotations.generate(path, 160)
+    content = json.loads(path.read_text())
+    assert (len(content['annotations']), len(content['images']), len(content['categories'])) == (160, 20, 80)
+    names = [category['name'] for category in content['categories']]
+    report = checks.instances(path, tmp_path / 'images', names, masks=True)
+    assert report.findings == []
+
+
+@pytest.mark.slow
+def test_seconds_and_memory_are_reported():
+    report = annotations.report(400)
+    assert report['file'] * 2**30 > 400 * 100  # bytes
+    assert report['check']['seconds'] > 0 and report['index']['cpu_seconds'] > 0
+    assert report['worker']['own'] < 0.2  # GiB: no worker has a copy of what torch and mmdet take
+    text = annotations.to_text(report)
+    assert text.startswith('400 objects') and 'each data-loading worker' in text
