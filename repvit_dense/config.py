@@ -132,7 +132,8 @@ def set_backbone(cfg: 'Config', name: str) -> None:
     kept = {key: old[key] for key in KEPT if key in old}
     if 'tap' in old and entry.type == 'RepViT':
         kept['tap'] = old.tap
-    weights = {'init_cfg': {'type': 'Pretrained', 'checkpoint': entry.default_weights}} if old.get('init_cfg') else {}
+    pretrained = {'init_cfg': {'type': 'Pretrained', 'checkpoint': entry.default_weights}}
+    weights = pretrained if old.get('init_cfg') and entry.default_weights else {}
     cfg.model.backbone = {'type': entry.type, **entry.args, **kept, **weights}
     _set_channels(cfg.model, [entry.channels[i] for i in kept.get('out_indices', range(len(entry.channels)))])
     if 'data_preprocessor' in cfg.model:

@@ -65,6 +65,10 @@ def test_weights_follow_where_the_config_starts_from_some():
     assert 'init_cfg' not in config.load('repvit_maskrcnn_shapes', backbone='mobilevit_s').model.backbone
 
 
+def test_a_backbone_without_published_weights_starts_from_nothing():
+    assert 'init_cfg' not in config.load('repvit_maskrcnn_coco', backbone='mobile_former_26m').model.backbone
+
+
 def test_pixels_are_normalised_as_the_weights_expect():
     cfg = config.load('repvit_maskrcnn_coco', backbone='mobilevit_s')
     assert (cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std) == ([0.0] * 3, [255.0] * 3)

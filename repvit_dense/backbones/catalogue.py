@@ -26,7 +26,8 @@ class Backbone:
         channels, strides: of its features, stage by stage.
         licence: of the published weights (SPDX; Apple's own begin with LicenseRef).
         weights: names of published ImageNet weights and where they are.
-        default_weights: the name in `weights` that the COCO and ADE20K recipes start from.
+        default_weights: the name in `weights` that the COCO and ADE20K recipes start from. Empty, as are `weights`
+            and `licence`, where none were published under a licence: a recipe then starts from nothing.
         downstream: published detectors and segmentors on this backbone, likewise.
         no_decay: parts of names of parameters, besides norms and biases, that take no weight decay: position
             embeddings and tables, layer scales.
@@ -154,6 +155,35 @@ def _pvt(size: str, depths) -> Backbone:
     )
 
 
+def _edgevit(size: str, channels) -> Backbone:
+    """The authors have published no weights, and those of others have no licence that we know of."""
+    return Backbone(
+        name=f'edgevit_{size}',
+        type='EdgeViT',
+        args={'arch': size},
+        channels=channels,
+        strides=(4, 8, 16, 32),
+        licence='',
+        weights={},
+        default_weights='',
+    )
+
+
+def _mobile_former(arch: str, channels) -> Backbone:
+    """The authors' weights (github.com/AAboys/MobileFormer) come without a licence, so none are named here."""
+    return Backbone(
+        name=f'mobile_former_{arch}',
+        type='MobileFormer',
+        args={'arch': arch},
+        channels=channels,
+        strides=(4, 8, 16, 32),
+        licence='',
+        weights={},
+        default_weights='',
+        no_decay=('tokens',),
+    )
+
+
 def _shufflenetv2() -> Backbone:
     file = 'shufflenetv2_x1-5666bf0f80.pth'
     return Backbone(
@@ -199,6 +229,16 @@ BACKBONES = {
         _timm('pvtv2_b2', (64, 128, 320, 512), 'in1k', model_name='pvt_v2_b2'),
         _pvt('tiny', (2, 2, 2, 2)),
         _pvt('small', (3, 4, 6, 3)),
+        _edgevit('xxs', (36, 72, 144, 288)),
+        _edgevit('xs', (48, 96, 240, 384)),
+        _edgevit('s', (48, 96, 240, 384)),
+        _mobile_former('26m', (12, 24, 64, 96)),
+        _mobile_former('52m', (12, 24, 64, 96)),
+        _mobile_former('96m', (16, 32, 88, 128)),
+        _mobile_former('151m', (16, 32, 88, 128)),
+        _mobile_former('214m', (20, 40, 112, 160)),
+        _mobile_former('294m', (24, 48, 128, 192)),
+        _mobile_former('508m', (40, 72, 176, 240)),
         _timm(
             'swin_tiny',
             (96, 192, 384, 768),

@@ -1,6 +1,5 @@
 """Networks of other libraries behind OpenMMLab's interface: what they share, and what RepViT shares with them."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from mmengine.model import BaseModule
@@ -68,7 +67,7 @@ class Peer(BaseModule):
             x = F.pad(x, (0, right, 0, bottom))
         outs = []
         for feature, norm, s in zip(self._features(x), self.out_norms, self.out_strides, strict=True):
-            outs.append(norm(feature[..., : math.ceil(height / s), : math.ceil(width / s)]))
+            outs.append(norm(feature[..., : -(-height // s), : -(-width // s)]))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'Peer':

@@ -49,15 +49,22 @@ def test_every_repvit_variant_is_listed():
 
 def test_the_peers_go_by_their_usual_names():
     names = {entry.name for entry in PEERS}
-    assert len(names) == 44
+    assert len(names) == 54
     assert {'mobilenetv1', 'mobilenetv2', 'mobilenetv3_large', 'shufflenetv2', 'resnet18', 'resnet50'} <= names
     assert {f'mobilevitv2_{n}' for n in ('050', '075', '100', '125', '150', '175', '200')} <= names
+    assert {f'edgevit_{n}' for n in ('xxs', 'xs', 's')} <= names
+    assert {f'mobile_former_{n}m' for n in (26, 52, 96, 151, 214, 294, 508)} <= names
     assert {f'mobileone_s{i}' for i in range(5)} | {f'efficientformerv2_{n}' for n in ('s0', 's1', 's2', 'l')} <= names
 
 
 @pytest.mark.parametrize('entry', ENTRIES, ids=name_of)
-def test_default_weights_are_listed(entry):
-    assert entry.default_weights in entry.weights
+def test_default_weights_are_listed_and_licensed(entry):
+    assert entry.default_weights in (entry.weights or {''})
+    assert bool(entry.licence) == bool(entry.weights)
+
+
+def test_backbones_without_published_weights():
+    assert {entry.type for entry in ENTRIES if not entry.weights} == {'EdgeViT', 'MobileFormer'}
 
 
 @pytest.fixture(scope='module', params=PEERS, ids=name_of)

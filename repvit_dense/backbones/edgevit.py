@@ -1,0 +1,269 @@
+"""EdgeViT, convolutions for what is near and attention among few positions for what is far, as a dense backbone.
+
+Source: "EdgeViTs: Competing Light-weight CNNs on Mobile Devices with Vision Transformers", arXiv 2205.03436, section 3
+and figures 2 and 3. What the paper leaves open (the 5x5 of the local window, where which norm stands) and the depths
+are those of the authors' release, github.com/saic-fi/edgevit, so that weights trained with it fit. With a classifier
+these networks have 4.07, 6.77 and 13.1 million parameters, where the paper states 4.1, 6.7 and 11.1; of the last one
+others count 13.1 as well (arXiv 2403.19963, table 1). They multiply as often as the paper states.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from repvit_dense.backbones.convolution import Conv2d, gelu
+from repvit_dense.backbones.peer import LayerNorm2d, Peer, check_options
+from repvit_dense.reparam import bn_affine, conv_like, merge_depthwise
+
+# Widths and blocks per stage, channels per attention head.
+ARCHS = {
+    'xxs': {'embed_dims': (36, 72, 144, 288), 'depths': (1, 1, 3, 2), 'head_dim': 36},
+    'xs': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 1, 3, 1), 'head_dim': 48},
+    's': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 2, 5, 3), 'head_dim': 48},
+}
+PATCHES = (4, 2, 2, 2)  # side of the patches that begin each stage, in positions of the stage before
+RATES = (4, 2, 2, 1)  # side of the windows with one delegate each, in positions
+EXPANSION = 4  # of the feed-forward networks
+EPS = 1e-6  # of the layer norms before attention and feed-forward network
+
+
+class Position(nn.Module):
+    """Conditional position encoding (arXiv 2102.10882): a depthwise 3x3 of `x`, added to it. Shape is kept."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+    def fuse(self) -> nn.Conv2d:
+        nothing = torch.zeros_like(self.conv.weight[..., :1, :1])
+        return conv_like(self.conv, merge_depthwise(self.conv.weight, nothing), self.conv.bias)
+
+
+class NormConv(nn.Module):
+    """Batch norm, then a 1x1 convolution; without padding, the one folds into the other."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.conv = Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.norm(x))
+
+    def fuse(self) -> nn.Conv2d:
+        scale, shift = bn_affine(self.norm)
+        weight = self.conv.weight
+        return conv_like(self.conv, weight * scale.reshape(1, -1, 1, 1), self.conv.bias + weight.flatten(1) @ shift)
+
+
+class LocalAggregation(nn.Module):
+    """Gathers what is near (section 3, figure 3a): 1x1, depthwise 5x5, 1x1, then feed-forward. `(B, C, H, W)` kept."""
+
+    def __init__(self, channels: int, drop_path: float):
+        super().__init__()
+        self.position = Position(channels)
+        depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.gather = nn.Sequential(NormConv(channels, channels), depthwise, Conv2d(channels, channels, 1))
+        self.expand = NormConv(channels, EXPANSION * channels)
+        self.shrink = Conv2d(EXPANSION * channels, channels, 1)
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.position(x)
+        x = x + self.drop_path(self.gather(x))
+        return x + self.drop_path(self.shrink(gelu(self.expand(x))))
+
+
+class DelegateAttention(nn.Module):
+    """Global sparse attention and local propagation (section 3, figures 3b and 3c). `(B, H, W, C)` kept.
+
+    The upper left position of every window of `rate x rate` attends to those of the other windows; a depthwise
+    transposed convolution spreads what it learnt over its window. H and W are multiples of `rate`.
+    """
+
+    def __init__(self, channels: int, heads: int, rate: int):
+        super().__init__()
+        self.heads, self.rate = heads, rate
+        self.qkv = nn.Linear(channels, 3 * channels)
+        if rate > 1:
+            self.spread = nn.ConvTranspose2d(channels, channels, rate, rate, groups=channels)
+            self.norm = nn.LayerNorm(channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        height, width = height // self.rate, width // self.rate
+        # By whole windows, since an export for any size does not see how long `::rate` is.
+        delegates = x.reshape(batch, height, self.rate, width, self.rate, channels)[:, :, 0, :, 0]
+        # Each on its own: transposed together, they come out wrong in OpenVINO 2026 where there are as many delegates
+        # as heads.
+        split = (batch, height * width, self.heads, channels // self.heads)
+        q, k, v = (part.reshape(split).transpose(1, 2) for part in self.qkv(delegates).chunk(3, -1))
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(batch, height, width, channels)
+        if self.rate > 1:
+            x = self.norm(self.spread(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.proj(x)
+
+
+class SparseTransformer(nn.Module):
+    """A transformer block around the attention of delegates: `(B, C, H, W)`, kept."""
+
+    def __init__(self, channels: int, heads: int, rate: int, drop_path: float):
+        super().__init__()
+        self.position = Position(channels)
+        self.norm1 = nn.LayerNorm(channels, EPS)
+        self.attention = DelegateAttention(channels, heads, rate)
+        self.norm2 = nn.LayerNorm(channels, EPS)
+        hidden = EXPANSION * channels
+        self.ffn = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+        self.drop_path = _drop_path(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.position(x).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.attention(self.norm1(x)))
+        x = x + self.drop_path(self.ffn(self.norm2(x)))
+        return x.permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Patches, then local-global-local bottlenecks (section 3, figure 2): `(B, C, H, W)` to `(B, C', H / p, W / p)`.
+
+    Where every position is its own delegate there is nothing to gather or spread: a plain transformer block remains.
+    """
+
+    def __init__(self, in_channels: int, channels: int, patch: int, heads: int, rate: int, drop_path: Sequence[float]):
+        super().__init__()
+        self.patch_embed = nn.Sequential(nn.Conv2d(in_channels, channels, patch, patch), LayerNorm2d(channels))
+        self.blocks = nn.ModuleList()
+        for drop in drop_path:
+            parts = {'local': LocalAggregation(channels, drop)} if rate > 1 else {}
+            parts['sparse'] = SparseTransformer(channels, heads, rate, drop)
+            self.blocks.append(nn.Sequential(OrderedDict(parts)))
+
+    def forward(self, x: Tensor, with_cp: bool) -> Tensor:
+        x = self.patch_embed(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
+        return x
+
+
+def _drop_path(rate: float) -> nn.Module:
+    return StochasticDepth(rate, 'row') if rate else nn.Identity()
+
+
+@MODELS.register_module()
+class EdgeViT(Peer):
+    """EdgeViT (arXiv 2205.03436) at any image size from 64 pixels on.
+
+    Args:
+        arch: a name in `ARCHS`.
+        out_indices, frozen_stages, norm_eval, init_cfg: see `Peer`. Later stages are not built.
+        with_cp: recompute blocks in the backward pass instead of storing their activations; a live batch norm then
+            updates its statistics twice per step.
+        drop_path_rate: largest stochastic-depth rate, growing over the blocks.
+
+    Raises:
+        ValueError: an argument is unknown or out of range.
+    """
+
+    multiple = 32  # patches are cut without padding, and windows of stage 3 take two positions of stride 16
+
+    def __init__(
+        self,
+        arch: str = 'xs',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        init_cfg: Mapping | None = None,
+    ):
+        check_options(out_indices, frozen_stages)
+        if arch not in ARCHS:
+            raise ValueError(f"unknown arch '{arch}'; known: {', '.join(ARCHS)}")
+        stages = _build_stages(**ARCHS[arch], last=out_indices[-1], drop_path_rate=drop_path_rate)
+        net = nn.ModuleDict({'stages': stages})
+        parts = {'stages.0.patch_embed': 0} | {f'stages.{i}': i + 1 for i in range(len(stages))}
+        name, channels = f'EdgeViT-{arch.upper()}', ARCHS[arch]['embed_dims']
+        super().__init__(name, net, channels, parts, out_indices, frozen_stages, norm_eval, None, init_cfg)
+        self.with_cp = with_cp
+
+    def _features(self, x: Tensor) -> Sequence[Tensor]:
+        outs = []
+        for stage in self.net['stages']:
+            x = stage(x, self.with_cp)
+            outs.append(x)
+        return [outs[i] for i in self.out_indices]
+
+    def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        given, unused = {}, []
+        for key, value in state.items():
+            stage, own = _own_name(key)
+            if stage >= len(self.net['stages']) or re.match(r'(backbone\.)?(norm|head)\.', key):
+                unused.append(key)
+            else:
+                given[own] = value
+        return given, unused
+
+
+def _build_stages(embed_dims, depths, head_dim, last: int, drop_path_rate: float) -> nn.ModuleList:
+    """Stages 0 to `last`; the stochastic-depth rates are those of the whole network."""
+    rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+    stages = nn.ModuleList()
+    for i in range(last + 1):
+        before, width = (3, *embed_dims)[i], embed_dims[i]
+        stages.append(Stage(before, width, PATCHES[i], width // head_dim, RATES[i], rates[i].tolist()))
+    for module in stages.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    return stages
+
+
+# --- published weights ---
+
+# The authors' names of modules, within `patch_embed{1..4}` and within `blocks{1..4}.{0..}`, and ours.
+_PATCHES = {'proj': '0', 'norm': '1'}
+_BLOCKS = {
+    'LocalAgg.pos_embed': 'local.position.conv',
+    'LocalAgg.norm1': 'local.gather.0.norm',
+    'LocalAgg.conv1': 'local.gather.0.conv',
+    'LocalAgg.attn': 'local.gather.1',
+    'LocalAgg.conv2': 'local.gather.2',
+    'LocalAgg.norm2': 'local.expand.norm',
+    'LocalAgg.mlp.fc1': 'local.expand.conv',
+    'LocalAgg.mlp.fc2': 'local.shrink',
+    'SelfAttn.pos_embed': 'sparse.position.conv',
+    'SelfAttn.norm1': 'sparse.norm1',
+    'SelfAttn.attn.qkv': 'sparse.attention.qkv',
+    'SelfAttn.attn.LocalProp': 'sparse.attention.spread',
+    'SelfAttn.attn.norm': 'sparse.attention.norm',
+    'SelfAttn.attn.proj': 'sparse.attention.proj',
+    'SelfAttn.norm2': 'sparse.norm2',
+    'SelfAttn.mlp.fc1': 'sparse.ffn.0',
+    'SelfAttn.mlp.fc2': 'sparse.ffn.2',
+}
+
+
+def _own_name(key: str) -> tuple[int, str]:
+    """Of a published tensor the stage it belongs to (0 if unknown) and its name here, or its own where it has none."""
+    patch = re.fullmatch(r'(?:.*\.)?patch_embed([1-4])\.(\w+)\.(\w+)', key)
+    if patch and patch[2] in _PATCHES:
+        stage = int(patch[1]) - 1
+        return stage, f'stages.{stage}.patch_embed.{_PATCHES[patch[2]]}.{patch[3]}'
+    block = re.fullmatch(r'(?:.*\.)?blocks([1-4])\.(\d+)\.(.+)\.(\w+)', key)
+    if block and block[3] in _BLOCKS:
+        stage = int(block[1]) - 1
+        return stage, f'stages.{stage}.blocks.{block[2]}.{_BLOCKS[block[3]]}.{block[4]}'
+    return 0, key

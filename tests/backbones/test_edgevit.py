@@ -1,0 +1,224 @@
+"""EdgeViT: the numbers its authors state, the operations its paper draws, and what every backbone must do."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from repvit_dense import config
+from repvit_dense.backbones import catalogue, edgevit
+from repvit_dense.backbones.edgevit import ARCHS, EdgeViT
+from repvit_dense.benchmark import lively
+from repvit_dense.checkpoint import load_checkpoint
+from repvit_dense.reparam import reparameterize_model
+from repvit_dense.safe_read import CheckpointError
+
+CLASSES = 1000
+
+
+@torch.no_grad()
+def stirred(net):
+    """Norms that differ from their neutral start, linear layers whose part in the sum shows."""
+    for module in net.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, _BatchNorm | nn.LayerNorm):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.uniform_(-0.2, 0.2)
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=module.in_features**-0.5)
+    return net.eval()
+
+
+# --- the published networks ---
+
+
+# To the one digit that is printed: XXS and XS in the paper itself, S in arXiv 2403.19963, table 1.
+@pytest.mark.parametrize(('arch', 'millions'), [('xxs', 4.1), ('xs', 6.7), ('s', 13.1)])
+def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
+    width = ARCHS[arch]['embed_dims'][-1]
+    backbone = sum(p.numel() for p in EdgeViT(arch).parameters())
+    head = 2 * width + CLASSES * width + CLASSES
+    assert backbone + head == pytest.approx(1e6 * millions, abs=1e5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('arch', 'billions'), [('xxs', 0.6), ('xs', 1.1), ('s', 1.9)])
+def test_a_classifier_multiplies_as_often_as_published(arch, billions):
+    net = EdgeViT(arch).eval()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the counter misses a CPU's own
+        net(torch.zeros(1, 3, 224, 224))
+    assert counter.get_total_flops() / 2 == pytest.approx(1e9 * billions, rel=0.1)
+
+
+def authors_state(arch):
+    """A classifier at random under the names and with the shapes of the authors' release."""
+    widths, depths = ARCHS[arch]['embed_dims'], ARCHS[arch]['depths']
+    shapes = {'norm.running_mean': (widths[-1],), 'head.weight': (CLASSES, widths[-1])}
+    for i, (c, depth) in enumerate(zip(widths, depths, strict=True), 1):
+        before, patch, rate = (3, *widths)[i - 1], (4, 2, 2, 2)[i - 1], (4, 2, 2, 1)[i - 1]
+        layers = {f'patch_embed{i}.proj': (c, before, patch, patch), f'patch_embed{i}.norm': (c,)}
+        for j in range(depth):
+            local, far = f'blocks{i}.{j}.LocalAgg.', f'blocks{i}.{j}.SelfAttn.'
+            if rate > 1:
+                layers |= {f'{local}pos_embed': (c, 1, 3, 3), f'{local}conv1': (c, c, 1, 1)}
+                layers |= {f'{local}attn': (c, 1, 5, 5), f'{local}conv2': (c, c, 1, 1)}
+                layers |= {f'{local}mlp.fc1': (4 * c, c, 1, 1), f'{local}mlp.fc2': (c, 4 * c, 1, 1)}
+                layers |= {f'{local}norm1': (c,), f'{local}norm2': (c,)}
+                shapes |= {f'{local}norm{n}.running_{kind}': (c,) for n in (1, 2) for kind in ('mean', 'var')}
+                layers |= {f'{far}attn.LocalProp': (c, 1, rate, rate), f'{far}attn.norm': (c,)}
+            layers |= {f'{far}pos_embed': (c, 1, 3, 3), f'{far}norm1': (c,), f'{far}norm2': (c,)}
+            layers |= {f'{far}attn.qkv': (3 * c, c), f'{far}attn.proj': (c, c)}
+            layers |= {f'{far}mlp.fc1': (4 * c, c), f'{far}mlp.fc2': (c, 4 * c)}
+        for name, shape in layers.items():
+            shapes |= {f'{name}.weight': shape, f'{name}.bias': shape[:1]}
+    return {name: torch.rand(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize(('arch', 'out_indices'), [('xxs', (0, 1, 2, 3)), ('xs', (0, 1))])
+def test_the_authors_weights_fill_it(arch, out_indices, prefix):
+    net = EdgeViT(arch, out_indices)
+    state = authors_state(arch)
+    load_checkpoint(net, {'state_dict': {prefix + key: value for key, value in state.items()}})
+    block = net.net.stages[1].blocks[0]
+    assert torch.equal(block.local.gather[1].weight, state['blocks2.0.LocalAgg.attn.weight'])
+    assert torch.equal(block.local.shrink.bias, state['blocks2.0.LocalAgg.mlp.fc2.bias'])
+    assert torch.equal(block.sparse.attention.norm.bias, state['blocks2.0.SelfAttn.attn.norm.bias'])
+    assert torch.equal(block.sparse.norm2.weight, state['blocks2.0.SelfAttn.norm2.weight'])
+
+
+def test_weights_of_another_size_are_refused():
+    with pytest.raises(CheckpointError, match='another variant than EdgeViT-XXS: stages.0.patch_embed.0.weight'):
+        load_checkpoint(EdgeViT('xxs', (0,)), authors_state('xs'))
+
+
+def test_its_own_weights_go_back_in():
+    source, net = EdgeViT('xxs', (0, 1)), EdgeViT('xxs', (0, 1))
+    load_checkpoint(net, source.state_dict())
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
+
+
+# --- the parts ---
+
+
+@torch.no_grad()
+def test_delegates_attend_to_each_other_as_in_torchs_own_attention():
+    layer = stirred(edgevit.DelegateAttention(8, 2, 2))
+    layer.norm = nn.Identity()
+    layer.spread.weight.fill_(1)  # each position of a window gets what its delegate learnt
+    layer.spread.bias.zero_()
+    own = nn.MultiheadAttention(8, 2, batch_first=True)
+    own.in_proj_weight.copy_(layer.qkv.weight), own.in_proj_bias.copy_(layer.qkv.bias)
+    own.out_proj.load_state_dict(layer.proj.state_dict())
+    x = torch.rand(3, 4, 6, 8)
+    delegates = x[:, ::2, ::2].flatten(1, 2)
+    expected = own(delegates, delegates, delegates)[0].reshape(3, 2, 3, 8)
+    expected = expected.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_local_stays_local_and_what_delegates_know_is_everywhere():
+    local, sparse = stirred(edgevit.LocalAggregation(8, 0.0)), stirred(edgevit.SparseTransformer(8, 2, 4, 0.0))
+    x = torch.rand(1, 8, 16, 16)
+    changed = x.clone()
+    changed[..., 8, 8] += 1  # a delegate
+    reach = (local(changed) - local(x)).abs().amax((0, 1)) > 1e-6
+    rows, columns = reach.nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 11, 5, 11)  # 3x3 and 5x5 in a row
+    assert ((sparse(changed) - sparse(x)).abs().amax((0, 1)) > 1e-6).all()
+
+
+def test_the_last_stage_is_a_plain_transformer():
+    stages = EdgeViT('xxs').net.stages
+    assert [hasattr(stage.blocks[0], 'local') for stage in stages] == [True, True, True, False]
+    assert [stage.blocks[0].sparse.attention.heads for stage in stages] == [1, 2, 4, 8]
+
+
+# --- as a backbone ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(64, 64), (65, 97)])
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2)])
+def test_fused_equals_unfused(size, out_indices):
+    net = stirred(EdgeViT('xxs', out_indices)).double()
+    fused = reparameterize_model(net)
+    assert any(isinstance(module, _BatchNorm) for module in net.modules())
+    assert not any(isinstance(module, _BatchNorm | edgevit.Position) for module in fused.modules())
+    image = torch.rand(1, 3, *size, dtype=torch.float64)
+    for a, b in zip(fused(image), net(image), strict=True):
+        assert b.abs().max() > 0.1
+        assert (a - b).abs().max() / b.abs().max() < 1e-10
+
+
+@torch.no_grad()
+def test_fewer_outputs_are_those_of_the_whole():
+    whole, part = EdgeViT('xxs').eval(), EdgeViT('xxs', (1, 2)).eval()
+    part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
+    image = torch.rand(1, 3, 64, 96)
+    for a, b in zip(part(image), whole(image)[1:3], strict=True):
+        assert torch.equal(a, b)
+    assert (part.out_channels, part.out_strides) == ((72, 144), (8, 16))
+
+
+def test_frozen_stages_take_no_gradient_and_keep_their_statistics():
+    net = EdgeViT('xxs', frozen_stages=2).train()
+    learning = {name.split('.')[2] for name, p in net.named_parameters() if p.requires_grad}
+    assert learning == {'2', '3'}
+    assert [stage.training for stage in net.net.stages] == [False, False, True, True]
+    stem = EdgeViT('xxs', frozen_stages=0)
+    still = [name for name, p in stem.named_parameters() if not p.requires_grad]
+    assert still and all(name.startswith('net.stages.0.patch_embed.') for name in still)
+
+
+def test_norm_eval_keeps_batch_norms_on_their_statistics():
+    norms = [m for m in EdgeViT('xxs', norm_eval=True).train().modules() if isinstance(m, _BatchNorm)]
+    assert norms and not any(norm.training for norm in norms)
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    plain, recomputed = EdgeViT('xxs', (0, 1)).train(), EdgeViT('xxs', (0, 1), with_cp=True).train()
+    recomputed.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, 64, 64)
+    for net in (plain, recomputed):
+        sum(out.square().mean() for out in net(image)).backward()
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_stochastic_depth_grows_over_the_blocks_and_drops_only_in_training():
+    net = EdgeViT('xxs', drop_path_rate=0.6)
+    rates = [getattr(block.sparse.drop_path, 'p', 0) for stage in net.net.stages for block in stage.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.equal(net.train()(image)[-1], net(image)[-1])
+        assert torch.equal(net.eval()(image)[-1], net(image)[-1])
+
+
+def test_an_unknown_size_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown arch 'm'; known: xxs, xs, s"):
+        EdgeViT('m')
+
+
+def test_the_catalogue_builds_every_size():
+    for arch, row in ARCHS.items():
+        entry = catalogue.find(f'edgevit_{arch}')
+        assert (entry.type, entry.args, entry.channels) == ('EdgeViT', {'arch': arch}, row['embed_dims'])
+        assert MODELS.get(entry.type) is EdgeViT
+
+
+@pytest.mark.parametrize('options', [(), ('--dynamic', 'size')])
+def test_a_segmentor_on_it_is_exported(options, tmp_path):
+    cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='edgevit_xxs')
+    targets = ['onnx'] if options else ['onnx', 'openvino']
+    # 64 pixels leave stage 3 as many delegates as heads, which OpenVINO confuses where the code lets it.
+    rows, failed = lively.exported(cfg, targets, tmp_path, (64, 64), *options)
+    assert not failed
+    assert len(rows) == len(targets)
