@@ -155,33 +155,30 @@ def _pvt(size: str, depths) -> Backbone:
     )
 
 
-def _edgevit(size: str, channels) -> Backbone:
-    """The authors have published no weights, and those of others have no licence that we know of."""
+def _unpublished(family: str, size: str, type: str, channels, **fields) -> Backbone:
+    """Nobody has published weights of these under a licence that we know of.
+
+    Those of EdgeViT's authors are not public, Mobile-Former's (github.com/AAboys/MobileFormer) come without a licence.
+    """
     return Backbone(
-        name=f'edgevit_{size}',
-        type='EdgeViT',
+        name=f'{family}_{size}',
+        type=type,
         args={'arch': size},
         channels=channels,
         strides=(4, 8, 16, 32),
         licence='',
         weights={},
         default_weights='',
+        **fields,
     )
 
 
-def _mobile_former(arch: str, channels) -> Backbone:
-    """The authors' weights (github.com/AAboys/MobileFormer) come without a licence, so none are named here."""
-    return Backbone(
-        name=f'mobile_former_{arch}',
-        type='MobileFormer',
-        args={'arch': arch},
-        channels=channels,
-        strides=(4, 8, 16, 32),
-        licence='',
-        weights={},
-        default_weights='',
-        no_decay=('tokens',),
-    )
+def _edgevit(size: str, channels) -> Backbone:
+    return _unpublished('edgevit', size, 'EdgeViT', channels)
+
+
+def _mobile_former(size: str, channels) -> Backbone:
+    return _unpublished('mobile_former', size, 'MobileFormer', channels, no_decay=('tokens',))
 
 
 def _shufflenetv2() -> Backbone:

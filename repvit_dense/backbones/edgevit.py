@@ -15,11 +15,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from repvit_dense.backbones.convolution import Conv2d, gelu
-from repvit_dense.backbones.peer import LayerNorm2d, Peer, check_options
+from repvit_dense.backbones.peer import LayerNorm2d, Peer, check_options, recomputed, stochastic_depth
 from repvit_dense.reparam import bn_affine, conv_like, merge_depthwise
 
 # Widths and blocks per stage, channels per attention head.
@@ -76,7 +74,7 @@ class LocalAggregation(nn.Module):
         self.gather = nn.Sequential(NormConv(channels, channels), depthwise, Conv2d(channels, channels, 1))
         self.expand = NormConv(channels, EXPANSION * channels)
         self.shrink = Conv2d(EXPANSION * channels, channels, 1)
-        self.drop_path = _drop_path(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.position(x)
@@ -127,7 +125,7 @@ class SparseTransformer(nn.Module):
         self.norm2 = nn.LayerNorm(channels, EPS)
         hidden = EXPANSION * channels
         self.ffn = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
-        self.drop_path = _drop_path(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.position(x).permute(0, 2, 3, 1)
@@ -154,12 +152,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, with_cp: bool) -> Tensor:
         x = self.patch_embed(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and x.requires_grad else block(x)
+            x = recomputed(block, with_cp, x)
         return x
-
-
-def _drop_path(rate: float) -> nn.Module:
-    return StochasticDepth(rate, 'row') if rate else nn.Identity()
 
 
 @MODELS.register_module()

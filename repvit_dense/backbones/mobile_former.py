@@ -12,10 +12,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
-from repvit_dense.backbones.peer import Peer, check_options
+from repvit_dense.backbones.peer import Peer, check_options, recomputed, stochastic_depth
 from repvit_dense.backbones.repvit import ConvBN
 
 BRIDGE_HEADS, FORMER_HEADS = 2, 4
@@ -62,10 +60,6 @@ class Shuffle(nn.Module):
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def _drop(rate: float) -> nn.Module:
-    return StochasticDepth(rate, 'row') if rate else nn.Identity()
-
-
 class DynamicReLU(nn.Module):
     """`max(a x, b x)`, a in [0, 2] and b in [-1, 1] per channel out of the first token (section 3, Mobile sub-block).
 
@@ -109,7 +103,7 @@ class Bottleneck(nn.Module):
         self.conv2 = ConvBN(hidden, hidden, 3, groups=hidden)
         self.act2 = DynamicReLU(hidden, width)
         self.conv3 = ConvBN(hidden, out_channels, groups=groups)
-        self.shuffle, self.drop_path = Shuffle(groups, groups), _drop(drop_path)
+        self.shuffle, self.drop_path = Shuffle(groups, groups), stochastic_depth(drop_path)
         self.residual = channels == out_channels
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -132,7 +126,7 @@ class DownBottleneck(nn.Module):
         self.act3 = DynamicReLU(hidden2, width)
         self.conv4 = ConvBN(hidden2, out_channels, groups=groups)
         self.shuffle1, self.shuffle3 = Shuffle(channels, groups), Shuffle(out_channels, groups)
-        self.drop_path = _drop(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         x = self.conv2(self.act1(self.shuffle1(self.conv1(x)), tokens))
@@ -156,7 +150,7 @@ class MobileToFormer(nn.Module):
         self.scale = (channels // BRIDGE_HEADS) ** -0.5
         self.query, self.gate = nn.Linear(width, channels), nn.Linear(width, channels)
         self.proj, self.norm = nn.Linear(channels, width), nn.LayerNorm(width)
-        self.drop_path = _drop(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         x = _heads(x)
@@ -176,7 +170,7 @@ class Former(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.ffn_norm = nn.LayerNorm(width)
-        self.drop_path = _drop(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
         keys = _heads(tokens, FORMER_HEADS)
@@ -193,7 +187,7 @@ class FormerToMobile(nn.Module):
         super().__init__()
         self.scale = (channels // BRIDGE_HEADS) ** -0.5
         self.key, self.value = nn.Linear(width, channels), nn.Linear(width, channels)
-        self.drop_path = _drop(drop_path)
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         key, value = (_heads(part(tokens)) for part in (self.key, self.value))
@@ -259,6 +253,8 @@ class MobileFormer(Peer):
         ValueError: an argument is unknown or out of range.
     """
 
+    multiple = 1  # every way down rounds up: there is nothing to pad
+
     def __init__(
         self,
         arch: str = '294m',
@@ -281,15 +277,11 @@ class MobileFormer(Peer):
         self.with_cp = with_cp
         self.ends = [max(i for i, own in enumerate(stage_of) if own == stage) for stage in self.out_indices]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._features(x))  # every way down rounds up: there is nothing to pad or to crop
-
     def _features(self, x: Tensor) -> Sequence[Tensor]:
         x, outs = self.net.blocks[0](F.relu6(self.net.stem(x))), []
         tokens = self.net.tokens.expand(x.shape[0], -1, -1)
         for i, block in enumerate(self.net.blocks[1:], 1):
-            recompute = self.with_cp and x.requires_grad
-            x, tokens = checkpoint(block, x, tokens, use_reentrant=False) if recompute else block(x, tokens)
+            x, tokens = recomputed(block, self.with_cp, x, tokens)
             if i in self.ends:
                 outs.append(x)
         return outs

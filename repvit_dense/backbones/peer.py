@@ -6,6 +6,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 STRIDES = (4, 8, 16, 32)
 
@@ -117,7 +119,17 @@ def _norm(kind: str | None, channels: int) -> nn.Module:
     return LayerNorm2d(channels) if kind == 'LN' else nn.GroupNorm(1, channels)
 
 
+def recomputed(block: nn.Module, with_cp: bool, x: Tensor, *rest):
+    """`block(x, *rest)`, with `with_cp` computed again in the backward pass instead of stored."""
+    return checkpoint(block, x, *rest, use_reentrant=False) if with_cp and x.requires_grad else block(x, *rest)
+
+
 # --- for RepViT as well ---
+
+
+def stochastic_depth(rate: float) -> nn.Module:
+    """Drop a residual branch of a sample at this rate (arXiv 1603.09382)."""
+    return StochasticDepth(rate, 'row') if rate else nn.Identity()
 
 
 def read_safely(init_cfg: Mapping | None) -> dict | None:

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from mmengine.registry import MODELS
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from repvit_dense.backbones.peer import Peer, check_options
+from repvit_dense.backbones.peer import Peer, check_options, recomputed
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
@@ -72,8 +71,7 @@ class PVT(Peer):
         for patch_embed, blocks, norm in self.net.layers:
             x, size = patch_embed(x)
             for block in blocks:
-                recompute = self.with_cp and x.requires_grad
-                x = checkpoint(block, x, size, use_reentrant=False) if recompute else block(x, size)
+                x = recomputed(block, self.with_cp, x, size)
             x = norm(x).transpose(1, 2).unflatten(2, size)
             outs.append(x)
         return [outs[i] for i in self.out_indices]

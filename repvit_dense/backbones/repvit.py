@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu
-from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely
+from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely, stochastic_depth
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
 # Stage widths and blocks per stage (section 3 and table 2 of the paper). The block before each downsampling is not
@@ -117,7 +116,7 @@ class ChannelMixer(nn.Module):
         super().__init__()
         self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
         self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
-        self.drop_path = StochasticDepth(drop_path, 'row') if drop_path else nn.Identity()
+        self.drop_path = stochastic_depth(drop_path)
         nn.init.zeros_(self.conv2.bn.weight)  # a fresh block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.models import shufflenet_v2_x1_0
 
-from repvit_dense.backbones.peer import Peer, check_options
+from repvit_dense.backbones.peer import Peer, check_options, recomputed
 
 BODY = ('stage2', 'stage3', 'stage4')  # the first stage is the stem's pooling, which has no parameters
 
@@ -46,8 +45,7 @@ class ShuffleNetV2(Peer):
     def _features(self, x: Tensor) -> Sequence[Tensor]:
         outs = [self.net.maxpool(self.net.conv1(x))]
         for name in BODY[: self.out_indices[-1]]:
-            stage, x = getattr(self.net, name), outs[-1]
-            outs.append(checkpoint(stage, x, use_reentrant=False) if self.with_cp and x.requires_grad else stage(x))
+            outs.append(recomputed(getattr(self.net, name), self.with_cp, outs[-1]))
         return [outs[i] for i in self.out_indices]
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

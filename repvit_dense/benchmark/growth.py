@@ -11,7 +11,7 @@ from repvit_dense.backbones.repvit import ARCHS
 from repvit_dense.benchmark import timing, training
 from repvit_dense.benchmark.subjects import BackboneSubject, Setting
 from repvit_dense.benchmark.timing import Subject
-from repvit_dense.files import write_text
+from repvit_dense.files import replacing, write_text
 from repvit_dense.reparam import reparameterize_model
 
 ARCH = 'm1_1'
@@ -69,13 +69,8 @@ def _predict(network: torch.nn.Module, images: torch.Tensor) -> None:
 
 def _macs(arch: str) -> float:
     """Billions, of one image of `SIDE` x `SIDE` pixels."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    setting = Setting(1, (SIDE, SIDE))
-    network = reparameterize_model(BackboneSubject(arch, setting).build().eval())
-    with FlopCounterMode(display=False) as counter:
-        _predict(network, setting.images())
-    return counter.get_total_flops() / 2e9
+    *_, fused = BackboneSubject(arch, Setting(1, (SIDE, SIDE))).inference()
+    return fused.about['macs'] / 1e9
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
@@ -138,7 +133,6 @@ def draw(found: list[tuple[Axis, dict[str, list[float]]]], path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend(fontsize='small')
     figure.tight_layout()
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-    figure.savefig(partial, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110)
     pyplot.close(figure)
-    partial.replace(path)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from repvit_dense.files import replacing
+
 
 def to_text(report: dict) -> str:
     """Times in milliseconds; a column for every part that some subject has."""
@@ -54,10 +56,9 @@ def draw(report: dict, path: Path) -> None:
         axis.set_title(name, loc='left')
         axis.set_xlabel('milliseconds')
     figure.tight_layout()
-    partial = path.with_name(f'{path.stem}.partial{path.suffix}')
-    figure.savefig(partial, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
     pyplot.close(figure)
-    partial.replace(path)
 
 
 def _bars(axis, rows: list[dict]) -> None:

@@ -7,6 +7,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from repvit_dense.files import replacing
+
 # Scores that mmseg and mmdet give in percent; all others lie between 0 and 1.
 IN_PERCENT = ('mIoU', 'PQ')
 
@@ -99,10 +101,9 @@ def draw_curves(work_dir: Path) -> Path:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))  # beside the lines, not over them
     path = work_dir / 'curves.png'
-    partial = path.with_suffix('.partial.png')
-    figure.savefig(partial, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
     plt.close(figure)
-    partial.replace(path)
     return path
 
 

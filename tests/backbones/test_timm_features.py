@@ -229,7 +229,10 @@ def test_norm_eval_keeps_running_statistics(name):
     assert all(bn.weight.requires_grad for bn in norms)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobilenetv3_large'])
+RECOMPUTED = ['resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobilenetv3_large', 'mobile_former_26m']
+
+
+@pytest.mark.parametrize('name', RECOMPUTED)
 def test_recomputing_gives_the_same_gradients(name):
     entry = catalogue.find(name)
     config = {'type': entry.type, **entry.args, 'norm_eval': True}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from repvit_dense.engine.distributed import CPUSyncBatchNorm, synchronize
@@ -169,8 +170,7 @@ def test_on_a_cpu_alone_it_is_a_batch_norm(group, training):
 
 
 def test_activations_of_timm_are_kept(group):
-    timm = pytest.importorskip('timm.layers')
-    model = nn.Sequential(timm.BatchNormAct2d(3))
+    model = nn.Sequential(BatchNormAct2d(3))
     x = torch.randn(2, 3, 5, 4)
     expected = model(x)
     synchronize(model)
