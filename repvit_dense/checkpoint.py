@@ -298,6 +298,8 @@ def _select_for_peer(module: 'peer.Peer', state: dict) -> tuple[dict, str, list[
     own = _strip_prefix(state, wanted)
     if wanted.keys() & own.keys():
         return own, f'weights of a {type(module).__name__}', []
+    if layout := getattr(module, 'layout', None):  # where the ladder ends, a RepViT
+        state = convert(state, layout)
     state, unused = module.from_published(_strip_prefix(state, net))
     if not state.keys() & net.keys():
         keys = ', '.join(list(state)[:3])

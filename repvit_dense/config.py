@@ -108,6 +108,8 @@ def _text(error: Exception) -> str:
 
 # Settings of the training, not of the architecture: every backbone of the catalogue takes them.
 KEPT = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')
+# What they are where training starts from random weights.
+FROM_NOTHING = {'frozen_stages': -1, 'norm_eval': False}
 
 
 def set_backbone(cfg: 'Config', name: str) -> None:
@@ -115,7 +117,8 @@ def set_backbone(cfg: 'Config', name: str) -> None:
 
     That is: the channels that neck or heads take, the published weights to start from (where the config starts from
     published weights), the pixel normalisation that these expect, and weight decay: a peer's norms, biases and
-    position tables are exempt. A RepViT keeps the rule of the recipe, as it was published.
+    position tables are exempt. A RepViT keeps the rule of the recipe, as it was published. Where no weights were
+    published nothing stays frozen.
 
     Raises:
         InputError: no such name in the catalogue (the message lists the nearest), or a config without a backbone.
@@ -132,6 +135,8 @@ def set_backbone(cfg: 'Config', name: str) -> None:
     kept = {key: old[key] for key in KEPT if key in old}
     if 'tap' in old and entry.type == 'RepViT':
         kept['tap'] = old.tap
+    if not entry.default_weights:
+        kept |= {key: value for key, value in FROM_NOTHING.items() if key in kept}
     pretrained = {'init_cfg': {'type': 'Pretrained', 'checkpoint': entry.default_weights}}
     weights = pretrained if old.get('init_cfg') and entry.default_weights else {}
     cfg.model.backbone = {'type': entry.type, **entry.args, **kept, **weights}

@@ -26,8 +26,8 @@ BELOW = {
 BELOW['backbones'] = {'errors', 'reparam'}
 BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
 BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
-BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config'}
-BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'files', 'page'}
+BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'config', 'files'}
+BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'page'}
 BELOW['deploy'] = BELOW['predict'] | {'predict'}
 BELOW['benchmark'] = BELOW['deploy'] | {'deploy'}
 BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}

@@ -97,6 +97,14 @@ def test_options_come_last():
     assert cfg.model.backbone.norm_eval is False
 
 
+def test_nothing_stays_frozen_in_a_backbone_without_published_weights():
+    published, unpublished = (
+        config.load('repvit_maskrcnn_coco', backbone=name) for name in ('resnet18', 'edgevit_xxs')
+    )
+    assert published.model.backbone.norm_eval is True
+    assert unpublished.model.backbone.norm_eval is False
+
+
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(InputError, match="unknown backbone 'mobilvit_s'; nearest: mobilevit_s"):
         config.load('repvit_maskrcnn_coco', backbone='mobilvit_s')

@@ -2,7 +2,7 @@
 
 `python tests/test_matrix.py [--configs NAME ...] [--backbones NAME ...]` walks the whole matrix, which takes long, and
 prints a line per cell and the counts. The tests walk three columns: RepViT, and two peers, one of convolutions and one
-with attention.
+with attention; and some cells of the two families without published weights.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ from repvit_dense.data import shapes
 
 CONFIGS = sorted(file.stem for file in config.CONFIG_FOLDERS[0].glob('repvit_*.py'))
 COLUMNS = ('repvit_m0_6', 'mobilenetv2', 'mobilevit_xxs')
+BESIDE = [
+    ('repvit_retinanet_coco', 'edgevit_xxs'),
+    ('repvit_semfpn_ade20k', 'edgevit_xxs'),
+    ('repvit_semfpn_ade20k', 'mobile_former_26m'),
+    ('repvit_detr_coco', 'mobile_former_26m'),
+    ('mobile-former_retinanet_coco', 'mobile_former_294m'),
+]
 IMAGE = 96  # side of the drawn pictures, in pixels
 # What costs time and shows nothing, and what would keep an untrained network from predicting anything.
 THIN = {
@@ -137,8 +145,7 @@ def drawn(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('backbone', COLUMNS)
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(('name', 'backbone'), [*product(CONFIGS, COLUMNS), *BESIDE])
 def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkeypatch):
     monkeypatch.chdir(drawn)
     scores = run_cell(name, backbone)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -156,9 +156,10 @@ def _pvt(size: str, depths) -> Backbone:
 
 
 def _unpublished(family: str, size: str, type: str, channels, **fields) -> Backbone:
-    """Nobody has published weights of these under a licence that we know of.
+    """No authors have published weights of these with a licence.
 
-    Those of EdgeViT's authors are not public, Mobile-Former's (github.com/AAboys/MobileFormer) come without a licence.
+    EdgeViT's and those of the rungs of the ladder are not public, Mobile-Former's (github.com/AAboys/MobileFormer) come
+    without one.
     """
     return Backbone(
         name=f'{family}_{size}',
@@ -181,6 +182,12 @@ def _mobile_former(size: str, channels) -> Backbone:
     return _unpublished('mobile_former', size, 'MobileFormer', channels, no_decay=('tokens',))
 
 
+def _ladder(rung: int, channels, like: Backbone | None = None) -> Backbone:
+    """A rung between MobileNetV3-L and RepViT-M0.9; weights that fit are those of `like`."""
+    row = like or _unpublished('ladder', str(rung), 'Ladder', channels)
+    return replace(row, name=f'ladder_{rung}', type='Ladder', args={'rung': rung}, channels=channels)
+
+
 def _shufflenetv2() -> Backbone:
     file = 'shufflenetv2_x1-5666bf0f80.pth'
     return Backbone(
@@ -195,11 +202,13 @@ def _shufflenetv2() -> Backbone:
     )
 
 
+M0_9 = _repvit('m0_9', (48, 96, 192, 384))
+MOBILENETV3_L = _timm('mobilenetv3_large', (24, 40, 112, 960), 'ra_in1k', model_name='mobilenetv3_large_100')
 BACKBONES = {
     entry.name: entry
     for entry in (
         _repvit('m0_6', (40, 80, 160, 320)),
-        _repvit('m0_9', (48, 96, 192, 384)),
+        M0_9,
         _repvit('m1_0', (56, 112, 224, 448)),
         _repvit('m1_1', (64, 128, 256, 512), downstream=True),
         _repvit('m1_5', (64, 128, 256, 512), downstream=True),
@@ -208,7 +217,7 @@ BACKBONES = {
             'mobilenetv1', (128, 256, 512, 1024), 'ra4_e3600_r224_in1k', model_name='mobilenetv1_100', **TO_MINUS_ONE
         ),
         _timm('mobilenetv2', (24, 32, 96, 320), 'ra_in1k', model_name='mobilenetv2_100'),
-        _timm('mobilenetv3_large', (24, 40, 112, 960), 'ra_in1k', model_name='mobilenetv3_large_100'),
+        MOBILENETV3_L,
         _shufflenetv2(),
         _mobilevit('xxs', (24, 48, 64, 320)),
         _mobilevit('xs', (48, 64, 80, 384)),
@@ -256,6 +265,10 @@ BACKBONES = {
         _mobileone('s2', (96, 256, 640, 2048)),
         _mobileone('s3', (128, 320, 768, 2048)),
         _mobileone('s4', (192, 448, 896, 2048)),
+        _ladder(0, (24, 40, 112, 160), MOBILENETV3_L),
+        _ladder(1, (24, 40, 112, 160)),
+        *(_ladder(rung, (48, 96, 192, 384)) for rung in range(2, 8)),
+        _ladder(8, (48, 96, 192, 384), M0_9),
         _timm('resnet18', (64, 128, 256, 512), 'a1_in1k'),
         _timm('resnet50', (256, 512, 1024, 2048), 'a1_in1k'),
     )

@@ -2,9 +2,12 @@
 
 Source: "EdgeViTs: Competing Light-weight CNNs on Mobile Devices with Vision Transformers", arXiv 2205.03436, section 3
 and figures 2 and 3. What the paper leaves open (the 5x5 of the local window, where which norm stands) and the depths
-are those of the authors' release, github.com/saic-fi/edgevit, so that weights trained with it fit. With a classifier
-these networks have 4.07, 6.77 and 13.1 million parameters, where the paper states 4.1, 6.7 and 11.1; of the last one
-others count 13.1 as well (arXiv 2403.19963, table 1). They multiply as often as the paper states.
+are those of the authors' release, github.com/saic-fi/edgevit, so that weights trained with it fit.
+
+Classifiers of these sizes have 4.07, 6.77 and 13.11 million parameters and 0.55, 1.13 and 1.91 billion multiply-adds,
+where the paper states 4.1, 6.7, 11.1 and 0.6, 1.1, 1.9. Of S others count 13.1 million as well (arXiv 2403.19963, table
+1), and no depths that anybody gives for it come to 11.1: 1, 2, 3, 2, as unofficial ports have them, make 8.76
+million and 1.37 billion; 1, 1, 5, 2 would make 11.12 million, but 1.67 billion.
 """
 
 import re

@@ -98,24 +98,25 @@ class SqueezeExcite(nn.Module):
     The hidden width is a quarter of the channels rounded to a multiple of 8, as in the published weights.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels, hidden=None, gate=torch.sigmoid):
         super().__init__()
-        hidden = max(8, (channels // 4 + 4) // 8 * 8)
+        hidden = hidden or max(8, (channels // 4 + 4) // 8 * 8)
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)), inplace=True))
-        return x * gate.sigmoid()
+        return x * self.gate(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)), inplace=True)))
 
 
 class ChannelMixer(nn.Module):
-    """Residual 1x1 expansion by 2, GELU, 1x1 projection (section 3.2). Shape is kept."""
+    """Residual 1x1 expansion, by 2 or to `hidden`, GELU, 1x1 projection (section 3.2). Shape is kept."""
 
-    def __init__(self, channels, drop_path=0.0, norm_cfg=None):
+    def __init__(self, channels, drop_path=0.0, norm_cfg=None, hidden=None):
         super().__init__()
-        self.conv1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
-        self.conv2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
+        hidden = hidden or 2 * channels
+        self.conv1 = ConvBN(channels, hidden, norm_cfg=norm_cfg)
+        self.conv2 = ConvBN(hidden, channels, norm_cfg=norm_cfg)
         self.drop_path = stochastic_depth(drop_path)
         nn.init.zeros_(self.conv2.bn.weight)  # a fresh block starts as the identity
 
@@ -126,11 +127,11 @@ class ChannelMixer(nn.Module):
 class Block(nn.Module):
     """Token mixer, optional squeeze-and-excite, channel mixer (section 3.2). Shape is kept."""
 
-    def __init__(self, channels, use_se, drop_path=0.0, norm_cfg=None):
+    def __init__(self, channels, use_se, drop_path=0.0, norm_cfg=None, kernel_size=3, hidden=None):
         super().__init__()
-        self.token_mixer = RepDWConv(channels, norm_cfg=norm_cfg)
+        self.token_mixer = RepDWConv(channels, kernel_size, norm_cfg)
         self.se = SqueezeExcite(channels) if use_se else nn.Identity()
-        self.channel_mixer = ChannelMixer(channels, drop_path, norm_cfg)
+        self.channel_mixer = ChannelMixer(channels, drop_path, norm_cfg, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.channel_mixer(self.se(self.token_mixer(x)))
@@ -151,14 +152,15 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     """Depthwise stride 2, 1x1 to the new width, channel mixer (section 3.3, deeper downsampling)."""
 
-    def __init__(self, in_channels, out_channels, drop_path=0.0, norm_cfg=None):
+    def __init__(self, in_channels, out_channels, drop_path=0.0, norm_cfg=None, kernel_size=3, use_se=False):
         super().__init__()
-        self.spatial = ConvBN(in_channels, in_channels, 3, 2, groups=in_channels, norm_cfg=norm_cfg)
+        self.spatial = ConvBN(in_channels, in_channels, kernel_size, 2, groups=in_channels, norm_cfg=norm_cfg)
+        self.se = SqueezeExcite(in_channels) if use_se else nn.Identity()
         self.channel = ConvBN(in_channels, out_channels, norm_cfg=norm_cfg)
         self.channel_mixer = ChannelMixer(out_channels, drop_path, norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.channel_mixer(self.channel(self.spatial(x)))
+        return self.channel_mixer(self.channel(self.se(self.spatial(x))))
 
 
 class Stage(nn.Module):
@@ -168,12 +170,9 @@ class Stage(nn.Module):
     same tensor where the stage has no `pre_downsample` block.
     """
 
-    def __init__(self, downsample, channels, depth, pre_downsample, drop_path, norm_cfg):
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], pre_downsample: nn.Module):
         super().__init__()
-        self.downsample = downsample
-        # Squeeze-and-excite in every other block, starting with the first (section 3.4).
-        self.blocks = nn.Sequential(*[Block(channels, i % 2 == 0, drop_path[i], norm_cfg) for i in range(depth)])
-        self.pre_downsample = Block(channels, False, drop_path[-1], norm_cfg) if pre_downsample else nn.Identity()
+        self.downsample, self.blocks, self.pre_downsample = downsample, nn.Sequential(*blocks), pre_downsample
 
     def forward(self, x: Tensor, with_cp: bool = False) -> tuple[Tensor, Tensor]:
         def run(block, x):
@@ -320,6 +319,9 @@ def _build_stages(embed_dims, depths, last, tap, drop_path_rate, norm_cfg) -> nn
         is_last = i == len(depths) - 1
         own = [rates.pop(0) for _ in range(depth if is_last else depth + 1)]
         if i <= last:
-            pre = not is_last and (i < last or tap == 'stage_end')
-            stages.append(Stage(down, width, depth, pre, own, norm_cfg))
+            # Squeeze-and-excite in every other block, starting with the first (section 3.4).
+            blocks = [Block(width, j % 2 == 0, own[j], norm_cfg) for j in range(depth)]
+            has_pre = not is_last and (i < last or tap == 'stage_end')
+            pre = Block(width, False, own[-1], norm_cfg) if has_pre else nn.Identity()
+            stages.append(Stage(down, blocks, pre))
     return stages

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WHAT = ('inference', 'training', 'startup', 'loading')
 TARGETS = ('training', 'inference', 'detector', 'export', 'int8', 'evaluation', 'startup')
+ZOO = ('repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12')
 
 
 def _positive(text: str) -> int:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--size', nargs=2, type=_positive, default=(512, 512), metavar=('H', 'W'), help='pixels (default: 512 512)'
     )
-    parser.add_argument('--rounds', type=_positive, default=7, help='timed rounds (default: %(default)s)')
+    parser.add_argument('--rounds', type=_positive, help='timed rounds (default: 7; of --peers, 3)')
     parser.add_argument('--threads', type=_positive, help="CPU threads (default: torch's own choice)")
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ... (default: %(default)s)')
     parser.add_argument('--precision', choices=('fp32', 'bf16'), default='fp32', help='default: %(default)s')
@@ -53,15 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pages.add_argument('--growth', type=Path, metavar='FILE', help='how cost grows with pixels, batch and width')
     pages.add_argument(
+        '--ladder', type=Path, metavar='FILE', help='from MobileNetV3 to RepViT, rung by rung, at --size'
+    )
+    pages.add_argument(
         '--annotations', type=_positive, metavar='OBJECTS', help='check and index a COCO file of so many objects'
     )
     pages.add_argument('--model-zoo', type=Path, metavar='FILE', help='every head on --backbones')
     pages.add_argument(
+        '--peers',
+        type=Path,
+        metavar='FILE',
+        help='--backbones under two heads, like for like; --json keeps every number, an interrupted run goes on',
+    )
+    pages.add_argument(
+        '--peers-learning', type=Path, metavar='FILE', help="--backbones trained for minutes: that page's section"
+    )
+    pages.add_argument(
         '--backbones',
         nargs='+',
         metavar='NAME',
-        default=['repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12'],
-        help='for --model-zoo (default: %(default)s)',
+        help=f'for --model-zoo (default: {" ".join(ZOO)}), --peers (all) and --peers-learning (five)',
     )
     pages.add_argument('--export-table', type=Path, metavar='FILE', help='every head in every format')
     pages.add_argument(
@@ -80,13 +92,14 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    for option in ('json', 'plot', 'growth', 'model_zoo', 'export_table'):
+    for option in ('json', 'plot', 'growth', 'ladder', 'model_zoo', 'peers', 'peers_learning', 'export_table'):
         file = getattr(args, option)
         if file and not file.parent.is_dir():
             name = option.replace('_', '-')
             raise InputError(f'--{name}: there is no directory {file.parent} to write {file.name} into')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise InputError(f'--device {args.device}: torch finds no GPU here')
+    args.rounds = args.rounds or (3 if args.peers else 7)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
     try:
@@ -103,12 +116,25 @@ def _run(args: argparse.Namespace) -> int:
     if args.model_zoo:
         from repvit_dense.benchmark import model_zoo
 
-        model_zoo.write(args.model_zoo, args.backbones, args.rounds)
+        model_zoo.write(args.model_zoo, args.backbones or ZOO, args.rounds)
         return 0
+    if args.peers:
+        from repvit_dense.benchmark import peers
+
+        return peers.write(args.peers, args.backbones, args.rounds, args.json)
+    if args.peers_learning:
+        from repvit_dense.benchmark import peers_learning
+
+        return peers_learning.write(args.peers_learning, args.backbones)
     if args.growth:
         from repvit_dense.benchmark import growth
 
         growth.write(args.growth, args.rounds)
+        return 0
+    if args.ladder:
+        from repvit_dense.benchmark import ladder
+
+        ladder.write(args.ladder, tuple(args.size), args.rounds)
         return 0
     if args.annotations:
         from repvit_dense.benchmark import annotations

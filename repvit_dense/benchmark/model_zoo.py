@@ -8,7 +8,7 @@ to be sure of what they see (`subjects.make_sure`).
 import re
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +58,29 @@ PUBLISHED = {
             'repvit_m1_5': (43.6,),
             'repvit_m2_3': (46.1,),
         },
+    )
+    | _results('{} mIoU (arXiv 2111.11418)', {'poolformer_s36': (42.0,)})
+    | _results('{} mIoU (arXiv 2102.12122)', {'pvt_tiny': (35.7,), 'pvt_small': (39.8,)})
+    | _results(
+        '{} mIoU (quoted in arXiv 2412.06674, table XI)',
+        {'resnet50': (36.7,), 'pvtv2_b0': (37.2,), 'pvtv2_b1': (42.5,), 'edgevit_xxs': (39.7,), 'edgevit_xs': (41.4,)},
+    )
+    | _results('{} mIoU (quoted in arXiv 2501.15369, table 5)', {'fastvit_sa12': (38.0,), 'swin_tiny': (41.5,)})
+    | _results("{} mIoU (arXiv 2212.08059, quoted in PaddleSeg's model zoo)", {'efficientformerv2_s2': (42.4,)}),
+    'repvit_retinanet_coco': _results(
+        '{} box AP (arXiv 2102.12122)',
+        {'resnet18': (31.8,), 'resnet50': (36.3,), 'pvt_tiny': (36.7,), 'pvt_small': (40.4,)},
+    )
+    | _results(
+        "{} box AP (arXiv 2106.13797, the authors' model zoo)",
+        {'pvtv2_b0': (37.2,), 'pvtv2_b1': (41.2,), 'pvtv2_b2': (44.6,)},
+    )
+    | _results(
+        '{} box AP (arXiv 2111.11418)',
+        {'poolformer_s12': (36.2,), 'poolformer_s24': (38.9,), 'poolformer_s36': (39.5,)},
+    )
+    | _results(
+        '{} box AP (quoted in arXiv 2401.16456, table 5)', {'edgevit_xxs': (38.7,), 'mobile_former_508m': (38.0,)}
     ),
 }
 
@@ -204,7 +227,7 @@ def _title(name: str) -> str:
     return re.split(r'(?<=[^0-9])[.:] ', text + ' ')[0].strip() + '.'
 
 
-def write(path: Path, backbones: list[str], rounds: int) -> None:
+def write(path: Path, backbones: Sequence[str], rounds: int) -> None:
     """Measure every head on these backbones, in turn, and write the page. Raises InputError for an unknown name."""
     import torch
     from tqdm import tqdm

@@ -117,6 +117,22 @@ class BackboneSubject:
 
         return Subject(name, call, size(model, lambda: model(images), self.setting))
 
+    def exported(self, folder: Path) -> Subject:
+        """Fused, as an ONNX file in `folder`, in ONNX Runtime on this machine's CPU."""
+        import onnxruntime
+        import torch
+
+        from repvit_dense.reparam import reparameterize_model
+
+        path, images = folder / f'{self.name}.onnx', self.setting.images()
+        model = reparameterize_model(self.build().eval())
+        torch.onnx.export(model, (images,), path, dynamo=True, external_data=False, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        given = {session.get_inputs()[0].name: images.numpy()}
+        return Subject(f'{self.name}, ONNX', lambda: session.run(None, given) and None)
+
     def training(self) -> Training:
         """The loss is the features' mean squares."""
         from torch.optim import AdamW

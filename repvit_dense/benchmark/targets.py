@@ -17,6 +17,7 @@ from repvit_dense import config
 from repvit_dense.benchmark import coco_evaluation, lively, process, timing, training
 from repvit_dense.benchmark.subjects import ArtifactSubject, BackboneSubject, ConfigSubject, Setting, predicting
 from repvit_dense.benchmark.timing import Subject
+from repvit_dense.errors import InputError
 from repvit_dense.reparam import reparameterize_model
 
 ARCH, BATCH, SIDE = 'm1_1', 2, 512
@@ -175,7 +176,7 @@ def against_resnet(rounds: int, side: int = 640) -> Iterator[Row]:
     """RepViT and ResNet-50 as artifacts: the backbone by itself, and under a heavy and a light head."""
     setting, names = Setting(1, (side, side)), ('resnet50', ARCH)
     with tempfile.TemporaryDirectory() as folder:
-        files = [_features(name, setting, Path(folder)) for name in names]
+        files = [BackboneSubject(name, setting).exported(Path(folder)) for name in names]
         rows = timing.compare('', files, rounds)
         yield Row(f'{ARCH} as ONNX, 1x{side}x{side}: backbone', 'resnet50', None, rows[1]['speedup'], 'x', None)
         for head in ('repvit_maskrcnn_coco', 'repvit_rtmdet-ins_coco'):
@@ -191,36 +192,34 @@ def against_resnet(rounds: int, side: int = 640) -> Iterator[Row]:
             yield Row(f'{head} on {ARCH}, OpenVINO, 1x{side}x{side}', 'resnet50', None, rows[1]['speedup'], 'x', None)
 
 
-def _features(name: str, setting: Setting, folder: Path) -> Subject:
-    """A fused backbone as an ONNX file, in ONNX Runtime."""
-    import onnxruntime
-
-    path = folder / f'{name}.onnx'
-    model = reparameterize_model(BackboneSubject(name, setting).build().eval())
-    torch.onnx.export(model, (setting.images(),), path, dynamo=True, external_data=False, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    given = {session.get_inputs()[0].name: setting.images().numpy()}
-    return Subject(name, lambda: session.run(None, given) and None)
-
-
 def int8(rounds: int, side: int = 512) -> Iterator[Row]:
-    """int8 artifacts against fp32 ones of the same format; ranges are found on the embedded pictures."""
-    setting = Setting(1, (side, side))
+    """int8 artifacts against fp32 ones of the same format, and against PyTorch.
+
+    Ranges are found on the embedded pictures, so classes are theirs.
+    """
     for head in ('repvit_segformer_ade20k', 'repvit_maskrcnn_coco'):
+        cfg = config.load(head, backbone=ARCH, data='shapes')
+        config.prepare_data(cfg)
         for target in ('onnx', 'openvino'):
             with tempfile.TemporaryDirectory() as folder:
-                subjects = []
-                for precision in ('fp32', 'int8'):
-                    cfg = config.load(head, backbone=ARCH, data='shapes')
-                    config.prepare_data(cfg)
-                    options = ['--no-verify', '--precision', precision, '--calibration', '8']
-                    exported, errors = lively.exported(cfg, [target], Path(folder), (side, side), *options)
-                    subjects += [_artifact(row.folder, precision, setting) for row in exported]
-                if len(subjects) == 2:
-                    ratio = timing.compare('', subjects, rounds)[1]['speedup']
-                    yield Row(f'{head} on {ARCH}, 1x{side}x{side}, {target} int8', f'{target} fp32', 1.4, ratio)
+                subjects = _precisions(cfg, target, Path(folder), Setting(1, (side, side)))
+                rows = timing.compare('', subjects, rounds)
+            what, speedups = f'{head} on {ARCH}, 1x{side}x{side}, {target} int8', [row['speedup'] for row in rows]
+            yield Row(what, f'{target} fp32', 1.4, speedups[1])
+            yield Row(what, 'mmdet, mmseg, fused', 2.3, speedups[1] / speedups[2])
+
+
+def _precisions(cfg, target: str, folder: Path, setting: Setting) -> list[Subject]:
+    """A config as an fp32 and as an int8 artifact, and fused in PyTorch."""
+    subjects = []
+    for precision in ('fp32', 'int8'):
+        options = ['--no-verify', '--precision', precision, '--calibration', '8']
+        exported, errors = lively.exported(cfg, [target], folder, setting.size, *options)
+        if errors:
+            raise InputError(f'{precision}: {errors[target]}')
+        subjects.append(_artifact(exported[0].folder, precision, setting))
+    model = reparameterize_model(lively.build(cfg), inplace=True)
+    return [*subjects, predicting('eager', model, cfg, setting)]
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

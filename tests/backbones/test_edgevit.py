@@ -37,13 +37,13 @@ def stirred(net):
 # --- the published networks ---
 
 
-# To the one digit that is printed: XXS and XS in the paper itself, S in arXiv 2403.19963, table 1.
+# To the one digit that is printed, rounded or cut off: XXS and XS in the paper itself, S in arXiv 2403.19963, table 1.
 @pytest.mark.parametrize(('arch', 'millions'), [('xxs', 4.1), ('xs', 6.7), ('s', 13.1)])
 def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
     width = ARCHS[arch]['embed_dims'][-1]
     backbone = sum(p.numel() for p in EdgeViT(arch).parameters())
     head = 2 * width + CLASSES * width + CLASSES
-    assert backbone + head == pytest.approx(1e6 * millions, abs=1e5)
+    assert backbone + head == pytest.approx(1e6 * millions, rel=0.011)
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def test_a_classifier_multiplies_as_often_as_published(arch, billions):
     net = EdgeViT(arch).eval()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the counter misses a CPU's own
         net(torch.zeros(1, 3, 224, 224))
-    assert counter.get_total_flops() / 2 == pytest.approx(1e9 * billions, rel=0.1)
+    assert round(counter.get_total_flops() / 2e9, 1) == billions
 
 
 def authors_state(arch):

@@ -186,6 +186,13 @@ def test_an_unknown_variant_is_refused():
         MobileFormer('100m')
 
 
+def test_its_detector_is_retinanets_recipe():
+    """Nothing that follows from the backbone is restated wrongly."""
+    cfg = config.load('mobile-former_retinanet_coco').to_dict()
+    assert cfg == config.load('repvit_retinanet_coco', backbone='mobile_former_294m').to_dict()
+    assert (cfg['train_cfg']['max_epochs'], cfg['auto_scale_lr']['base_batch_size']) == (12, 16)
+
+
 # --- weights, fusing, export ---
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from repvit_dense.benchmark import export_table
+from repvit_dense import config
+from repvit_dense.benchmark import export_table, lively
 
 FAMILIES = [
     'repvit_segformer_shapes',
@@ -22,3 +23,21 @@ def test_a_family_runs_on_onnx_runtime_and_openvino(name, monkeypatch):
     assert set(written) == {'onnx', 'openvino'}
     assert [row.failures for row in written.values()] == [[], []]
     assert all(row.parity.startswith(('99.', '100.')) for row in written.values())
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize('options', [(), ('--dynamic', 'size')], ids=['fixed', 'dynamic'])
+@pytest.mark.parametrize(
+    ('name', 'backbone'),
+    [
+        ('repvit_retinanet_coco', 'edgevit_xxs'),
+        ('mobile-former_retinanet_coco', 'mobile_former_26m'),
+        ('repvit_detr_coco', 'mobile_former_26m'),
+    ],
+)
+def test_a_detector_on_a_backbone_that_attends_is_exported(name, backbone, options, tmp_path):
+    targets = ['onnx'] if options else ['onnx', 'openvino']
+    cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=backbone)
+    rows, errors = lively.exported(cfg, targets, tmp_path, (160, 160), *options)
+    assert errors == {}
+    assert [(row.target, row.failures) for row in rows] == [(target, []) for target in targets]
