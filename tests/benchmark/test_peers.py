@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from repvit_dense.benchmark import model_zoo, peers, peers_learning
+from repvit_dense.benchmark import model_zoo, peers, peers_cell, peers_learning, peers_picture
+from repvit_dense.benchmark.timing import Subject
 from repvit_dense.errors import InputError
 
 TIMES = {'own': [0.2, 0.6, 0.4], 'reference': [0.1, 0.2, 0.1]}  # ratios of 2, 3, 4
@@ -25,17 +26,16 @@ def measured(monkeypatch):
             raise RuntimeError('no | room\nleft')
         return CELL | {'backbone_macs': 1e9 * len(name)}
 
-    monkeypatch.setattr(peers, 'measure', measure)
-    monkeypatch.setattr(peers, 'training', lambda head, name: peers.Training(None, None, None))
-    monkeypatch.setattr(peers, 'inference', lambda *cell: ['the reference'])
+    monkeypatch.setattr(peers_cell, 'measure', measure)
+    monkeypatch.setattr(peers_cell, 'reference', lambda head: ['the reference'])
     return pairs
 
 
 def test_every_backbone_but_the_rungs_is_a_peer():
     names = peers.backbones()
     assert len(names) >= 60 and not any('ladder' in name for name in names)
-    families = {peers.family(name)[0] for name in names}
-    assert families == set(peers.FAMILIES.values())
+    families = {peers_picture.family(name)[0] for name in names}
+    assert families == set(peers_picture.FAMILIES.values())
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_every_backbone_but_the_rungs_is_a_peer():
     ],
 )
 def test_a_name_has_a_family(name, expected):
-    assert peers.family(name) == expected
+    assert peers_picture.family(name) == expected
 
 
 def test_a_latency_is_the_median_ratio_times_the_reference_of_the_whole_run():
@@ -102,17 +102,17 @@ def test_a_cell_that_fails_says_why_and_is_tried_again(tmp_path, measured):
 
 
 def test_an_interrupted_run_goes_on(tmp_path, measured, monkeypatch):
-    path, measure = tmp_path / 'peers.md', peers.measure
+    path, measure = tmp_path / 'peers.md', peers_cell.measure
 
     def interrupted(head, name, *rest):
         if name == 'swin_tiny':
             raise KeyboardInterrupt
         return measure(head, name, *rest)
 
-    monkeypatch.setattr(peers, 'measure', interrupted)
+    monkeypatch.setattr(peers_cell, 'measure', interrupted)
     with pytest.raises(KeyboardInterrupt):
         peers.write(path, ['resnet18', 'swin_tiny'], 3)
-    monkeypatch.setattr(peers, 'measure', measure)
+    monkeypatch.setattr(peers_cell, 'measure', measure)
     measured.clear()
     assert peers.write(path, ['resnet18', 'swin_tiny'], 3) == 0
     first, second = peers.HEADS
@@ -137,13 +137,13 @@ def test_an_unknown_backbone_is_refused_before_anything_is_measured(tmp_path, me
 @pytest.mark.parametrize('head', peers.HEADS)
 def test_a_cell_is_measured(head, monkeypatch):
     """Of RepViT-M0.6: 2,147,072 parameters fused, 0.385 GMACs at 224x224, by another counter."""
-    monkeypatch.setattr(peers, 'SIZE', (64, 64))
-    monkeypatch.setattr(peers, 'STEPS', 1)
-    reference = [peers.Subject(f'reference {form}', lambda: time.sleep(0.01)) for form in peers.FORMS]
-    cell = peers.measure(head, 'repvit_m0_6', 2, reference)
+    monkeypatch.setattr(peers_cell, 'SIZE', (64, 64))
+    monkeypatch.setattr(peers_cell, 'STEPS', 1)
+    reference = [Subject(f'reference {form}', lambda: time.sleep(0.01)) for form in peers_cell.FORMS]
+    cell = peers_cell.measure(head, 'repvit_m0_6', 2, reference)
     assert cell['backbone_params'] == 2_147_072 < cell['params']
     assert cell['backbone_macs'] == pytest.approx(0.385e9 * (64 / 224) ** 2, rel=0.03)
-    for form in peers.FORMS:
+    for form in peers_cell.FORMS:
         assert len(cell[form]['own']) == len(cell[form]['reference']) == 2
         assert min(cell[form]['own'] + cell[form]['reference']) > 0
     assert min(cell['alone']['own']) < min(cell['exported']['own'])
