@@ -127,7 +127,7 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
 
     cfg = config.load(name, backbone=backbone)
     torch.manual_seed(0)
-    model = reparameterize_model(predict.build(cfg), inplace=True)
+    model = reparameterize_model(predict.build(cfg), inplace=True).requires_grad_(False)  # or nothing can be counted
     make_sure(model)
     run = predict.predictor(model, cfg)
     image = np.random.default_rng(0).integers(0, 256, (*_image_size(name), 3), np.uint8)

@@ -47,6 +47,16 @@ def test_a_backbone_is_measured_in_both_forms():
     assert names == ['repvit_m0_6', 'repvit_m0_6, fused']
 
 
+def test_sizes_of_a_backbone_with_tokens_are_counted():
+    """26 million multiplications at 224x224, arXiv 2108.05895; what is learned is still to be learned."""
+    subject = BackboneSubject('mobile_former_26m', Setting(1, (224, 224)))
+    unfused, _ = subject.inference()
+    assert unfused.about['macs'] == pytest.approx(26e6, rel=0.1)
+    model = subject.build().eval()
+    subjects.size(model, lambda: model(subject.setting.images()), subject.setting)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_parts_of_a_prediction_add_up_to_less_than_the_whole():
     unfused, _ = ConfigSubject('repvit_maskrcnn_shapes', SETTING).inference()
     parts = unfused.call()

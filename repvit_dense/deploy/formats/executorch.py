@@ -11,6 +11,8 @@ from repvit_dense.deploy.formats import torch_export
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
+    from torch.fx.passes.infra.pass_base import PassResult
 
     from repvit_dense.deploy.graphs.base import Graph
 
@@ -23,9 +25,9 @@ def write(
     from executorch.exir import to_edge_transform_and_lower
 
     _find_flatc()
-    program = torch_export.capture(graph, size, batch)
+    program = fold_constants(torch_export.capture(graph, size, batch))
     name_each_use(program)
-    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    edge = to_edge_transform_and_lower(program, transform_passes=[suit_xnnpack], partitioner=[XnnpackPartitioner()])
     with path.open('wb') as file:
         edge.to_executorch().write_to_file(file)
 
@@ -34,6 +36,61 @@ def _find_flatc() -> None:
     """ExecuTorch calls a tool that is beside it, but looks on the PATH only: not there without an active venv."""
     if not shutil.which('flatc'):
         os.environ.setdefault('FLATC_EXECUTABLE', str(files('executorch.data.bin') / 'flatc'))
+
+
+def fold_constants(program: 'ExportedProgram') -> 'ExportedProgram':
+    """Compute what depends on weights alone: anchors, positions, weights in another order.
+
+    XNNPACK convolves with weights that it has when the program is written, and with no others.
+    """
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+    from torch import ops
+
+    filled = {ops.aten.full.default, ops.aten.ones.default, ops.aten.zeros.default}  # large in a file, but soon filled
+    program = constant_prop_pass(program.run_decompositions({}), custom_skip_targets=filled)
+    # An operator that did nothing gave the parameter itself, which would be a constant that requires a gradient.
+    program.constants.update({name: value.detach() for name, value in program.constants.items()})
+    return program
+
+
+def suit_xnnpack(module: 'GraphModule') -> 'PassResult':
+    """Say the same, in place, with the operators that XNNPACK has.
+
+    Each other operator between two of them makes two partitions of one, and copies number by number. Sizes are fixed.
+    """
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    for node in list(module.graph.nodes):
+        if node.op == 'call_function':
+            _suit(node)
+        node.meta.pop('from_node', None)  # a history that every pass copies, and makes longer
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return PassResult(module, True)
+
+
+def _suit(node: 'Node') -> None:
+    """What `suit_xnnpack` does, of one node."""
+    from executorch.exir.dialects._ops import ops
+
+    aten, value = ops.edge.aten, node.meta.get('val')
+    if node.target in (aten.expand_copy.default, aten.alias_copy.default):
+        if node.args[0].meta['val'].shape == value.shape:
+            node.replace_all_uses_with(node.args[0])
+    elif node.target in (aten.unsqueeze_copy.default, aten.squeeze_copy.dims):
+        node.target, node.args = aten.view_copy.default, (node.args[0], list(value.shape))
+    elif node.target == aten.select_copy.int:
+        source, axis, place = node.args
+        shape = list(source.meta['val'].shape)
+        place %= shape[axis]
+        shape[axis] = 1
+        with node.graph.inserting_before(node):
+            part = node.graph.call_function(aten.slice_copy.Tensor, (source, axis, place, place + 1))
+        part.meta['val'] = value.new_empty(shape)
+        node.target, node.args = aten.view_copy.default, (part, list(value.shape))
+    elif node.target == aten.mean.dim and node.args[1]:
+        rank = node.args[0].meta['val'].dim()
+        node.args = (node.args[0], sorted(axis % rank - rank for axis in node.args[1]), *node.args[2:])
 
 
 def name_each_use(program: 'ExportedProgram') -> None:

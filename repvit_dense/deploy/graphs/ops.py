@@ -241,7 +241,7 @@ def _survivors(boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor |
     real = (scores > 0).float()[..., None]
     keep = real
     for _ in range(PASSES):
-        keep = real * (1 - (suppresses @ keep).clamp(max=1))
+        keep = (real - torch.bmm(suppresses, keep)).clamp(min=0)
     return keep[..., 0]
 
 
@@ -327,42 +327,52 @@ class Pyramid:
 
     def _pool_plain(self, boxes: Tensor, larger: list[Tensor], size: int, sampling_ratio: int) -> Tensor:
         """The samples of a box form a grid, so pooling is a product with one matrix per axis."""
+        # All first samples of the bins, then all second ones: shares of the box, (size * ratio,).
+        at = (torch.arange(size) + (torch.arange(sampling_ratio)[:, None] + 0.5) / sampling_ratio).flatten() / size
+        at = boxes[..., :2, None] + (boxes[..., 2:] - boxes[..., :2])[..., None] * at  # (B, N, 2, S * ratio), x and y
         above = [torch.ones_like(boxes[..., :1]), *larger, torch.zeros_like(boxes[..., :1])]
         pooled = 0
         for i, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
-            height, width = level.shape[2:]
-            on_level = (above[i] - above[i + 1])[..., None]
-            down = _axis_weights(boxes[..., 1] / stride, boxes[..., 3] / stride, height, size, sampling_ratio)
-            across = _axis_weights(boxes[..., 0] / stride, boxes[..., 2] / stride, width, size, sampling_ratio)
-            pooled = pooled + _separable(level, down * on_level, across)
+            on_level = (above[i] - above[i + 1])[..., None] / sampling_ratio
+            across, down = _axis_weights(at / stride - 0.5, level.shape[3], level.shape[2], size, sampling_ratio)
+            pooled = pooled + _separable(level, down * on_level, across / sampling_ratio)
         return pooled.permute(0, 3, 1, 2)
 
 
-def _axis_weights(start: Tensor, end: Tensor, length: int, size: int, ratio: int) -> Tensor:
-    """How much each of `length` pixels counts in each of `size` bins from `start` to `end (B, N)`: `(B, N, S, L)`."""
-    at = (torch.arange(size * ratio, device=start.device) + 0.5) / (size * ratio)
-    at = start[..., None] - 0.5 + (end - start)[..., None] * at  # (B, N, S * ratio), in pixels of the level
-    inside = (at >= -1).float() * (at <= length).float()
-    distance = at.clamp(0, length - 1)[..., None] - torch.arange(length, device=start.device)
-    weights = (1 - distance.abs()).clamp(min=0) * inside[..., None]
-    return weights.unflatten(2, (size, ratio)).mean(3)
+def _axis_weights(at: Tensor, width: int, height: int, size: int, ratio: int) -> list[Tensor]:
+    """How much each pixel of a row, and of a column, counts in each of `size` bins: `(B, N, S, W)`, `(B, N, S, H)`.
+
+    Args:
+        at: x and y of each bin's samples, `(B, N, 2, ratio * S)`, in pixels, 0 at the centre of the first.
+    """
+    last = torch.tensor([[width - 1.0], [height - 1.0]])
+    inside = ((at - last / 2).abs() <= last / 2 + 1).float()  # up to a pixel beyond the centre of the last one
+    at = torch.minimum(at.clamp(min=0), last)
+    weights = []
+    for axis, length in enumerate((width, height)):
+        distance = (at[:, :, axis, :, None] - torch.arange(length, dtype=torch.float32)).abs()
+        counts = (1 - distance).clamp(min=0) * inside[:, :, axis, :, None]
+        weights.append(sum(counts[:, :, i * size : (i + 1) * size] for i in range(ratio)))
+    return weights
 
 
 def _separable(level: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Pool `level (B, C, H, W)` with weights `(B, N, S, H)` and `(B, N, S, W)`: `(B * N, S, S, C)`."""
+    """Pool `level (B, C, H, W)` with weights `(B, N, S, H)` and `(B, N, S, W)`: `(B * N, S, S, C)`.
+
+    Three axes a product: a runtime that has to repeat a matrix for others may do so number by number.
+    """
     batch, channels, height, width = level.shape
     boxes, size = down.shape[1:3]
     level = level.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     step = max(PLAIN_ROI_FLOATS // (batch * size * width * channels), 1)
+    each = torch.ones(size, 1, 1)
     parts = []
     for first in range(0, boxes, step):
-        part = down[:, first : first + step].flatten(1, 2) @ level
-        part = part.reshape(-1, size, width, channels)
-        parts.append(across[:, first : first + step].flatten(0, 1)[:, None] @ part)
-    if len(parts) == 1:
-        return parts[0]
-    parts = [part.unflatten(0, (batch, -1)) for part in parts]
-    return torch.cat(parts, dim=1).flatten(0, 1)
+        part = torch.bmm(down[:, first : first + step].flatten(1, 2), level).reshape(-1, width, channels)
+        weights = (across[:, first : first + step].flatten(0, 1)[:, None] * each).flatten(0, 1)
+        parts.append(torch.bmm(weights, part).unflatten(0, (batch, -1)))
+    pooled = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return pooled.reshape(batch * boxes, size, size, channels)
 
 
 def check_pooling(extractor, plain: bool, key: str) -> None:

@@ -118,7 +118,7 @@ class TwoStage(Graph):
         kernels, bias = head.conv_logits.weight[:, :, 0, 0][labels], head.conv_logits.bias[labels]
         if head.upsample_method != 'deconv':
             x = x if head.upsample is None else head.upsample(x)
-            logits = (kernels[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])
+            logits = torch.bmm(kernels[:, None], x.flatten(2)).unflatten(2, x.shape[2:])
         else:
             logits = _deconvolve(head.upsample, x, kernels)
         return (logits[:, 0] + bias[:, None, None]).sigmoid()
@@ -133,4 +133,4 @@ def _deconvolve(layer: nn.ConvTranspose2d, x: Tensor, kernels: Tensor) -> Tensor
     weight = layer.weight.permute(1, 2, 3, 0).reshape(-1, layer.in_channels, 1, 1)
     bias = layer.bias.repeat_interleave(stride * stride)
     cells = F.conv2d(x, weight, bias).relu().reshape(-1, outputs, stride * stride * x.shape[2] * x.shape[3])
-    return F.pixel_shuffle((kernels[:, None] @ cells).reshape(-1, stride * stride, *x.shape[2:]), stride)
+    return F.pixel_shuffle(torch.bmm(kernels[:, None], cells).reshape(-1, stride * stride, *x.shape[2:]), stride)

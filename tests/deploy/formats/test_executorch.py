@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from repvit_dense.deploy.graphs.base import Graph
 
@@ -25,6 +26,24 @@ class Shared(Graph):
         levels = shared(fine), shared(fine[:, :, ::2, ::2]).repeat_interleave(2, 2).repeat_interleave(2, 3)
         again = shared(sum(levels).gather(1, order[..., None, None].expand_as(fine)))
         return ((again.argmax(1) % 7).int(),)
+
+
+class Rearranged(Graph):
+    """Between what XNNPACK takes: axes that come and go, an expansion to the same shape, weights in another order."""
+
+    task = 'semantic'
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), plain=True)
+
+    def forward(self, images, img_hw):
+        features = self.model(images)
+        features = features * features.mean((2, 3), keepdim=True).sigmoid()
+        mixed = (features @ features.transpose(2, 3)).flatten(2)[..., None] * features[:, -1, None, None, 0]
+        features = features + mixed[:, :, : features.shape[2], :]
+        again = F.conv2d(features[:, :3], self.model.weight.flip(2).transpose(2, 3), self.model.bias, padding=1)
+        return (again.argmax(1).int(),)
 
 
 @pytest.fixture
@@ -51,6 +70,15 @@ def test_convolutions_go_to_xnnpack(graph, write):
     content = write(graph('semantic', plain=True), 'executorch').read_bytes()
     assert b'XnnpackBackend' in content
     assert b'aten::convolution' not in content
+
+
+def test_what_moves_no_number_stays_in_xnnpack(write, batch, close, run):
+    model, inputs = Rearranged(), batch()
+    path = write(model, 'executorch')
+    close(model, inputs, run(path, inputs))
+    content = path.read_bytes()
+    for name in ('convolution', 'unsqueeze_copy', 'select_copy', 'expand_copy', 'mean', 'bmm', 'flip'):
+        assert f'aten::{name}'.encode() not in content
 
 
 def test_layers_used_again_and_again_are_kept_once(write, batch, close, run):
