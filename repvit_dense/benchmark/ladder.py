@@ -206,7 +206,7 @@ def draw(rows: Sequence[Row], size: tuple[int, int], path: Path) -> None:
         shifted = [place + (number - (len(FORMS) - 1) / 2) * thickness for place in places]
         here.barh(shifted, [1000 * row.seconds[form] for row in rows], thickness, label=title)
     here.set_title(f'measured: dense backbone, {size[0]}x{size[1]}, CPU', fontsize='medium')
-    here.legend(fontsize='small')
+    here.legend(fontsize='small', ncols=len(FORMS), loc='upper center', bbox_to_anchor=(0.5, -0.12))
     for panel in (paper, here):
         panel.set_xlabel('milliseconds')
         panel.grid(axis='x', alpha=0.3)

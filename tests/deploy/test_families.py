@@ -31,6 +31,7 @@ def test_a_family_runs_on_onnx_runtime_and_openvino(name, monkeypatch):
     ('name', 'backbone'),
     [
         ('repvit_retinanet_coco', 'edgevit_xxs'),
+        ('repvit_retinanet_coco', 'pvt_tiny'),  # its features lie in memory as tokens
         ('mobile-former_retinanet_coco', 'mobile_former_26m'),
         ('repvit_detr_coco', 'mobile_former_26m'),
     ],

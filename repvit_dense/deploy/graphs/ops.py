@@ -58,7 +58,8 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 def rows(level: Tensor, width: int) -> Tensor:
     """A head's output `(B, A * width, H, W)` as `(B, H * W * A, width)`, in the order of the priors."""
-    return level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width))
+    # In channels_last the axes move without a copy: a graph would rely on a layout that a runtime may not have.
+    return level.contiguous().permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width))
 
 
 def best_of_level(scores: Tensor, k: int, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
