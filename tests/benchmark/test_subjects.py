@@ -48,10 +48,10 @@ def test_a_backbone_is_measured_in_both_forms():
 
 
 def test_sizes_of_a_backbone_with_tokens_are_counted():
-    """26 million multiplications at 224x224, arXiv 2108.05895; what is learned is still to be learned."""
+    """Most of the 26 million that the classifier has at 224x224, arXiv 2108.05895; what is learned, still learns."""
     subject = BackboneSubject('mobile_former_26m', Setting(1, (224, 224)))
     unfused, _ = subject.inference()
-    assert unfused.about['macs'] == pytest.approx(26e6, rel=0.1)
+    assert 20e6 < unfused.about['macs'] < 26e6
     model = subject.build().eval()
     subjects.size(model, lambda: model(subject.setting.images()), subject.setting)
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -39,7 +39,8 @@ def test_onnx_runtime_at_other_sizes(detector, build_graph, make_batch, matched,
     graph = build_graph(model)
     smallest = formats.smallest_open(export.coarsest_stride(model.cfg), graph.divisor)
     run = run_onnx(graph, make_batch([(smallest, smallest + 32), (90, 70)]), dynamic=True)
-    for sizes in ([(96, 128)], [(150, 100), (160, 70), (33, 90)], [(230, 140)]):
+    # At 230x140 this random network gives scores that tie where the 150 best of a level end.
+    for sizes in ([(96, 128)], [(150, 100), (160, 70), (33, 90)], [(230, 230)]):
         batch = make_batch(sizes, seed=4)
         with torch.inference_mode():
             expected = graph(*batch)
