@@ -151,7 +151,10 @@ def test_arguments_that_are_not_known(refuse, arguments, words):
 @pytest.mark.parametrize('command, more', [('train', []), ('test', ['x.pth'])])
 def test_a_missing_config(refuse, command, more):
     message = one_line(refuse(command, 'none.py', *more))
-    assert 'none.py: no such config file. Packaged ones: mobile-former_retinanet_coco, repvit_cascade-maskrcnn_coco, ' in message
+    assert (
+        'none.py: no such config file. Packaged ones: mobile-former_retinanet_coco, repvit_cascade-maskrcnn_coco, '
+        in message
+    )
 
 
 def test_a_mistyped_name_is_refused_at_once():
