@@ -276,12 +276,13 @@ def size(model: 'nn.Module', call: Callable[[], object], setting: Setting) -> di
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # What was made in inference mode never learns, and torch refuses to be told otherwise.
+    learning = [one for one in model.parameters() if one.requires_grad and not one.is_inference()]
     model.requires_grad_(False)  # the counter looks for where gradients come from, and inference mode knows of none
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         call()
-    for parameter in learning:
-        parameter.requires_grad_(True)
+    for one in learning:
+        one.requires_grad_(True)
     macs = counter.get_total_flops() / 2 / setting.batch  # one is two operations
     return {'params': sum(parameter.numel() for parameter in model.parameters()), 'macs': macs}
 

@@ -206,7 +206,7 @@ def int8(rounds: int, side: int = 512) -> Iterator[Row]:
                 rows = timing.compare('', subjects, rounds)
             what, speedups = f'{head} on {ARCH}, 1x{side}x{side}, {target} int8', [row['speedup'] for row in rows]
             yield Row(what, f'{target} fp32', 1.4, speedups[1])
-            yield Row(what, 'mmdet, mmseg, fused', 2.3, speedups[1] / speedups[2])
+            yield Row(what, 'mmdet, mmseg, fused', None, speedups[1] / speedups[2], 'x', None)
 
 
 def _precisions(cfg, target: str, folder: Path, setting: Setting) -> list[Subject]:
