@@ -43,7 +43,7 @@ def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
     width = ARCHS[arch]['embed_dims'][-1]
     backbone = sum(p.numel() for p in EdgeViT(arch).parameters())
     head = 2 * width + CLASSES * width + CLASSES
-    assert backbone + head == pytest.approx(1e6 * millions, rel=0.011)
+    assert backbone + head == pytest.approx(1e6 * millions, abs=min(1e5, 0.011e6 * millions))
 
 
 @torch.no_grad()
