@@ -1,6 +1,6 @@
 # Every target sets up .venv on first use; afterwards it starts at once.
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
-#   make test            all tests            (make test PYTHON=python3.12 for another interpreter)
+#   make test            all tests, in JOBS processes (make test PYTHON=python3.12 for another interpreter)
 #   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
 #   make test-learning   three heads trained from scratch until they know the embedded data, half an hour
 #   make lint            ruff, rules and format
@@ -13,6 +13,7 @@ PYVER := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
+JOBS ?= 2
 
 .PHONY: demo test test-deploy test-learning lint bench compiled-ops lock
 
@@ -21,8 +22,9 @@ demo: $(READY)
 	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
 		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
 
+# A process per job, each with one thread: threads that share a core wait for each other.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-deploy: $(READY) requirements/deploy.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/deploy.txt

@@ -60,7 +60,7 @@ setup(
         'openvino-int8': ['nncf>=3.4', 'onnx>=1.20', 'onnxscript>=0.7', 'openvino>=2026.0'],
         'coreml': ['coremltools>=9'],
         'executorch': ['executorch>=1.2,<1.3'],
-        'dev': ['pytest', 'pytest-timeout', 'ruff'],
+        'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff'],
     },
     entry_points={'console_scripts': ['repvit-dense = repvit_dense.cli:main']},
     cmdclass={'build_py': BuildWithConfigs},

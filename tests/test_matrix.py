@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ BESIDE = [
     ('repvit_detr_coco', 'mobile_former_26m'),
     ('mobile-former_retinanet_coco', 'mobile_former_294m'),
 ]
+TRAIN = Path(__file__).parents[1] / 'tools' / 'train.py'
 IMAGE = 96  # side of the drawn pictures, in pixels
 # What costs time and shows nothing, and what would keep an untrained network from predicting anything.
 THIN = {
@@ -150,6 +152,25 @@ def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkey
     monkeypatch.chdir(drawn)
     scores = run_cell(name, backbone)
     assert any(key.endswith(('bbox_mAP', 'mIoU', 'PQ')) for key in scores)
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_trains_in_two_processes(name, drawn, tmp_path):
+    """As `torchrun` starts them; two iterations of two images each, a validation, a checkpoint."""
+    cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=COLUMNS[0], data='shapes')
+    _make_small(cfg)
+    cfg.train_dataloader.batch_size = 2
+    cfg.embedded_data.update(num_train=6, num_val=2, size=(IMAGE, IMAGE))
+    epochs = 'max_epochs' in cfg.train_cfg
+    cfg.train_cfg.update({'max_epochs': 1} if epochs else {'max_iters': 2, 'val_interval': 2})
+    cfg.dump(tmp_path / 'small.py')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', TRAIN]
+    options = [tmp_path / 'small.py', '--launcher', 'pytorch', '--work-dir', tmp_path, '--checkpoint-every', '1']
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    ran = subprocess.run([*command, *options], cwd=drawn, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert list(tmp_path.glob('*_[12].pth'))
 
 
 def main() -> int:

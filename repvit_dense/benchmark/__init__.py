@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from repvit_dense.benchmark.subjects import Setting
 
 WHAT = ('inference', 'training', 'startup', 'loading')
-TARGETS = ('training', 'inference', 'detector', 'export', 'int8', 'evaluation', 'startup')
+TARGETS = ('training', 'inference', 'detector', 'startup', 'export', 'evaluation', 'int8')
 ZOO = ('repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12')
 
 
@@ -144,7 +144,7 @@ def _run(args: argparse.Namespace) -> int:
     elif args.targets is not None:
         from repvit_dense.benchmark import targets
 
-        report = targets.measure(args.targets or TARGETS, args.rounds)
+        report = targets.measure(args.targets, args.rounds, _setting(args))
         print(targets.to_text(report))
     else:
         from repvit_dense.benchmark import report as page
@@ -167,17 +167,24 @@ def measure(args: argparse.Namespace) -> dict:
     """
     import torch
 
-    from repvit_dense.benchmark import subjects
+    from repvit_dense.benchmark import subjects, timing
 
     names = [*([args.against] if args.against else []), *args.subjects]
     if not args.subjects:
         raise InputError('name what is to be measured: a backbone, a config or an artifact; or a page (see --help)')
     torch.manual_seed(0)
-    setting = subjects.Setting(args.batch, tuple(args.size), args.device, args.precision, args.compile)
+    setting = _setting(args)
     found = [subjects.find(name, setting) for name in dict.fromkeys(names)]
     rows = [row for what in dict.fromkeys(args.what) for row in _rows(what, found, setting, args.rounds)]
     shown = {**setting._asdict(), 'rounds': args.rounds, 'threads': torch.get_num_threads()}
+    shown['device'] = timing.name_of(args.device)
     return {**shown, 'torch': torch.__version__, 'rows': rows}
+
+
+def _setting(args: argparse.Namespace) -> 'Setting':
+    from repvit_dense.benchmark.subjects import Setting
+
+    return Setting(args.batch, tuple(args.size), args.device, args.precision, args.compile)
 
 
 def _rows(what: str, found: list, setting: 'Setting', rounds: int) -> list[dict]:

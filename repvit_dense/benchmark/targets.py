@@ -20,7 +20,7 @@ from repvit_dense.benchmark.timing import Subject
 from repvit_dense.errors import InputError
 from repvit_dense.reparam import reparameterize_model
 
-ARCH, BATCH, SIDE = 'm1_1', 2, 512
+ARCH = 'm1_1'
 TOOLS = ('train', 'test', 'predict', 'export', 'benchmark', 'doctor')
 
 
@@ -47,15 +47,29 @@ class Row(NamedTuple):
         return self.measured >= self.target if self.least else self.measured <= self.target
 
 
-def measure(parts: Sequence[str], rounds: int) -> dict:
-    """The rows of these keys of `PARTS`, in that order; each is printed as it comes. All take some twenty minutes."""
+def measure(parts: Sequence[str], rounds: int, setting: Setting) -> dict:
+    """The rows of these keys of `PARTS`, all where there is none; each is printed as it comes.
+
+    Args:
+        rounds: timed rounds.
+        setting: of the keys of `NETWORKS`. The others have settings of their own, on this machine's CPU. All of them
+            take some twenty minutes there.
+
+    Raises:
+        InputError: a part is measured on the CPU only, and `setting` names a GPU.
+    """
+    known = NETWORKS if setting.device.startswith('cuda') else PARTS
+    for part in parts:
+        if part not in known:
+            raise InputError(f'--targets {part} is measured on the CPU; leave --device out. A GPU: {", ".join(known)}')
     rows = []
     torch.manual_seed(0)
-    for part in parts:
-        for row in PARTS[part](rounds):
+    for part in parts or known:
+        for row in NETWORKS[part](rounds, setting) if part in NETWORKS else PARTS[part](rounds):
             rows.append(row)
             print(_line(row), flush=True)
     return {
+        'device': timing.name_of(setting.device),
         'threads': torch.get_num_threads(),
         'rounds': rounds,
         'torch': torch.__version__,
@@ -66,49 +80,69 @@ def measure(parts: Sequence[str], rounds: int) -> dict:
 # --- the backbone -----------------------------------------------------------------------------------------------------
 
 
-def backbone_training(rounds: int, arch: str = ARCH, batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
+def backbone_training(rounds: int, setting: Setting, arch: str = ARCH) -> Iterator[Row]:
     """Forward and backward, with frozen batch norms as detectors are fine-tuned, and with live ones."""
-    yield from _frozen(rounds, arch, batch, side)
-    yield from _live(rounds, arch, batch, side)
+    yield from _frozen(rounds, setting, arch)
+    yield from _live(rounds, setting, arch)
 
 
-def _frozen(rounds: int, arch: str, batch: int, side: int) -> Iterator[Row]:
-    merged, plain, images = *training.twins(arch), Setting(batch, (side, side)).images()
-    what, against = f'backbone training step, {arch}, {batch}x{side}x{side}, norms frozen', "timm's form, norms frozen"
-    yield Row(what, against, 1.5, _faster(_step(plain, images), _step(merged, images), rounds))
+def _frozen(rounds: int, setting: Setting, arch: str) -> Iterator[Row]:
+    merged, plain = _twins(arch, setting)
+    images = setting.images()
+    what, against = f'backbone training step, {arch}, {_size(setting)}, norms frozen', "timm's form, norms frozen"
+    yield Row(what, against, 1.5, _faster(*(_step(network, images, setting) for network in (plain, merged)), rounds))
     saved = [training.saved_bytes(network, lambda n=network: n(images)) for network in (plain, merged)]
     yield Row(f'{what}: saved activations', against, 55, 100 * saved[1] / saved[0], '%', least=False)
     exact = copy.deepcopy(plain).double()
-    training.training_step(exact, images.double())
-    training.training_step(merged, images)
+    with _in_full_precision():
+        training.training_step(exact, images.double())
+        training.training_step(merged, images)
     error = training.gradient_error(merged, exact)
     yield Row(f'{what}: largest error of a gradient, relative', 'float64', 1e-5, error, '', least=False)
 
 
-def _live(rounds: int, arch: str, batch: int, side: int) -> Iterator[Row]:
-    merged, plain = training.twins(arch, frozen=False)
-    images = Setting(batch, (side, side)).images()
-    what, against = f'backbone training step, {arch}, {batch}x{side}x{side}, norms live', "timm's form, norms live"
-    for network in (plain, merged):
-        training.training_step(network, images)
+def _live(rounds: int, setting: Setting, arch: str) -> Iterator[Row]:
+    merged, plain = _twins(arch, setting, frozen=False)
+    images = setting.images()
+    what, against = f'backbone training step, {arch}, {_size(setting)}, norms live', "timm's form, norms live"
+    with _in_full_precision():
+        for network in (plain, merged):
+            training.training_step(network, images)
     error = training.statistics_error(merged, plain)
     yield Row(f'{what}: running statistics, relative difference', against, 1e-6, error, '', least=False)
-    yield Row(what, against, 1.1, _faster(_step(plain, images), _step(merged, images), rounds))
+    yield Row(what, against, 1.1, _faster(*(_step(network, images, setting) for network in (plain, merged)), rounds))
 
 
-def backbone_inference(rounds: int, arch: str = ARCH, batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
-    merged, plain = (network.eval() for network in training.twins(arch))
-    fused = reparameterize_model(merged)
-    images = Setting(batch, (side, side)).images()
-    with torch.inference_mode():
-        base, own = (Subject('', lambda network=network: network(images) and None) for network in (plain, fused))
-        ratio = _faster(base, own, rounds)
-    what = f'backbone inference, {arch}, {batch}x{side}x{side}, fused, channels_last'
+def backbone_inference(rounds: int, setting: Setting, arch: str = ARCH) -> Iterator[Row]:
+    merged, plain = (network.eval() for network in _twins(arch, setting))
+    images, subjects = setting.images(), []
+    for name, network in (('base', plain), ('own', reparameterize_model(merged))):
+        run = torch.compile(network) if setting.compiled else network
+        subjects.append(timing.waiting(name, lambda run=run: run(images), setting.device))
+    with torch.inference_mode(), setting.autocast():
+        ratio = _faster(*subjects, rounds)
+    what = f'backbone inference, {arch}, {_size(setting)}, fused, channels_last'
     yield Row(what, 'every branch and norm by itself, default layout', 1.35, ratio)
 
 
-def _step(network: nn.Module, images) -> Subject:
-    return Subject(type(network).__name__, lambda: training.training_step(network, images))
+def _twins(arch: str, setting: Setting, frozen: bool = True) -> Iterator[nn.Module]:
+    return (network.to(setting.device) for network in training.twins(arch, frozen))
+
+
+def _size(setting: Setting) -> str:
+    height, width = setting.size
+    return f'{setting.batch}x{height}x{width}'
+
+
+def _in_full_precision():
+    """Convolutions that do not round their factors to TF32, as they do on a GPU unless told otherwise."""
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+
+
+def _step(network: nn.Module, images: torch.Tensor, setting: Setting) -> Subject:
+    run = torch.compile(network) if setting.compiled else network
+    name = type(network).__name__
+    return timing.waiting(name, lambda: training.training_step(run, images, setting.autocast()), setting.device)
 
 
 def _faster(base: Subject, own: Subject, rounds: int) -> float:
@@ -116,22 +150,23 @@ def _faster(base: Subject, own: Subject, rounds: int) -> float:
     return timing.compare('', [base._replace(name='base'), own._replace(name='own')], rounds)[1]['speedup']
 
 
-def whole_step(rounds: int, head: str = 'repvit_maskrcnn_coco', batch: int = BATCH, side: int = SIDE) -> Iterator[Row]:
+def whole_step(rounds: int, setting: Setting, head: str = 'repvit_maskrcnn_coco') -> Iterator[Row]:
     """A whole Mask R-CNN on our backbone and on timm's with equal weights; and our backbone by itself."""
-    setting = Setting(batch, (side, side))
-    merged, plain = training.twins(ARCH)
+    merged, plain = _twins(ARCH, setting)
     own = ConfigSubject(head, setting).training(lambda model: model.backbone.load_state_dict(merged.state_dict()))
     base = ConfigSubject(head, setting).training(lambda model: setattr(model, 'backbone', plain))
-    what, against = f'{head} training step, {batch}x{side}x{side}, norms frozen', "the same on timm's backbone"
+    what, against = f'{head} training step, {_size(setting)}, norms frozen', "the same on timm's backbone"
     losses = []
-    for step in (base, own):
-        torch.manual_seed(0)  # proposals are sampled
-        losses.append(step.loss().item())
+    with _in_full_precision():
+        for step in (base, own):
+            torch.manual_seed(0)  # proposals are sampled
+            losses.append(step.loss().item())
     difference = abs(losses[1] - losses[0]) / losses[0]
     # Rounding may change which proposals are sampled.
     yield Row(f'{what}: loss, relative difference', against, 1e-3, difference, '', least=False)
     subjects = [training.subject(name, step, setting) for name, step in (('base', base), ('own', own))]
-    rows = timing.compare('', [*subjects, _step(merged, setting.images())._replace(name='backbone')], rounds)
+    backbone = _step(merged, setting.images(), setting)._replace(name='backbone')
+    rows = timing.compare('', [*subjects, backbone], rounds)
     yield Row(what, against, 1.0, rows[1]['speedup'])
     yield Row(f'{what}: share of the backbone', '', None, 100 * rows[2]['median'] / rows[1]['median'], '%', None)
 
@@ -258,15 +293,8 @@ def starts(rounds: int) -> Iterator[Row]:
     yield Row('repvit_maskrcnn_shapes, artifact, process from start to end', '', None, row['median'], 's', None)
 
 
-PARTS = {
-    'training': backbone_training,
-    'inference': backbone_inference,
-    'detector': whole_step,
-    'export': artifacts,
-    'int8': int8,
-    'evaluation': evaluation,
-    'startup': starts,
-}
+NETWORKS = {'training': backbone_training, 'inference': backbone_inference, 'detector': whole_step}
+PARTS = {**NETWORKS, 'startup': starts, 'export': artifacts, 'evaluation': evaluation, 'int8': int8}
 
 # --- what is printed --------------------------------------------------------------------------------------------------
 
@@ -275,7 +303,7 @@ def to_text(report: dict) -> str:
     """Target and measured value beside each other."""
     rows = [Row(**{key: value for key, value in row.items() if key != 'met'}) for row in report['rows']]
     promised = [row for row in rows if row.met is not None]
-    head = f'{report["threads"]} threads, {report["rounds"]} rounds, torch {report["torch"]}'
+    head = f'{report["device"]}, {report["threads"]} threads, {report["rounds"]} rounds, torch {report["torch"]}'
     return '\n'.join(
         ['', head, *map(_line, rows), f'{sum(row.met for row in promised)} of {len(promised)} targets met']
     )

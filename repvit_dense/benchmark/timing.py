@@ -69,6 +69,27 @@ class Stopwatch:
         return event
 
 
+def waiting(name: str, call: Callable[[], object], device: str) -> Subject:
+    """A subject whose calls last until a GPU has done what they asked of it."""
+    import torch
+
+    watch = Stopwatch(torch.device(device))
+
+    def timed():
+        with watch.part('all'):
+            call()
+        watch.read()
+
+    return Subject(name, timed)
+
+
+def name_of(device: str) -> str:
+    """'cpu', or a GPU's own name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith('cuda') else device
+
+
 def compare(measurement: str, subjects: Sequence[Subject], rounds: int, warmup: int = WARMUP) -> list[dict]:
     """Time the subjects in alternation.
 

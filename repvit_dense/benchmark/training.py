@@ -5,6 +5,7 @@ with the same weights.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from repvit_dense.benchmark.timing import Stopwatch, Subject
@@ -106,10 +107,12 @@ def twins(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
     return merged.train(), plain.train(not frozen)
 
 
-def training_step(network: 'nn.Module', images: 'Tensor') -> None:
-    """Forward and backward; the gradients of the features' mean squares stay in the parameters."""
+def training_step(network: 'nn.Module', images: 'Tensor', autocast=nullcontext()) -> None:  # noqa: B008  it does nothing
+    """Forward, in the context `autocast`, and backward; the gradients of the features' mean squares stay."""
     network.zero_grad()
-    sum(feature.square().mean() for feature in network(images)).backward()
+    with autocast:
+        loss = sum(feature.square().mean() for feature in network(images))
+    loss.backward()
 
 
 def gradient_error(network: 'nn.Module', exact: 'nn.Module') -> float:

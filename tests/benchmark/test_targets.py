@@ -4,6 +4,7 @@ import pytest
 
 from repvit_dense import benchmark
 from repvit_dense.benchmark import targets
+from repvit_dense.benchmark.subjects import Setting
 from repvit_dense.benchmark.targets import Row
 
 
@@ -24,7 +25,13 @@ def test_a_promise_is_kept_or_not(row, met):
 def test_the_report_has_both_numbers_beside_each_other_and_counts():
     rows = [Row('a step', 'timm', 1.5, 1.625), Row('start', '', 0.5, 0.75, 's', least=False), Row('x', 'y', None, 2.0)]
     rows[2] = rows[2]._replace(least=None)
-    report = {'threads': 2, 'rounds': 3, 'torch': '2', 'rows': [{**row._asdict(), 'met': row.met} for row in rows]}
+    report = {
+        'device': 'CPU',
+        'threads': 2,
+        'rounds': 3,
+        'torch': '2',
+        'rows': [{**row._asdict(), 'met': row.met} for row in rows],
+    }
     text = targets.to_text(report)
     assert 'a step against timm' in text and '1.62x  asked >= 1.5x' in text
     assert any(line.startswith('start') and line.endswith('NOT MET') for line in text.splitlines())
@@ -36,7 +43,7 @@ def test_every_part_of_the_command_is_measured():
 
 
 def test_the_backbone_part_measures_what_it_says():
-    rows = {row.what: row for row in targets.backbone_training(1, 'm0_6', 1, 256)}
+    rows = {row.what: row for row in targets.backbone_training(1, Setting(1, (256, 256)), 'm0_6')}
     gradient = next(row for what, row in rows.items() if 'gradient' in what)
     statistics = next(row for what, row in rows.items() if 'statistics' in what)
     saved = next(row for what, row in rows.items() if 'saved' in what)
@@ -47,10 +54,10 @@ def test_the_backbone_part_measures_what_it_says():
 
 
 def test_equal_weights_give_equal_losses_on_either_backbone():
-    loss, *_ = targets.whole_step(1, batch=1, side=128)
+    loss, *_ = targets.whole_step(1, Setting(1, (128, 128)))
     assert loss.measured < 1e-3
 
 
 def test_the_fused_backbone_is_compared_with_the_plain_one():
-    (row,) = targets.backbone_inference(1, 'm0_6', 1, 64)
+    (row,) = targets.backbone_inference(1, Setting(1, (64, 64)), 'm0_6')
     assert row.measured > 0 and row.target == 1.35
