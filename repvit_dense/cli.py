@@ -165,7 +165,22 @@ def _train(args: argparse.Namespace) -> int:
     except TrainingStopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except RuntimeError as error:
+        _explain_deterministic(error)
+        raise
     return 0
+
+
+def _explain_deterministic(error: RuntimeError) -> None:
+    """torch knows no deterministic form of some operations on a GPU: RoIAlign, the point samples of Mask2Former."""
+    from repvit_dense.errors import InputError
+
+    operation, found, _ = str(error).partition(' does not have a deterministic implementation')
+    if found:
+        raise InputError(
+            f'--deterministic: {operation} of this model is not deterministic on a GPU. Leave --deterministic out '
+            '(--seed still fixes data and initial weights), or train on the CPU: CUDA_VISIBLE_DEVICES='
+        ) from error
 
 
 def _test(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # a process with threads cannot be forked
+os.environ['CUDA_VISIBLE_DEVICES'] = ''  # neither can one with a GPU, where RoIAlign would not be deterministic
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 

@@ -155,10 +155,10 @@ def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkey
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', config.names())
 def test_a_config_trains_in_two_processes(name, drawn, tmp_path):
     """As `torchrun` starts them; two iterations of two images each, a validation, a checkpoint."""
-    cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=COLUMNS[0], data='shapes')
+    cfg = config.load(name, ['model.backbone.init_cfg=None'], data='shapes')
     _make_small(cfg)
     cfg.train_dataloader.batch_size = 2
     cfg.embedded_data.update(num_train=6, num_val=2, size=(IMAGE, IMAGE))

@@ -463,6 +463,17 @@ def test_more_checkpoints(settle, text, expected):
     assert cfg.custom_hooks[-1] == {'type': 'RecentCheckpointHook', **expected}
 
 
+def test_an_operation_that_is_not_deterministic(refuse, settle, monkeypatch):
+    from repvit_dense.engine.runner import DenseRunner
+
+    def from_cfg(cfg):
+        raise RuntimeError('roi_align_backward_kernel does not have a deterministic implementation, but you set ...')
+
+    monkeypatch.setattr(DenseRunner, 'from_cfg', from_cfg)
+    message = one_line(refuse('train', SHAPES, '--deterministic'))
+    assert '--deterministic: roi_align_backward_kernel of this model' in message
+
+
 def test_testing_loads_the_checkpoint_and_nothing_else(settle, weights, tmp_path):
     options = ['--cfg-options', 'resume=True', 'model.backbone.init_cfg.type=Pretrained']
     cfg = settle('test', SHAPES, weights, '--deploy', '--show-dir', 'pictures', *options)

@@ -1,12 +1,20 @@
 """A convolution, and the GELU before it, with the numbers of torch's own in less time and memory.
 
-Both are for eager mode. Where a graph is captured they are torch's plain operations, which the graph's user optimises.
+Both are for eager mode. Where a graph is captured they are torch's plain operations, which the graph's user optimises;
+so they are on a GPU for activations too small to keep it busy, where only the number of operations counts.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+LARGE = 1 << 23  # elements of an activation from which passes over it cost a GPU more than the start of a few kernels
+
+
+def large(x: Tensor) -> bool:
+    """Whether less memory to read and write is worth more operations; on a CPU it always is."""
+    return x.is_cpu or x.numel() >= LARGE or torch.compiler.is_compiling()
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -36,7 +44,7 @@ def conv2d(x: Tensor, like: nn.Conv2d, weight: Tensor, bias: Tensor | None = Non
         `(B, C_out, H', W')`; it can be differentiated once.
     """
     stride, padding, dilation, groups = like.stride, like.padding, like.dilation, like.groups
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not (x.is_cpu or (after_gelu and large(x))):
         return F.conv2d(gelu(x) if after_gelu else x, weight, bias, stride, padding, dilation, groups)
     if x.is_cpu and weight.shape[2:] == (1, 1):
         # No dilation changes a 1x1 kernel, but lets torch take oneDNN on one thread too, for half the time.

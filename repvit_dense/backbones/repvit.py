@@ -4,7 +4,8 @@ Source: "RepViT: Revisiting Mobile CNN From ViT Perspective", arXiv 2307.09283; 
 
 Where a batch norm runs on frozen statistics (eval mode, `norm_eval`, frozen stages) the forward computes the merged
 kernel from the parameters and runs one convolution instead of the branches. Autograd differentiates the merge, so every
-parameter still gets its exact gradient, while fewer and smaller activations are stored.
+parameter still gets its exact gradient, while fewer and smaller activations are stored. On a GPU that is done for large
+activations alone: starting the kernels of a merge takes longer than a pass over a small one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu
+from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, large
 from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely, stochastic_depth
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
@@ -56,7 +57,7 @@ class ConvBN(nn.Module):
         return fold_bn(self.conv.weight, None, self.bn)
 
     def forward(self, x: Tensor, after_gelu: bool = False) -> Tensor:
-        if frozen(self.bn):
+        if frozen(self.bn) and large(x):
             return conv2d(x, self.conv, *self.merged(), after_gelu)
         # Under a live norm GELU is not computed twice: the gain in time is too small to pay for it.
         return self.bn(self.conv(gelu(x) if after_gelu else x))
@@ -81,7 +82,7 @@ class RepDWConv(nn.Module):
         return fold_bn(merge_depthwise(weight, self.conv1x1.weight), bias + self.conv1x1.bias, self.bn)
 
     def forward(self, x: Tensor) -> Tensor:
-        if frozen(self.bn) and frozen(self.conv_bn.bn):
+        if frozen(self.bn) and frozen(self.conv_bn.bn) and large(x):
             return conv2d(x, self.conv_bn.conv, *self.merged())
         # Before a live norm the 1x1 depthwise branch and the identity are still one affine map per channel.
         scale = (self.conv1x1.weight + 1).reshape(1, -1, 1, 1).to(x.dtype)

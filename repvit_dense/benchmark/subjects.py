@@ -188,7 +188,12 @@ class ConfigSubject:
             change(model)
         data = model.data_preprocessor(batch(cfg, self.setting), training=True)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-        return Training(model, lambda: model.parse_losses(model(**data, mode='loss'))[0], optimizer)
+
+        def loss():
+            samples = [_renewed(sample) for sample in data['data_samples']]
+            return model.parse_losses(model(data['inputs'], samples, mode='loss'))[0]
+
+        return Training(model, loss, optimizer)
 
 
 class ArtifactSubject:
@@ -285,6 +290,14 @@ def size(model: 'nn.Module', call: Callable[[], object], setting: Setting) -> di
         one.requires_grad_(True)
     macs = counter.get_total_flops() / 2 / setting.batch  # one is two operations
     return {'params': sum(parameter.numel() for parameter in model.parameters()), 'macs': macs}
+
+
+def _renewed(sample):
+    """RTMDet's head writes into the objects it is given."""
+    new = sample.new()
+    if 'gt_instances' in sample:
+        new.gt_instances = sample.gt_instances.new()
+    return new
 
 
 def _at_size(pipeline: list[dict], size: tuple[int, int]) -> list[dict]:

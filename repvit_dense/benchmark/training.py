@@ -55,7 +55,7 @@ def saved_bytes(network: 'nn.Module', forward: 'Callable[[], object]') -> int:
     def pack(tensor):
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
-        return tensor  # stays alive until the result goes, so no address is used twice
+        return tensor.detach()  # stays alive until the result goes, so no address is used twice
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         _result = forward()

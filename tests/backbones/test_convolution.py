@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu
+from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, large
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 GEOMETRIES = [
@@ -79,6 +79,11 @@ def test_of_a_gelu_only_the_input_is_kept():
     conv, x = Conv2d(4, 8, 1), image(dtype=torch.float32)
     kept = {tensor.data_ptr() for tensor in saved_by(lambda: conv(x, after_gelu=True))}
     assert kept == {x.data_ptr(), conv.weight.data_ptr()}
+
+
+@pytest.mark.parametrize(('device', 'width', 'expected'), [('cpu', 1, True), ('meta', 1, False), ('meta', 512, True)])
+def test_large_is_what_keeps_a_gpu_busy(device, width, expected):
+    assert large(torch.empty(1, 64, 256, width, device=device)) is expected
 
 
 def test_a_second_derivative_is_refused():

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from repvit_dense.backbones import repvit
 from repvit_dense.backbones.repvit import ARCHS, TAPS, RepViT, frozen
 from repvit_dense.checkpoint import convert
 from repvit_dense.reparam import reparameterize_model
@@ -190,6 +191,15 @@ def test_gradients_with_frozen_batch_norms_are_those_of_the_plain_form(arch, dty
     for network in (ours, plain):
         backward(network(images(dtype=dtype)))
     assert_same_gradients(ours, plain, tolerance)
+
+
+def test_small_activations_on_a_gpu_go_through_every_branch_and_have_the_same_gradients(plain_twin, monkeypatch):
+    monkeypatch.setattr(repvit, 'large', lambda x: False)
+    monkeypatch.setattr(repvit.ConvBN, 'merged', None)  # would fail if it were called
+    ours, plain = plain_twin('m0_6', norm_eval=True)
+    for network in (ours.train(), plain.eval()):
+        backward(network(images()))
+    assert_same_gradients(ours, plain, 1e-10)
 
 
 @every_arch

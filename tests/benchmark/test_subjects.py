@@ -71,6 +71,7 @@ def test_the_parts_of_a_prediction_add_up_to_less_than_the_whole():
         'repvit_mask2former_shapes-panoptic@m0_6',
         'repvit_semfpn_shapes@m0_6',
         'repvit_ssdlite_coco@m0_6',
+        'repvit_rtmdet-ins_coco@m0_6',
     ],
 )
 def test_a_step_has_a_finite_loss_on_drawn_objects(name):

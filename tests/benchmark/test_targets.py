@@ -6,6 +6,7 @@ from repvit_dense import benchmark
 from repvit_dense.benchmark import targets
 from repvit_dense.benchmark.subjects import Setting
 from repvit_dense.benchmark.targets import Row
+from repvit_dense.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,21 @@ def test_the_report_has_both_numbers_beside_each_other_and_counts():
 
 def test_every_part_of_the_command_is_measured():
     assert tuple(targets.PARTS) == benchmark.TARGETS
+
+
+def test_parts_for_the_cpu_are_refused_on_a_gpu():
+    with pytest.raises(InputError, match='--targets export is measured on the CPU'):
+        targets.measure(['export'], 1, Setting(1, (64, 64), 'cuda'))
+
+
+def test_a_quantiser_that_is_missing_leaves_the_others(monkeypatch, capsys):
+    def refuse(*args):
+        raise InputError('pip install nncf')
+
+    monkeypatch.setattr(targets, '_precisions', refuse)
+    monkeypatch.setattr(targets.config, 'prepare_data', lambda cfg: None)
+    assert list(targets.int8(1)) == []
+    assert capsys.readouterr().err.count('not measured. pip install nncf') == 4
 
 
 def test_the_backbone_part_measures_what_it_says():
