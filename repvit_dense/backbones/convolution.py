@@ -1,6 +1,6 @@
-"""A convolution, and the GELU before it, with the numbers of torch's own in less time and memory.
+"""A convolution, the GELU before it, and a global mean, with the numbers of torch's own in less time and memory.
 
-Both are for eager mode. Where a graph is captured they are torch's plain operations, which the graph's user optimises;
+All are for eager mode. Where a graph is captured they are torch's plain operations, which the graph's user optimises;
 so they are on a GPU for activations too small to keep it busy, where only the number of operations counts.
 """
 
@@ -31,14 +31,32 @@ def _fast_permuted(x: Tensor) -> bool:
     return x.is_cpu and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def conv2d(x: Tensor, like: nn.Conv2d, weight: Tensor, bias: Tensor | None = None, after_gelu: bool = False) -> Tensor:
-    """Convolution of `x`, or of `gelu(x)`, which is then computed again in the backward pass instead of being kept.
+def global_mean(x: Tensor) -> Tensor:
+    """`x.mean((2, 3), keepdim=True)`, whose gradient is one number per channel, as broadcast as it is.
+
+    torch's own writes it out for every pixel, in the wrong layout for what is added to it next.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype == torch.float16:  # where a sum overflows
+        return x.mean((2, 3), keepdim=True)
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+
+
+def conv2d(
+    x: Tensor,
+    like: nn.Conv2d,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    after_gelu: bool = False,
+    recomputed: bool = True,
+) -> Tensor:
+    """Convolution of `x`, or of `gelu(x)`.
 
     Args:
         x: `(B, C_in, H, W)`.
         like: gives stride, padding, dilation and groups.
         weight, bias: as for `F.conv2d`.
         after_gelu: convolve `gelu(x)`.
+        recomputed: compute it again in the backward pass instead of keeping it.
 
     Returns:
         `(B, C_out, H', W')`; it can be differentiated once.
@@ -54,29 +72,31 @@ def conv2d(x: Tensor, like: nn.Conv2d, weight: Tensor, bias: Tensor | None = Non
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in (x, weight, bias))
-    return _Conv2d.apply(x, weight, bias, (stride, padding, dilation), groups, after_gelu)
+    return _Conv2d.apply(x, weight, bias, (stride, padding, dilation), groups, after_gelu, recomputed)
 
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` by way of `conv2d`."""
 
-    def forward(self, x: Tensor, after_gelu: bool = False) -> Tensor:
-        return conv2d(x, self, self.weight, self.bias, after_gelu)
+    def forward(self, x: Tensor, after_gelu: bool = False, recomputed: bool = True) -> Tensor:
+        return conv2d(x, self, self.weight, self.bias, after_gelu, recomputed)
 
 
 class _Conv2d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, geometry, groups, after_gelu):
-        ctx.save_for_backward(x, weight)
+    def forward(ctx, x, weight, bias, geometry, groups, after_gelu, recomputed):
+        convolved = gelu(x) if after_gelu else x
+        ctx.save_for_backward(x, weight, None if after_gelu and recomputed else convolved)
         ctx.geometry, ctx.groups, ctx.after_gelu = geometry, groups, after_gelu
-        return F.conv2d(gelu(x) if after_gelu else x, weight, bias, *geometry, groups)
+        return F.conv2d(convolved, weight, bias, *geometry, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
+        x, weight, convolved = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        convolved = gelu(x) if ctx.after_gelu and of_weight else x
+        if convolved is None:
+            convolved = gelu(x) if of_weight else x
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad, convolved, weight, None, *ctx.geometry, False, (0, 0), ctx.groups, (of_x, of_weight, False)
         )
@@ -84,7 +104,7 @@ class _Conv2d(torch.autograd.Function):
             grad_x = _gelu_backward(grad_x, x)
         # oneDNN's own gradient of the bias takes as long as that of the weight.
         grad_bias = grad.sum((0, 2, 3)) if of_bias else None
-        return grad_x, grad_weight, grad_bias, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def _gelu_backward(grad: Tensor, x: Tensor) -> Tensor:

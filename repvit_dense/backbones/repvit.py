@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, large
+from repvit_dense.backbones.convolution import Conv2d, conv2d, global_mean, large
 from repvit_dense.backbones.peer import STRIDES, check_options, eval_norms, read_safely, stochastic_depth
 from repvit_dense.reparam import conv_like, fold_bn, merge_depthwise, reparameterize_model
 
@@ -60,7 +60,7 @@ class ConvBN(nn.Module):
         if frozen(self.bn) and large(x):
             return conv2d(x, self.conv, *self.merged(), after_gelu)
         # Under a live norm GELU is not computed twice: the gain in time is too small to pay for it.
-        return self.bn(self.conv(gelu(x) if after_gelu else x))
+        return self.bn(self.conv(x, after_gelu, recomputed=False))
 
     def fuse(self) -> nn.Conv2d:
         return conv_like(self.conv, *self.merged())
@@ -107,7 +107,7 @@ class SqueezeExcite(nn.Module):
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)), inplace=True)))
+        return x * self.gate(self.fc2(F.relu(self.fc1(global_mean(x)), inplace=True)))
 
 
 class ChannelMixer(nn.Module):

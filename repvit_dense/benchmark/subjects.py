@@ -137,9 +137,11 @@ class BackboneSubject:
         """The loss is the features' mean squares."""
         from torch.optim import AdamW
 
+        from repvit_dense.benchmark.training import mean_squares
+
         model, images = self.build().train(), self.setting.images()
         optimizer = AdamW(model.parameters())
-        return Training(model, lambda: sum(f.float().square().mean() for f in model(images)), optimizer)
+        return Training(model, lambda: mean_squares(f.float() for f in model(images)), optimizer)
 
 
 class ConfigSubject:

@@ -4,7 +4,7 @@ The yardstick is the *plain form*, where every branch and every batch norm is an
 with the same weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -108,11 +108,16 @@ def twins(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
 
 
 def training_step(network: 'nn.Module', images: 'Tensor', autocast=nullcontext()) -> None:  # noqa: B008  it does nothing
-    """Forward, in the context `autocast`, and backward; the gradients of the features' mean squares stay."""
+    """Forward, in the context `autocast`, and backward; the gradients of `mean_squares` stay in the parameters."""
     network.zero_grad()
     with autocast:
-        loss = sum(feature.square().mean() for feature in network(images))
+        loss = mean_squares(network(images))
     loss.backward()
+
+
+def mean_squares(features: 'Iterable[Tensor]') -> 'Tensor':
+    """The sum of the features' mean squares, with gradients in the layout of each; that of `mean()` has another."""
+    return sum(feature.square().sum() / feature.numel() for feature in features)
 
 
 def gradient_error(network: 'nn.Module', exact: 'nn.Module') -> float:

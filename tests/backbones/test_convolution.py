@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, large
+from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, global_mean, large
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 GEOMETRIES = [
@@ -46,15 +46,14 @@ def test_gelu_is_that_of_torch_and_keeps_the_layout(layout):
 
 @every_layout
 @every_geometry
-@after_gelu_or_not
+@pytest.mark.parametrize('options', [(False,), (True, True), (True, False)], ids=['plain', 'recomputed', 'kept'])
 @pytest.mark.parametrize('bias', [True, False])
-def test_the_result_is_that_of_torch_and_its_gradients_are_the_numerical_ones(layout, geometry, after_gelu, bias):
+def test_the_result_is_that_of_torch_and_its_gradients_are_the_numerical_ones(layout, geometry, options, bias):
     conv, x = Conv2d(4, 8, bias=bias, **geometry).double(), image(layout)
-    expected = nn.Conv2d.forward(conv, F.gelu(x) if after_gelu else x)
-    torch.testing.assert_close(conv(x, after_gelu), expected)
-    assert torch.autograd.gradcheck(
-        lambda x, *weights: conv2d(x, conv, *weights, after_gelu=after_gelu), (x, *conv.parameters())
-    )
+    expected = nn.Conv2d.forward(conv, F.gelu(x) if options[0] else x)
+    torch.testing.assert_close(conv(x, *options), expected)
+    own = lambda x, weight, bias=None: conv2d(x, conv, weight, bias, *options)  # noqa: E731
+    assert torch.autograd.gradcheck(own, (x, *conv.parameters()))
 
 
 @every_layout
@@ -75,10 +74,24 @@ def test_one_gradient_alone_is_that_of_torch(after_gelu, trained):
     torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu).square().sum(), one), expected)
 
 
-def test_of_a_gelu_only_the_input_is_kept():
+@pytest.mark.parametrize(('recomputed', 'more'), [(True, 0), (False, 1)])
+def test_of_a_gelu_only_the_input_is_kept_unless_asked(recomputed, more):
     conv, x = Conv2d(4, 8, 1), image(dtype=torch.float32)
-    kept = {tensor.data_ptr() for tensor in saved_by(lambda: conv(x, after_gelu=True))}
-    assert kept == {x.data_ptr(), conv.weight.data_ptr()}
+    kept = {tensor.data_ptr() for tensor in saved_by(lambda: conv(x, True, recomputed))}
+    assert kept >= {x.data_ptr(), conv.weight.data_ptr()}
+    assert len(kept) == 2 + more
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16, torch.float16])
+@every_layout
+def test_a_global_mean_is_that_of_torch(layout, dtype):
+    x, same = image(layout, dtype), torch.full((1, 1, 512, 512), 2.0, dtype=dtype)
+    weight = torch.randn(2, 4, 1, 1, dtype=dtype)
+    expected = x.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(global_mean(x), expected)
+    gradients = [torch.autograd.grad(mean, x, weight)[0] for mean in (global_mean(x), expected)]
+    torch.testing.assert_close(*gradients)
+    assert global_mean(same).item() == 2  # the sum of float16 would be infinite
 
 
 @pytest.mark.parametrize(('device', 'width', 'expected'), [('cpu', 1, True), ('meta', 1, False), ('meta', 512, True)])
