@@ -228,12 +228,16 @@ def against_resnet(rounds: int, side: int = 640) -> Iterator[Row]:
             yield Row(f'{head} on {ARCH}, OpenVINO, 1x{side}x{side}', 'resnet50', None, rows[1]['speedup'], 'x', None)
 
 
-def int8(rounds: int, side: int = 512) -> Iterator[Row]:
+def int8(rounds: int) -> Iterator[Row]:
     """int8 artifacts against fp32 ones of the same format, and against PyTorch.
 
     Ranges are found on the embedded pictures, so classes are theirs.
     """
-    for head in ('repvit_segformer_ade20k', 'repvit_maskrcnn_coco'):
+    for head, side in (
+        ('repvit_segformer_ade20k', 512),
+        ('repvit_maskrcnn_coco', 320),
+        ('repvit_maskrcnn_coco', 640),
+    ):
         cfg = config.load(head, backbone=ARCH, data='shapes')
         config.prepare_data(cfg)
         for target in ('onnx', 'openvino'):
