@@ -7,9 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.data.checks import no_collector
 from repvit_dense.deploy.formats import torch_export
 
 if TYPE_CHECKING:
+    from executorch.exir.backend.partitioner import Partitioner
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
     from torch.fx.passes.infra.pass_base import PassResult
@@ -22,14 +24,28 @@ def write(
 ) -> None:
     """A `.pte` file; arguments as in `formats.write`."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, to_edge
 
     _find_flatc()
-    program = fold_constants(torch_export.capture(graph, size, batch))
-    name_each_use(program)
-    edge = to_edge_transform_and_lower(program, transform_passes=[suit_xnnpack], partitioner=[XnnpackPartitioner()])
-    with path.open('wb') as file:
-        edge.to_executorch().write_to_file(file)
+    partitioner = XnnpackPartitioner()
+    with no_collector():  # hundreds of copies of a graph, few of which are garbage
+        program = fold_constants(torch_export.capture(graph, size, batch))
+        name_each_use(program)
+        # ExecuTorch need not check every step: artifact and model are compared in the end.
+        config = EdgeCompileConfig(preserve_ops=kept_whole(program, partitioner), _check_ir_validity=False)
+        edge = to_edge(program, compile_config=config).transform([suit_xnnpack]).to_backend(partitioner)
+        with path.open('wb') as file:
+            edge.to_executorch().write_to_file(file)
+
+
+def kept_whole(program: 'ExportedProgram', partitioner: 'Partitioner') -> list:
+    """Operators that XNNPACK has, but that would be taken apart before it sees them: those it takes wherever they are.
+
+    `to_edge_transform_and_lower` decides for each use, and for that takes the program apart three times.
+    """
+    offered, is_taken = partitioner.ops_to_not_decompose(program)
+    uses = {operator: [node for node in program.graph.nodes if node.target == operator] for operator in offered}
+    return [operator for operator, nodes in uses.items() if nodes and all(map(is_taken, nodes))]
 
 
 def _find_flatc() -> None:
@@ -47,10 +63,32 @@ def fold_constants(program: 'ExportedProgram') -> 'ExportedProgram':
     from torch import ops
 
     filled = {ops.aten.full.default, ops.aten.ones.default, ops.aten.zeros.default}  # large in a file, but soon filled
-    program = constant_prop_pass(program.run_decompositions({}), custom_skip_targets=filled)
+    program = program.run_decompositions({})
+    simplify_scalars(program)
+    program = constant_prop_pass(program, custom_skip_targets=filled)
     # An operator that did nothing gave the parameter itself, which would be a constant that requires a gradient.
     program.constants.update({name: value.detach() for name, value in program.constants.items()})
     return program
+
+
+def simplify_scalars(program: 'ExportedProgram') -> None:
+    """Write, in place, whole numbers that meet tensors of floats as floats, and leave out sums with 0.
+
+    Every such number would become a tensor of integers and an operator that casts it, which XNNPACK does not take.
+    """
+    from torch import ops
+
+    aten = ops.aten
+    targets = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.rsub.Scalar}
+    for node in program.graph.nodes:
+        if node.target not in targets or not node.meta['val'].is_floating_point():
+            continue
+        tensor, other = node.args[:2]
+        if type(other) is int and tensor.meta['val'].dtype == node.meta['val'].dtype:
+            node.args = (tensor, float(other), *node.args[2:])
+            if node.target == aten.add.Tensor and not other and all(user.op != 'output' for user in node.users):
+                node.replace_all_uses_with(tensor)
+    program.graph.eliminate_dead_code()
 
 
 def suit_xnnpack(module: 'GraphModule') -> 'PassResult':

@@ -20,6 +20,7 @@ PLAIN_CANDIDATES = 1000
 # Passes of plain NMS: exact for chains (a suppresses b, which would have suppressed c, ...) of up to so many boxes. An
 # even number errs on the side of keeping.
 PASSES = 16
+FAR = 3e4  # how much further away a sample moves that does not count; a half-precision number can hold it
 PLAIN_ROI_FLOATS = 2**25  # numbers in one intermediate tensor of plain RoIAlign, 128 MB
 
 
@@ -347,12 +348,14 @@ def _axis_weights(at: Tensor, width: int, height: int, size: int, ratio: int) ->
         at: x and y of each bin's samples, `(B, N, 2, ratio * S)`, in pixels, 0 at the centre of the first.
     """
     last = torch.tensor([[width - 1.0], [height - 1.0]])
-    inside = ((at - last / 2).abs() <= last / 2 + 1).float()  # up to a pixel beyond the centre of the last one
-    at = torch.minimum(at.clamp(min=0), last)
+    # A sample counts up to a pixel beyond the centre of the last one. Others move to where no pixel is: a comparison
+    # would interrupt runtimes that have the arithmetic only.
+    beyond = at - torch.minimum(at.clamp(min=-1), last + 1)
+    at = torch.minimum(at.clamp(min=0), last) + beyond * FAR
     weights = []
     for axis, length in enumerate((width, height)):
         distance = (at[:, :, axis, :, None] - torch.arange(length, dtype=torch.float32)).abs()
-        counts = (1 - distance).clamp(min=0) * inside[:, :, axis, :, None]
+        counts = (1 - distance).clamp(min=0)
         weights.append(sum(counts[:, :, i * size : (i + 1) * size] for i in range(ratio)))
     return weights
 

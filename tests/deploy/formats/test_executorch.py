@@ -81,6 +81,46 @@ def test_what_moves_no_number_stays_in_xnnpack(write, batch, close, run):
         assert f'aten::{name}'.encode() not in content
 
 
+class Numbers(nn.Module):
+    """Whole numbers in sums and products with floats, and with integers."""
+
+    def forward(self, values, places):
+        total = sum([1 - values, values * 2, values - 3])
+        return total, places + 0, values + 0
+
+
+def test_whole_numbers_that_meet_floats_are_floats():
+    from repvit_dense.deploy.formats.executorch import simplify_scalars
+
+    inputs = torch.rand(2, 3), torch.arange(3)
+    program = torch.export.export(Numbers(), inputs).run_decompositions({})
+    simplify_scalars(program)
+    program.graph.lint()
+    program.graph_module.recompile()
+    for found, expected in zip(program.module()(*inputs), Numbers()(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+    scalars = [arg for node in program.graph.nodes for arg in node.args if isinstance(arg, int | float)]
+    assert [(type(scalar), scalar) for scalar in scalars] == [
+        *[(float, number) for number in (1, 2, 3)],
+        *[(int, 0), (float, 0)],  # of integers; an answer, which keeps its name
+    ]
+
+
+@pytest.mark.parametrize('computed', [False, True])
+def test_an_operator_is_kept_whole_where_xnnpack_takes_all_its_uses(computed):
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    from repvit_dense.deploy.formats.executorch import kept_whole
+
+    class Linear(nn.Linear):
+        def forward(self, values):
+            return F.linear(super().forward(values), values[:3] if computed else self.weight)
+
+    program = torch.export.export(Linear(3, 3), (torch.rand(4, 3),)).run_decompositions({})
+    kept = kept_whole(program, XnnpackPartitioner())
+    assert kept == ([] if computed else [torch.ops.aten.linear.default])
+
+
 def test_layers_used_again_and_again_are_kept_once(write, batch, close, run):
     model, inputs = Shared(), batch()
     path = write(model, 'executorch')

@@ -141,6 +141,17 @@ def test_pooling_is_mmdets(ratio, plain, monkeypatch):
         assert torch.equal(pyramid.pool(boxes, extractor.roi_layers[0], some), found[some])
 
 
+def test_samples_beyond_a_pixel_outside_the_map_do_not_count():
+    width, height = 40, 24
+    beyond = torch.tensor([1e-4, 1e-3, 0.01, 0.5, 3, 300])
+    sides = [torch.cat((-1 - beyond, side + beyond)) for side in (width, height)]
+    outside = ops._axis_weights(torch.stack(sides)[None, None], width, height, 2 * len(beyond), 1)
+    assert all(not weights.any() for weights in outside)
+    sides = [torch.tensor([-1, -0.5, 0, 0.25, side - 1, side - 0.25, side]) for side in (width, height)]
+    for weights in ops._axis_weights(torch.stack(sides)[None, None], width, height, 7, 1):
+        torch.testing.assert_close(weights.sum(3), torch.ones(1, 1, 7))
+
+
 def test_pooling_of_a_box_without_extent_gives_zeros():
     extractor = extractor_of(0)
     levels = [torch.ones(1, 4, 64 // s, 64 // s) for s in (4, 8, 16, 32)]
