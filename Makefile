@@ -2,7 +2,7 @@
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
 #   make test            all tests, in JOBS processes (make test PYTHON=python3.12 for another interpreter)
 #   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
-#   make test-learning   three heads trained from scratch until they know the embedded data, half an hour
+#   make test-learning   three heads trained until they know the embedded data, every config in two processes: most of an hour
 #   make lint            ruff, rules and format
 #   make bench           what is promised of speed and memory beside what is measured, some twenty minutes
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv

@@ -12,6 +12,10 @@ from torch.nn import functional as F
 LARGE = 1 << 23  # elements of an activation from which passes over it cost a GPU more than the start of a few kernels
 
 
+def _captured() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def large(x: Tensor) -> bool:
     """Whether less memory to read and write is worth more operations; on a CPU it always is."""
     return x.is_cpu or x.numel() >= LARGE or torch.compiler.is_compiling()
@@ -36,7 +40,7 @@ def global_mean(x: Tensor) -> Tensor:
 
     torch's own writes it out for every pixel, in the wrong layout for what is added to it next.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dtype == torch.float16:  # where a sum overflows
+    if _captured() or x.dtype == torch.float16:  # where a sum overflows
         return x.mean((2, 3), keepdim=True)
     return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
@@ -62,7 +66,7 @@ def conv2d(
         `(B, C_out, H', W')`; it can be differentiated once.
     """
     stride, padding, dilation, groups = like.stride, like.padding, like.dilation, like.groups
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not (x.is_cpu or (after_gelu and large(x))):
+    if _captured() or not (x.is_cpu or (after_gelu and large(x))):
         return F.conv2d(gelu(x) if after_gelu else x, weight, bias, stride, padding, dilation, groups)
     if x.is_cpu and weight.shape[2:] == (1, 1):
         # No dilation changes a 1x1 kernel, but lets torch take oneDNN on one thread too, for half the time.

@@ -176,9 +176,8 @@ def measure(args: argparse.Namespace) -> dict:
     setting = _setting(args)
     found = [subjects.find(name, setting) for name in dict.fromkeys(names)]
     rows = [row for what in dict.fromkeys(args.what) for row in _rows(what, found, setting, args.rounds)]
-    shown = {**setting._asdict(), 'rounds': args.rounds, 'threads': torch.get_num_threads()}
-    shown['device'] = timing.name_of(args.device)
-    return {**shown, 'torch': torch.__version__, 'rows': rows}
+    shown = {**setting._asdict(), 'device': timing.name_of(args.device), 'rounds': args.rounds}
+    return {**shown, 'threads': torch.get_num_threads(), 'torch': torch.__version__, 'rows': rows}
 
 
 def _setting(args: argparse.Namespace) -> 'Setting':

@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from repvit_dense.checkpoint import load_checkpoint
-from repvit_dense.data.checks import no_collector
+from repvit_dense.collector import no_collector
 from repvit_dense.engine import distributed
 from repvit_dense.safe_read import CheckpointError, read, use_safe_loading
 

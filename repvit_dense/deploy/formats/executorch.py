@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repvit_dense.data.checks import no_collector
+from repvit_dense.collector import no_collector
 from repvit_dense.deploy.formats import torch_export
 
 if TYPE_CHECKING:
