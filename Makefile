@@ -27,7 +27,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-deploy: $(READY) requirements/deploy.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/deploy.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/deploy.txt
 	$(BIN)/python -m pytest -m deploy
 
 test-learning: $(READY)
@@ -40,13 +40,14 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python tools/benchmark.py --targets $(BENCH_OPTIONS)
 
+# Compiled once: where Python is told not to leave bytecode, as in many containers, every start would compile again.
 $(READY): $(LOCK) setup.py
 	@test -n "$(PYVER)" || { echo "error: PYTHON=$(PYTHON) does not run; name a Python 3.10 to 3.12" >&2; exit 2; }
 	@echo "Setting up $(VENV) with $(PYTHON) ($(PYVER)) ..."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^uv==' $(LOCK))
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r $(LOCK)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
