@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -161,7 +162,8 @@ def _train(args: argparse.Namespace) -> int:
     from repvit_dense.engine.runner import DenseRunner
 
     try:
-        DenseRunner.from_cfg(cfg).train()
+        with _memory():
+            DenseRunner.from_cfg(cfg).train()
     except TrainingStopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -208,7 +210,8 @@ def _test(args: argparse.Namespace) -> int:
 
     from repvit_dense.engine.runner import DenseRunner
 
-    metrics = DenseRunner.from_cfg(cfg).test()
+    with _memory():
+        metrics = DenseRunner.from_cfg(cfg).test()
     if args.show_dir:
         from repvit_dense.page import write_page
 
@@ -251,7 +254,8 @@ def _predict(args: argparse.Namespace) -> int:
     from repvit_dense import config
 
     cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
-    return predict.run(args, cfg, _find_checkpoint(checkpoint))
+    with _memory():
+        return predict.run(args, cfg, _find_checkpoint(checkpoint))
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -283,6 +287,15 @@ def _load(args: argparse.Namespace):
     if cfg.randomness.get('deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch refuses matrix products on a GPU without it
     return cfg
+
+
+def _memory() -> AbstractContextManager[None]:
+    """Where the CPU computes, a step finds the memory of the one before."""
+    import torch
+
+    from repvit_dense.memory import kept_when_freed
+
+    return nullcontext() if torch.cuda.is_available() else kept_when_freed()
 
 
 def _default_work_dir(args: argparse.Namespace) -> str:

@@ -14,20 +14,20 @@ FILES = sorted(PACKAGE_FOLDER.rglob('*.py'))
 # Part of the package -> the parts it may import from, besides itself.
 BELOW = {
     'errors': set(),
-    'collector': set(),
+    'memory': set(),
     'files': set(),
     'reparam': set(),
     'mmcv_ops': set(),
     'plugin': set(),
     'page': {'files'},
-    'data': {'collector', 'errors', 'files'},
+    'data': {'memory', 'errors', 'files'},
     'artifact': {'errors', 'data', 'files'},
     '__init__': {'mmcv_ops', 'plugin'},
 }
 BELOW['backbones'] = {'errors', 'reparam'}
 BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
 BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
-BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'collector', 'config', 'files'}
+BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'memory', 'config', 'files'}
 BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'page'}
 BELOW['deploy'] = BELOW['predict'] | {'predict'}
 BELOW['benchmark'] = BELOW['deploy'] | {'deploy'}
@@ -38,7 +38,7 @@ ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes')
 
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
 LIGHT = (
-    'collector',
+    'memory',
     'errors',
     'files',
     'plugin',

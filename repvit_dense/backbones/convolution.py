@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+# Channels, of input and output together, from which a 1x1 convolution's gradients take less time as matrix products.
+MANY = 768
 LARGE = 1 << 23  # elements of an activation from which passes over it cost a GPU more than the start of a few kernels
 
 
@@ -101,14 +103,39 @@ class _Conv2d(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         if convolved is None:
             convolved = gelu(x) if of_weight else x
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, convolved, weight, None, *ctx.geometry, False, (0, 0), ctx.groups, (of_x, of_weight, False)
-        )
+        asked = of_x, of_weight, False
+        if _is_product(grad, convolved, weight, ctx.geometry):
+            grad_x, grad_weight = _product_backward(grad, convolved, weight, asked)
+        else:
+            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad, convolved, weight, None, *ctx.geometry, False, (0, 0), ctx.groups, asked
+            )
         if ctx.after_gelu and of_x:
             grad_x = _gelu_backward(grad_x, x)
         # oneDNN's own gradient of the bias takes as long as that of the weight.
         grad_bias = grad.sum((0, 2, 3)) if of_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None, None
+
+
+def _is_product(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> bool:
+    """Whether this is a convolution of many channels, pixel by pixel, on a CPU."""
+    outputs, inputs, *kernel = weight.shape
+    pointwise = kernel == [1, 1] and inputs == x.shape[1] and geometry[:2] == ((1, 1), (0, 0))
+    return pointwise and outputs + inputs >= MANY and _fast_permuted(grad) and _fast_permuted(x)
+
+
+def _product_backward(grad: Tensor, x: Tensor, weight: Tensor, asked: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients of `x` and of `weight`, None where not asked for: both are products of pixels x channels."""
+    rows, kernel = _pixels(grad), weight.flatten(1)
+    batch, _, height, width = x.shape
+    grad_x = (rows @ kernel).reshape(batch, height, width, -1).permute(0, 3, 1, 2) if asked[0] else None
+    grad_weight = (rows.t() @ _pixels(x)).reshape(weight.shape) if asked[1] else None
+    return grad_x, grad_weight
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """`(B, C, H, W)` in channels_last, seen as `(B * H * W, C)`."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _gelu_backward(grad: Tensor, x: Tensor) -> Tensor:

@@ -45,8 +45,11 @@ def frozen(bn: _BatchNorm) -> bool:
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm. `(B, C_in, H, W)` to `(B, C_out, H', W')`.
 
-    With `after_gelu` it is of `gelu(x)`, which one convolution, merged or fused, does not keep for its backward pass.
+    With `after_gelu` it is of `gelu(x)`, which one convolution, merged or fused, does not keep for its backward pass,
+    unless `gelu_kept` says so.
     """
+
+    gelu_kept = False
 
     def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, norm_cfg=None):
         super().__init__()
@@ -58,7 +61,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor, after_gelu: bool = False) -> Tensor:
         if frozen(self.bn) and large(x):
-            return conv2d(x, self.conv, *self.merged(), after_gelu)
+            return conv2d(x, self.conv, *self.merged(), after_gelu, recomputed=not (self.gelu_kept and x.is_cpu))
         # Under a live norm GELU is not computed twice: the gain in time is too small to pay for it.
         return self.bn(self.conv(x, after_gelu, recomputed=False))
 
@@ -253,6 +256,7 @@ class RepViT(BaseModule):
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
         self.stem = Stem(3, embed_dims[0], norm_cfg)
         self.stages = _build_stages(embed_dims, depths, self.out_indices[-1], tap, drop_path_rate, norm_cfg)
+        self._keep_largest_gelus()
         if deploy:
             self.eval().switch_to_deploy()
             self.train()
@@ -284,6 +288,13 @@ class RepViT(BaseModule):
             if i in self.out_indices:
                 outs.append(body if self.tap == 'stage_body' else x)
         return tuple(outs)
+
+    def _keep_largest_gelus(self) -> None:
+        """On a CPU: at stride 4 they are far larger than its caches, and slow to compute a second time."""
+        for part in (self.stem, self.stages[0]):
+            for module in part.modules():
+                if isinstance(module, ConvBN):
+                    module.gelu_kept = True
 
     def _freeze(self) -> None:
         parts = [self.stem, *self.stages][: self.frozen_stages + 1]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
+from repvit_dense.memory import kept_when_freed
 
 if TYPE_CHECKING:
     from repvit_dense.benchmark.subjects import Setting
@@ -198,5 +199,6 @@ def _rows(what: str, found: list, setting: 'Setting', rounds: int) -> list[dict]
         return [row | own.about for row, own in zip(timing.compare(what, subjects, rounds), subjects, strict=True)]
     steps = [thing.training() for thing in found]
     timed = [training.subject(thing.name, step, setting) for thing, step in zip(found, steps, strict=True)]
-    rows = timing.compare(what, timed, rounds)
+    with kept_when_freed():  # as the command `train` does
+        rows = timing.compare(what, timed, rounds)
     return [row | training.memory(step) for row, step in zip(rows, steps, strict=True)]

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from repvit_dense.collector import no_collector
 from repvit_dense.errors import InputError
+from repvit_dense.memory import no_collector
 
 SAMPLE = 200  # masks decoded of a large data set
 NAMED = 20  # offenders that a message names

@@ -9,8 +9,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from repvit_dense.checkpoint import load_checkpoint
-from repvit_dense.collector import no_collector
 from repvit_dense.engine import distributed
+from repvit_dense.memory import no_collector
 from repvit_dense.safe_read import CheckpointError, read, use_safe_loading
 
 # What training cannot go on without.

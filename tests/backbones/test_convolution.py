@@ -6,6 +6,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
+from repvit_dense.backbones import convolution
 from repvit_dense.backbones.convolution import Conv2d, conv2d, gelu, global_mean, large
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -44,6 +45,13 @@ def test_gelu_is_that_of_torch_and_keeps_the_layout(layout):
     torch.testing.assert_close([activated, x.grad], [expected, same.grad])
 
 
+@pytest.fixture(params=[1, 1 << 30], ids=['products', 'convolutions'])
+def gradients_as(request, monkeypatch):
+    """How the gradients of a 1x1 convolution are computed."""
+    monkeypatch.setattr(convolution, 'MANY', request.param)
+
+
+@pytest.mark.usefixtures('gradients_as')
 @every_layout
 @every_geometry
 @pytest.mark.parametrize('options', [(False,), (True, True), (True, False)], ids=['plain', 'recomputed', 'kept'])
@@ -56,6 +64,7 @@ def test_the_result_is_that_of_torch_and_its_gradients_are_the_numerical_ones(la
     assert torch.autograd.gradcheck(own, (x, *conv.parameters()))
 
 
+@pytest.mark.usefixtures('gradients_as')
 @every_layout
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_gradients_in_less_precision_are_those_of_torch(layout, dtype):
@@ -65,13 +74,24 @@ def test_gradients_in_less_precision_are_those_of_torch(layout, dtype):
     torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu=True).square().sum(), inputs), expected)
 
 
+@pytest.mark.usefixtures('gradients_as')
 @after_gelu_or_not
 @pytest.mark.parametrize('trained', ['x', 'weight', 'bias'])
 def test_one_gradient_alone_is_that_of_torch(after_gelu, trained):
-    conv, x = Conv2d(4, 8, 1).double().requires_grad_(False), image().detach()
+    conv, x = Conv2d(4, 8, 1).double().requires_grad_(False), image(torch.channels_last).detach()
     one = {'x': x, 'weight': conv.weight, 'bias': conv.bias}[trained].requires_grad_()
     expected = torch.autograd.grad(nn.Conv2d.forward(conv, F.gelu(x) if after_gelu else x).square().sum(), one)
     torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu).square().sum(), one), expected)
+
+
+@pytest.mark.parametrize(('channels', 'products'), [(384, 2), (383, 0)])
+def test_only_of_many_channels_gradients_are_matrix_products(channels, products):
+    conv = Conv2d(channels, channels, 1)
+    x = torch.randn(1, channels, 2, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    loss = conv(x).square().sum()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        loss.backward()
+    assert sum(event.name == 'aten::mm' for event in profile.events()) == products
 
 
 @pytest.mark.parametrize(('recomputed', 'more'), [(True, 0), (False, 1)])

@@ -7,8 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repvit_dense.collector import no_collector
 from repvit_dense.deploy.formats import torch_export
+from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
     from executorch.exir.backend.partitioner import Partitioner
