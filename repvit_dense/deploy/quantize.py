@@ -43,7 +43,7 @@ METHODS = {
     'cautious': Method(spare=('excite', 'ends', 'depthwise')),
 }
 DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # what lost least, docs/deploy.md
-QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize']  # operators of ONNX
+QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize', 'Relu']  # operators of ONNX
 
 
 def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: str | None = None) -> list[str]:
@@ -84,6 +84,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
         def get_next(self):
             return next(self.rest, None)
 
+    from repvit_dense.deploy import onnx_int8
     from repvit_dense.deploy.formats.onnx import in_layer
 
     proto = onnx.load(path)
@@ -108,7 +109,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
             calibrate_method=CalibrationMethod.Percentile if method.percentile else CalibrationMethod.MinMax,
             extra_options=options,
         )
-        path.write_bytes(written.read_bytes())
+        onnx.save(onnx_int8.tuned(onnx.load(written)), path)
     return spared
 
 
