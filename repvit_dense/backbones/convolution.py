@@ -99,9 +99,10 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, convolved = ctx.saved_tensors
+        x, weight, kept = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        if convolved is None:
+        convolved = kept
+        if kept is None:
             convolved = gelu(x) if of_weight else x
         asked = of_x, of_weight, False
         if _is_product(grad, convolved, weight, ctx.geometry):
@@ -111,7 +112,7 @@ class _Conv2d(torch.autograd.Function):
                 grad, convolved, weight, None, *ctx.geometry, False, (0, 0), ctx.groups, asked
             )
         if ctx.after_gelu and of_x:
-            grad_x = _gelu_backward(grad_x, x)
+            grad_x = _gelu_backward(grad_x, x, out=convolved if kept is None and of_weight else grad_x)
         # oneDNN's own gradient of the bias takes as long as that of the weight.
         grad_bias = grad.sum((0, 2, 3)) if of_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None, None
@@ -138,8 +139,8 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _gelu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of `gelu(x)` becomes that of `x`, in place: new memory costs more than the arithmetic."""
-    own, input = (tensor.permute(0, 2, 3, 1) if _fast_permuted(x) else tensor for tensor in (grad, x))
-    torch.ops.aten.gelu_backward.grad_input(own, input, grad_input=own)
-    return grad
+def _gelu_backward(grad: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """The gradient of `gelu(x)` becomes that of `x`, in memory that is no longer needed, of `x`'s layout."""
+    views = [tensor.permute(0, 2, 3, 1) if _fast_permuted(x) else tensor for tensor in (grad, x, out)]
+    torch.ops.aten.gelu_backward.grad_input(views[0], views[1], grad_input=views[2])
+    return out

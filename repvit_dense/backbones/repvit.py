@@ -290,8 +290,8 @@ class RepViT(BaseModule):
         return tuple(outs)
 
     def _keep_largest_gelus(self) -> None:
-        """On a CPU: at stride 4 they are far larger than its caches, and slow to compute a second time."""
-        for part in (self.stem, self.stages[0]):
+        """On a CPU: at strides 4 and 8 they are larger than its caches, and slow to compute a second time."""
+        for part in (self.stem, *self.stages[:2]):
             for module in part.modules():
                 if isinstance(module, ConvBN):
                     module.gelu_kept = True
