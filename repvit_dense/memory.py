@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 # Parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-# bytes and bytes: where glibc's own thresholds end up in a process that has freed something large
+# A number of blocks, then bytes: where glibc's own thresholds end up in a process that has freed something large
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 
 

@@ -150,7 +150,8 @@ def _step(network: nn.Module, images: torch.Tensor, setting: Setting) -> Subject
 
 
 def _step_faster(plain: nn.Module, merged: nn.Module, setting: Setting, rounds: int) -> float:
-    return _faster(*(_step(network, setting.images(), setting) for network in (plain, merged)), MORE * rounds)
+    images = setting.images()
+    return _faster(*(_step(network, images, setting) for network in (plain, merged)), MORE * rounds)
 
 
 def _faster(base: Subject, own: Subject, rounds: int) -> float:

@@ -42,7 +42,7 @@ METHODS = {
     'mixed': Method(spare=('excite', 'ends')),
     'cautious': Method(spare=('excite', 'ends', 'depthwise')),
 }
-DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # what lost least, docs/deploy.md
+DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # within a point of fp32 there, docs/deploy.md
 QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize', 'Relu']  # operators of ONNX
 
 

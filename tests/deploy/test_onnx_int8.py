@@ -1,16 +1,13 @@
 """What ONNX Runtime makes of a quantised graph, and that its answers stay those of the model."""
 
-import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from repvit_dense.deploy import formats, onnx_int8, quantize
-from repvit_dense.deploy.graphs.base import Graph
-
-onnx = pytest.importorskip('onnx')
-onnxruntime = pytest.importorskip('onnxruntime')
 
 
 class Net(nn.Module):
@@ -27,23 +24,10 @@ class Net(nn.Module):
         return self.head(F.interpolate(x, mode='bilinear', **self.enlarge).relu())
 
 
-class NetGraph(Graph):
-    task = 'semantic'
-
-    def forward(self, images, img_hw):
-        return (self.model(images).argmax(1).int(),)
-
-
-@pytest.fixture(scope='module')
-def batches():
-    random = np.random.default_rng(0)
-    return [(random.standard_normal((1, 3, 64, 64), np.float32), np.array([[64, 64]], np.float32)) for _ in range(8)]
-
-
 @pytest.fixture(params=[{'scale_factor': 2}, {'size': (64, 64)}], ids=['scales', 'sizes'])
-def graph(request):
+def graph(request, pixel_classes):
     torch.manual_seed(0)
-    return NetGraph(Net(request.param).eval()).eval()
+    return pixel_classes(Net(request.param))
 
 
 @pytest.fixture
@@ -83,12 +67,11 @@ def test_features_are_enlarged_with_their_channels_last(quantized):
     assert onnx.numpy_helper.to_array(given).tolist() in ([1, 2, 2, 1], [1, 64, 64, 24])
 
 
-def test_answers_are_those_of_the_model(graph, quantized, batches):
+def test_answers_are_those_of_the_model(graph, quantized, agreement):
     session = onnxruntime.InferenceSession(quantized('mixed'), providers=['CPUExecutionProvider'])
-    with torch.no_grad():
-        expected = [graph(*map(torch.from_numpy, batch))[0].numpy() for batch in batches]
-    found = [session.run(None, {'images': images, 'img_hw': img_hw})[0] for images, img_hw in batches]
-    assert np.mean([ours == theirs for ours, theirs in zip(expected, found, strict=True)]) > 0.9
+    assert (
+        agreement(graph, lambda *batch: session.run(None, dict(zip(('images', 'img_hw'), batch, strict=True)))[0]) > 0.9
+    )
 
 
 def test_an_fp32_graph_stays_as_it_is(graph, tmp_path):
