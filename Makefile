@@ -22,9 +22,12 @@ demo: $(READY)
 	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
 		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
 
-# A process per job, each with one thread: threads that share a core wait for each other.
+# A process per job, each with one thread: threads that share a core wait for each other. Files in the order that
+# tests/conftest.py gives them. When a process crashes the rest ends too, for xdist could wait for it for ever; and a
+# process crashes, with what it was doing on the screen, when something in it has stood still for long.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 
 test-deploy: $(READY) requirements/deploy.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/deploy.txt

@@ -30,9 +30,11 @@ def kept_when_freed() -> Iterator[None]:
 
     A network on a CPU allocates the same activations again and again. Whatever comes from the system anew is given page
     by page and filled with zeros first, which can take longer than what is computed in it. Costs up to a third more
-    memory, since what is kept may be in pieces. Where the C library is not glibc, nothing changes.
+    memory, since what is kept may be in pieces; at the end it goes back. Where the C library is not glibc, nothing
+    changes.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    mallopt = getattr(library, 'mallopt', None)
     if mallopt is None:
         yield
         return
@@ -43,3 +45,4 @@ def kept_when_freed() -> Iterator[None]:
     finally:
         for parameter, value in USUAL.items():
             mallopt(parameter, value)
+        library.malloc_trim(0)

@@ -453,9 +453,10 @@ def test_a_run_is_scored_resumed_tested_and_drawn(root, tmp_path):
         runner = DenseRunner.from_cfg(cfg)
         return runner, getattr(runner, action)()
 
-    run('train')
+    trained, _ = run('train')
     runner, _ = run('train', max_iters=6, resume=True, load_from=str(tmp_path / 'run/iter_4.pth'))
     assert runner.iter == 6
+    assert runner.visualizer is not trained.visualizer  # or it would write where that one did
     work_dir = tmp_path / 'run'
     assert {'iter_4.pth', 'iter_6.pth', 'curves.png'} <= {path.name for path in work_dir.iterdir()}
     (best,) = work_dir.glob('best_mIoU_iter_*.pth')

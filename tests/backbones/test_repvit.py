@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repvit_dense.backbones import repvit
 from repvit_dense.backbones.repvit import ARCHS, TAPS, RepViT, frozen
+from repvit_dense.benchmark.training import saved_bytes
 from repvit_dense.checkpoint import convert
 from repvit_dense.reparam import reparameterize_model
 
@@ -380,28 +381,19 @@ def test_checkpointing_changes_memory_only(tiny, norm_eval, frozen_stages):
     torch.testing.assert_close(dict(model.named_buffers()), dict(expected.named_buffers()))
 
 
-def saved_bytes(network, size):
-    """What a forward keeps for its backward: distinct memory, the network's own left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
-    saved = {}
-
-    def pack(tensor):
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(images(size))
-    return sum(storage.nbytes() for address, storage in saved.items() if address not in own)
+def saved(network, size):
+    """Bytes that a forward keeps for its backward."""
+    return saved_bytes(network, lambda: network(images(size)))
 
 
 def test_checkpointing_stores_less(tiny):
     checkpointed, every = (tiny(with_cp=with_cp).double().train() for with_cp in (True, False))
-    assert saved_bytes(checkpointed, 128) < 0.5 * saved_bytes(every, 128)
+    assert saved(checkpointed, 128) < 0.5 * saved(every, 128)
 
 
 def test_training_with_frozen_batch_norms_stores_55_percent_of_the_plain_form_at_most(plain_twin):
     ours, plain = plain_twin('m0_6', norm_eval=True)
-    assert saved_bytes(ours.train(), 512) < 0.55 * saved_bytes(plain.eval(), 512)
+    assert saved(ours.train(), 512) < 0.55 * saved(plain.eval(), 512)
 
 
 def test_drop_path_drops_in_training_only(tiny):

@@ -107,6 +107,7 @@ def test_workers_change_nothing(tmp_path, toy, workers):
     alone, expected = trained(toy, tmp_path / 'alone')
     loader = {'num_workers': workers, 'persistent_workers': True}
     helped, seen = trained(toy, tmp_path / 'helped', train_dataloader=loader)
+    helped.train_dataloader._iterator = None  # its workers end now; the garbage collector waits 5 s for each of them
     assert_same(seen, expected)
     assert_same_weights(helped, alone)
 

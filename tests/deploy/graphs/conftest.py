@@ -175,9 +175,9 @@ def export_plain():
     return export
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def detector(build_model, make_batch, samples):
-    """`detector(name, *options)`: a detector whose answers differ from place to place, at 96x128 pixels; kept.
+    """`detector(name, *options)`: a detector whose answers differ from place to place, at 96x128 pixels.
 
     During one prediction each predicting layer is scaled where it is first used, so that what follows sees it scaled.
     """
