@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from repvit_dense.deploy.signal_stack import kept_signal_stack
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
     return spared
 
 
+@kept_signal_stack()
 def _openvino(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[str]:
     import nncf
     import openvino

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.deploy.manifest import AGAIN, Manifest
+from repvit_dense.deploy.signal_stack import kept_signal_stack
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _onnx(path: Path, manifest: Manifest, threads: int | None) -> Callable:
     return infer
 
 
+@kept_signal_stack()
 def _openvino(path: Path, manifest: Manifest, threads: int | None) -> Callable:
     runtime = _import('openvino', 'openvino')
     # A CPU with bfloat16 would otherwise compute in it, and results would depend on the machine.

@@ -1,6 +1,7 @@
 """Every runtime gives the numbers of the model it was made from, or says what is wrong."""
 
 import importlib.util
+import subprocess
 import sys
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_the_answer_of_the_model(saved, target, threads):
     assert found.keys() == {'seg'}
     assert found['seg'].dtype == np.int32
     assert np.array_equal(found['seg'], images.sum(1) > 0)
+
+
+# What a process that is told to stop does after two artifacts have come and gone.
+TOLD_TO_STOP = """
+import os, signal, sys
+from repvit_dense.deploy import manifest, runtimes
+
+first, second = (runtimes.load(sys.argv[1], manifest.read(sys.argv[1])) for _ in range(2))
+del first, second
+signal.signal(signal.SIGINT, lambda *_: print('handled'))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@TARGETS
+def test_signals_are_handled_after_two_models_have_gone(saved, target):
+    done = subprocess.run([sys.executable, '-c', TOLD_TO_STOP, saved(target)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'handled\n'), done.stderr
 
 
 @TARGETS

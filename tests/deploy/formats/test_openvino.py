@@ -2,9 +2,12 @@ import openvino
 import pytest
 import torch
 
+from repvit_dense.deploy.signal_stack import kept_signal_stack
+
 
 def run(path, inputs, names):
-    compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     found = compiled({'images': inputs[0].numpy(), 'img_hw': inputs[1].numpy()})
     return [found[name] for name in names]
 
