@@ -34,7 +34,7 @@ BELOW['benchmark'] = BELOW['deploy'] | {'deploy'}
 BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}
 
 # What of deploy/ an artifact runs on: the part 'artifact' above.
-ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes')
+ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes', 'signal_stack')
 
 # Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
 LIGHT = (
