@@ -1,12 +1,10 @@
 """An artifact in the place of a checkpoint: the metrics are told what the artifact says, and nothing else changes."""
 
 import json
-from collections import OrderedDict
 
 import cv2
 import numpy as np
 import pytest
-from mmengine.visualization import Visualizer
 from pycocotools import mask as codec
 
 from repvit_dense import config
@@ -123,10 +121,8 @@ def test_an_artifact_is_evaluated(load, artifact, name):
     assert all(metrics[key] < value / 2 for key, value in expected.items() if not key.endswith('SQ'))
 
 
-def test_pictures(load, artifact, tmp_path, monkeypatch):
+def test_pictures(load, artifact, tmp_path):
     """The page's pictures: ground truth beside prediction."""
-    # mmdet's hook takes the visualizer that was named last in this process, which may be one of another test.
-    monkeypatch.setattr(Visualizer, '_instance_dict', OrderedDict())
     cfg = load('repvit_maskrcnn_shapes')
     cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(tmp_path / 'pictures'))
     run(cfg, artifact('roi', classes=THINGS))

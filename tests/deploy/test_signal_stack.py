@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason="OpenVINO leaves other systems' signal stacks alone")
+
 # Two models at a time, gone in the order in which they came; then a signal.
 CODE = """
 import os, signal, sys
@@ -32,14 +34,12 @@ def run(how):
     return subprocess.run([sys.executable, '-c', CODE, how], capture_output=True, text=True)
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason="OpenVINO leaves other systems' signal stacks alone")
 def test_a_signal_is_handled_after_two_models_have_gone():
     done = run('kept')
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'handled\n'
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason="OpenVINO leaves other systems' signal stacks alone")
 def test_openvino_still_needs_watching():
     """Should this fail, OpenVINO has mended it, and `signal_stack.py` may go."""
     assert run('replaced').returncode < 0
