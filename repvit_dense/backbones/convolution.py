@@ -4,6 +4,8 @@ All are for eager mode. Where a graph is captured they are torch's plain operati
 so they are on a GPU for activations too small to keep it busy, where only the number of operations counts.
 """
 
+from functools import cache, reduce
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 # Channels, of input and output together, from which a 1x1 convolution's gradients take less time as matrix products.
 MANY = 768
+FEW = 128  # output channels, if the input has more: with fewer, oneDNN finds the weight's gradient faster transposed
 LARGE = 1 << 23  # elements of an activation from which passes over it cost a GPU more than the start of a few kernels
 
 
@@ -104,13 +107,12 @@ class _Conv2d(torch.autograd.Function):
         convolved = kept
         if kept is None:
             convolved = gelu(x) if of_weight else x
-        asked = of_x, of_weight, False
-        if _is_product(grad, convolved, weight, ctx.geometry):
-            grad_x, grad_weight = _product_backward(grad, convolved, weight, asked)
-        else:
-            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-                grad, convolved, weight, None, *ctx.geometry, False, (0, 0), ctx.groups, asked
-            )
+        gradients = _gradients
+        if _is_pointwise(grad, convolved, weight, ctx.geometry):
+            gradients = _pointwise_gradients
+        elif ctx.groups > 1:
+            gradients = _depthwise_gradients
+        grad_x, grad_weight = gradients(grad, convolved, weight, (of_x, of_weight), ctx.geometry, ctx.groups)
         if ctx.after_gelu and of_x:
             grad_x = _gelu_backward(grad_x, x, out=convolved if kept is None and of_weight else grad_x)
         # oneDNN's own gradient of the bias takes as long as that of the weight.
@@ -118,25 +120,67 @@ class _Conv2d(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
-def _is_product(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> bool:
-    """Whether this is a convolution of many channels, pixel by pixel, on a CPU."""
-    outputs, inputs, *kernel = weight.shape
-    pointwise = kernel == [1, 1] and inputs == x.shape[1] and geometry[:2] == ((1, 1), (0, 0))
-    return pointwise and outputs + inputs >= MANY and _fast_permuted(grad) and _fast_permuted(x)
+def _gradients(grad, x, weight, asked, geometry, groups=1) -> tuple[Tensor | None, Tensor | None]:
+    """Of `x` and of `weight`, None where not asked for."""
+    asked = (*asked, False)
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, False, (0, 0), groups, asked)[:2]
 
 
-def _product_backward(grad: Tensor, x: Tensor, weight: Tensor, asked: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of `x` and of `weight`, None where not asked for: both are products of pixels x channels."""
-    rows, kernel = _pixels(grad), weight.flatten(1)
-    batch, _, height, width = x.shape
-    grad_x = (rows @ kernel).reshape(batch, height, width, -1).permute(0, 3, 1, 2) if asked[0] else None
-    grad_weight = (rows.t() @ _pixels(x)).reshape(weight.shape) if asked[1] else None
+def _depthwise_gradients(grad, x, weight, asked, geometry, groups) -> tuple[Tensor | None, Tensor | None]:
+    """The same, the weight's image by image: the longer a sum over pixels, the more of it oneDNN loses here."""
+    grad_x, _ = _gradients(grad, x, weight, (asked[0], False), geometry, groups)
+    if not asked[1]:
+        return grad_x, None
+    images = zip(grad.split(1), x.split(1), strict=True)
+    parts = [_gradients(*image, weight, (False, True), geometry, groups)[1] for image in images]
+    return grad_x, reduce(torch.add, parts)
+
+
+def _is_pointwise(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> bool:
+    """Whether this is a convolution pixel by pixel, on a CPU."""
+    pointwise = weight.shape[1:] == (x.shape[1], 1, 1) and geometry[:2] == ((1, 1), (0, 0))
+    return pointwise and _fast_permuted(grad) and _fast_permuted(x)
+
+
+def _pointwise_gradients(grad, x, weight, asked, geometry, _groups) -> tuple[Tensor | None, Tensor | None]:
+    """The same of all pixels as one row, or one matrix: oneDNN is slower at sums over the pixels of several rows."""
+    (outputs, inputs), (batch, _, height, width) = weight.shape[:2], x.shape
+    if outputs + inputs >= MANY and _multiplies_fast():
+        grad_x, grad_weight = _products(_pixels(grad), _pixels(x), weight, asked)
+    else:
+        grad, x = _row(grad), _row(x)
+        transposed = asked[1] and outputs < min(inputs, FEW)
+        grad_x, grad_weight = _gradients(grad, x, weight, (asked[0], asked[1] and not transposed), geometry)
+        if transposed:
+            grad_weight = _gradients(x, grad, weight.transpose(0, 1), (False, True), geometry)[1].transpose(0, 1)
+        grad_x = _pixels(grad_x) if asked[0] else None
+    if asked[0]:
+        grad_x = grad_x.reshape(batch, height, width, inputs).permute(0, 3, 1, 2)
+    return grad_x, grad_weight
+
+
+@cache
+def _multiplies_fast() -> bool:
+    """MKL takes twice as long as oneDNN on a processor that is not Intel's; torch tells its name as of 2.11."""
+    about = getattr(torch.cpu, 'get_capabilities', dict)()
+    return torch.backends.mkl.is_available() and about.get('cpu_name', '').startswith('Intel')
+
+
+def _products(grad: Tensor, x: Tensor, weight: Tensor, asked: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of `x` and of `weight` from `grad` and `x` as `(pixels, channels)`."""
+    grad_x = grad @ weight.flatten(1) if asked[0] else None
+    grad_weight = (grad.t() @ x).reshape(weight.shape) if asked[1] else None
     return grad_x, grad_weight
 
 
 def _pixels(x: Tensor) -> Tensor:
     """`(B, C, H, W)` in channels_last, seen as `(B * H * W, C)`."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _row(x: Tensor) -> Tensor:
+    """`(B, C, H, W)` in channels_last, seen as `(1, C, 1, B * H * W)` in channels_last."""
+    return _pixels(x)[None, None].permute(0, 3, 1, 2)
 
 
 def _gelu_backward(grad: Tensor, x: Tensor, out: Tensor) -> Tensor:

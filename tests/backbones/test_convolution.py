@@ -1,5 +1,7 @@
 """The convolution of the backbones against numerical differentiation, torch's own, and what it keeps in memory."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ GEOMETRIES = [
     {'kernel_size': (1, 3), 'dilation': 2},
 ]
 every_layout = pytest.mark.parametrize('layout', LAYOUTS, ids=str)
+more_or_fewer = pytest.mark.parametrize('outputs', [8, 2])  # than inputs
 every_geometry = pytest.mark.parametrize('geometry', GEOMETRIES, ids=str)
 after_gelu_or_not = pytest.mark.parametrize('after_gelu', [False, True])
 
@@ -45,10 +48,11 @@ def test_gelu_is_that_of_torch_and_keeps_the_layout(layout):
     torch.testing.assert_close([activated, x.grad], [expected, same.grad])
 
 
-@pytest.fixture(params=[1, 1 << 30], ids=['products', 'convolutions'])
+@pytest.fixture(params=['products', 'convolutions'])
 def gradients_as(request, monkeypatch):
     """How the gradients of a 1x1 convolution are computed."""
-    monkeypatch.setattr(convolution, 'MANY', request.param)
+    monkeypatch.setattr(convolution, 'MANY', 1)
+    monkeypatch.setattr(convolution, '_multiplies_fast', lambda: request.param == 'products')
 
 
 @pytest.mark.usefixtures('gradients_as')
@@ -66,9 +70,10 @@ def test_the_result_is_that_of_torch_and_its_gradients_are_the_numerical_ones(la
 
 @pytest.mark.usefixtures('gradients_as')
 @every_layout
+@more_or_fewer
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_gradients_in_less_precision_are_those_of_torch(layout, dtype):
-    conv, x = Conv2d(4, 8, 1).to(dtype), image(layout, dtype)
+def test_gradients_in_less_precision_are_those_of_torch(layout, outputs, dtype):
+    conv, x = Conv2d(4, outputs, 1).to(dtype), image(layout, dtype)
     inputs = (x, *conv.parameters())
     expected = torch.autograd.grad(nn.Conv2d.forward(conv, F.gelu(x)).square().sum(), inputs)
     torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu=True).square().sum(), inputs), expected)
@@ -76,22 +81,46 @@ def test_gradients_in_less_precision_are_those_of_torch(layout, dtype):
 
 @pytest.mark.usefixtures('gradients_as')
 @after_gelu_or_not
+@more_or_fewer
 @pytest.mark.parametrize('trained', ['x', 'weight', 'bias'])
-def test_one_gradient_alone_is_that_of_torch(after_gelu, trained):
-    conv, x = Conv2d(4, 8, 1).double().requires_grad_(False), image(torch.channels_last).detach()
+def test_one_gradient_alone_is_that_of_torch(after_gelu, outputs, trained):
+    conv, x = Conv2d(4, outputs, 1).double().requires_grad_(False), image(torch.channels_last).detach()
     one = {'x': x, 'weight': conv.weight, 'bias': conv.bias}[trained].requires_grad_()
     expected = torch.autograd.grad(nn.Conv2d.forward(conv, F.gelu(x) if after_gelu else x).square().sum(), one)
     torch.testing.assert_close(torch.autograd.grad(conv(x, after_gelu).square().sum(), one), expected)
 
 
-@pytest.mark.parametrize(('channels', 'products'), [(384, 2), (383, 0)])
-def test_only_of_many_channels_gradients_are_matrix_products(channels, products):
+@pytest.mark.parametrize(('channels', 'fast', 'products'), [(384, True, 2), (383, True, 0), (384, False, 0)])
+def test_only_of_many_channels_gradients_are_matrix_products_if_those_are_fast(channels, fast, products, monkeypatch):
+    monkeypatch.setattr(convolution, '_multiplies_fast', lambda: fast)
     conv = Conv2d(channels, channels, 1)
     x = torch.randn(1, channels, 2, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     loss = conv(x).square().sum()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         loss.backward()
     assert sum(event.name == 'aten::mm' for event in profile.events()) == products
+
+
+@pytest.mark.parametrize(('name', 'fast'), [('Intel Xeon', True), ('AMD EPYC', False), (None, False)])
+def test_products_are_fast_where_mkl_is_at_home(name, fast, monkeypatch):
+    about = {'cpu_name': name} if name else {}
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: about, raising=False)
+    monkeypatch.setattr(torch.backends.mkl, 'is_available', lambda: True)
+    assert convolution._multiplies_fast.__wrapped__() is fast
+
+
+def test_a_depthwise_weight_gets_a_gradient_twice_as_exact_as_torch_s():
+    torch.manual_seed(0)
+    conv = Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+    x = torch.rand(8, 16, 64, 64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = copy.deepcopy(conv).double()
+
+    def gradient(layer, convolved):
+        return torch.autograd.grad(convolved.sum(), layer.weight)[0].double()
+
+    expected = gradient(exact, nn.Conv2d.forward(exact, x.double()))
+    own, plain = gradient(conv, conv(x)), gradient(conv, nn.Conv2d.forward(conv, x))
+    assert (own - expected).abs().max() < (plain - expected).abs().max() / 2
 
 
 @pytest.mark.parametrize(('recomputed', 'more'), [(True, 0), (False, 1)])
