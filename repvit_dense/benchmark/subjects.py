@@ -192,8 +192,9 @@ class ConfigSubject:
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
 
         def loss():
+            images = data['inputs'].to(next(model.parameters()).dtype)
             samples = [_renewed(sample) for sample in data['data_samples']]
-            return model.parse_losses(model(data['inputs'], samples, mode='loss'))[0]
+            return model.parse_losses(model(images, samples, mode='loss'))[0]
 
         return Training(model, loss, optimizer)
 
