@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from multiprocessing import process
 
 EXTENSION = 'mmcv._ext'
+_WORTH_THREADS = 1 << 18  # elements from which starting them, some 2 ms, is a small part
 # The two that mmcv's environment report asks; the second answers as an extension compiled without CUDA does.
 _OPS = {
     'get_compiler_version': lambda: "none (torchvision's ops)",
@@ -122,7 +123,9 @@ def _op(*outputs):
 
 def _import_torch():
     """Wait for the first op that runs: torchvision takes seconds, and segmentors or DataLoader workers run none."""
-    global F, np, torch, tv
+    global F, ThreadPoolExecutor, np, torch, tv
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -273,8 +276,21 @@ def roi_align_backward(
     rois, shape = rois.to(grad.dtype), d_input.shape
     if pool_mode == 0:
         return _scatter_bilinear(grad, rois, y, x, shape)
-    size = aligned_height, aligned_width
-    return tv._roi_align_backward(grad, rois, spatial_scale, *size, *shape, sampling_ratio, aligned)
+
+    def of(channels):
+        sizes = aligned_height, aligned_width, shape[0], channels.shape[1], *shape[2:]
+        return tv._roi_align_backward(channels, rois, spatial_scale, *sizes, sampling_ratio, aligned)
+
+    return _threaded(of, grad)
+
+
+def _threaded(function, x):
+    """``function(x)``, channel by channel; on a CPU, where torchvision takes one thread, on as many as torch has."""
+    threads = torch.get_num_threads() if x.is_cpu and x.numel() >= _WORTH_THREADS else 1
+    if threads == 1:
+        return function(x)
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.cat(list(pool.map(function, x.chunk(threads, dim=1))), dim=1)
 
 
 def _scatter_bilinear(grad, rois, y, x, shape):

@@ -284,6 +284,18 @@ def test_roi_align_max_gradient_goes_to_the_chosen_sample_alone(extension):
     assert features.grad.sum() == 4
 
 
+@fallback
+def test_threads_leave_the_gradient_of_roi_align_as_it_is(extension, monkeypatch):
+    features, rois = random(2, 5, 8, 9, grad=True), torch.tensor(ROIS, dtype=torch.float64)
+    monkeypatch.setattr(mmcv_ops, '_WORTH_THREADS', 1)
+    gradients = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda threads=threads: threads)
+        output = ops.roi_align(features, rois, (3, 2), 0.5, 0, 'avg', True)
+        gradients += torch.autograd.grad(output.square().sum(), features)
+    assert gradients[0].any() and torch.equal(*gradients)
+
+
 def roi_pool_by_definition(features, rois, size, scale):
     output = np.zeros((len(rois), features.shape[1], *size))
     for k, (image, x1, y1, x2, y2) in enumerate(rois):

@@ -145,11 +145,20 @@ def backbone_inference(rounds: int, setting: Setting, arch: str = ARCH) -> Itera
 
 def _loss_in_float64(step: Training) -> float:
     """In less precision rounding changes which proposals are kept and sampled."""
-    torch.manual_seed(0)
     step.model.double()
-    loss = step.loss().item()
+    loss = _seeded(step).loss().item()
     step.model.float()
     return loss
+
+
+def _seeded(step: Training) -> Training:
+    """With the same random samples of proposals in every step, which decide how long it takes."""
+
+    def loss():
+        torch.manual_seed(0)
+        return step.loss()
+
+    return step._replace(loss=loss)
 
 
 def _twins(arch: str, setting: Setting, frozen: bool = True) -> Iterator[nn.Module]:
@@ -191,7 +200,7 @@ def whole_step(rounds: int, setting: Setting, head: str = 'repvit_maskrcnn_coco'
     losses = [_loss_in_float64(step) for step in (base, own)]
     difference = abs(losses[1] - losses[0]) / losses[0]
     yield Row(f'{what}: loss in float64, relative difference', against, 1e-6, difference, '', least=False)
-    subjects = [training.subject(name, step, setting) for name, step in (('base', base), ('own', own))]
+    subjects = [training.subject(name, _seeded(step), setting) for name, step in (('base', base), ('own', own))]
     backbone = _step(merged, setting.images(), setting)._replace(name='backbone')
     with kept_when_freed():
         rows = timing.compare('', [*subjects, backbone], rounds)
