@@ -54,6 +54,9 @@ class SaveOnSignalHook(Hook):
     priority = 'LOWEST'
     _received = None
 
+    def __init__(self):
+        self._previous = {}  # handlers by signal
+
     def before_train(self, runner) -> None:
         self._received = None
         self._pid = os.getpid()
@@ -97,14 +100,14 @@ class SaveOnSignalHook(Hook):
         if self._received and get_world_size() == 1:
             self._save_and_stop(runner, iterations=runner.iter)
 
-    def after_train(self, runner) -> None:
-        for number, handler in self._previous.items():
+    def on_exit(self, runner) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
 
     def _save_and_stop(self, runner, iterations: int) -> None:
         path = runner.save_resumable(f'interrupted_iter_{iterations}.pth', iterations)
         barrier()  # a launcher ends the other processes when the first has stopped
-        self.after_train(runner)
         raise TrainingStopped(
             f'stopped by {self._received.name} after iteration {iterations}; saved {path}. '
             'The same command with --resume goes on from there.',

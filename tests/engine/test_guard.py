@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -189,12 +190,15 @@ def test_forked_processes_neither_save_nor_survive(tmp_path, toy):
     assert os.waitstatus_to_exitcode(fork.status) == 0
 
 
-def test_handlers_are_put_back(tmp_path, toy):
+@pytest.mark.parametrize(
+    'hooks',
+    [[], [Signal(at=1, number=signal.SIGTERM)], [Poison(at=1, value=float('nan'))]],
+    ids=['at the end', 'after a signal', 'after an error'],
+)
+def test_handlers_are_put_back(tmp_path, toy, hooks):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    toy(tmp_path / 'whole', train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    with pytest.raises(TrainingStopped):
-        toy(tmp_path / 'stopped', hooks=[Signal(at=1, number=signal.SIGTERM)]).train()
+    with pytest.raises(TrainingStopped) if hooks else nullcontext():
+        toy(tmp_path, hooks=hooks, train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
