@@ -161,7 +161,7 @@ def _pointwise_gradients(grad, x, weight, asked, geometry, _groups) -> tuple[Ten
 
 @cache
 def _multiplies_fast() -> bool:
-    """MKL takes twice as long as oneDNN on a processor that is not Intel's; torch tells its name as of 2.11."""
+    """MKL takes twice as long as oneDNN on a processor that is not Intel's; one without a name counts as such."""
     about = getattr(torch.cpu, 'get_capabilities', dict)()
     return torch.backends.mkl.is_available() and about.get('cpu_name', '').startswith('Intel')
 
