@@ -107,12 +107,9 @@ class _Conv2d(torch.autograd.Function):
         convolved = kept
         if kept is None:
             convolved = gelu(x) if of_weight else x
-        gradients = _gradients
-        if _is_pointwise(grad, convolved, weight, ctx.geometry):
-            gradients = _pointwise_gradients
-        elif ctx.groups > 1:
-            gradients = _depthwise_gradients
-        grad_x, grad_weight = gradients(grad, convolved, weight, (of_x, of_weight), ctx.geometry, ctx.groups)
+        given = grad, convolved, weight, ctx.geometry, ctx.groups
+        grad_x = _input_gradient(*given) if of_x else None
+        grad_weight = _weight_gradient(*given) if of_weight else None
         if ctx.after_gelu and of_x:
             grad_x = _gelu_backward(grad_x, x, out=convolved if kept is None and of_weight else grad_x)
         # oneDNN's own gradient of the bias takes as long as that of the weight.
@@ -120,20 +117,32 @@ class _Conv2d(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
-def _gradients(grad, x, weight, asked, geometry, groups=1) -> tuple[Tensor | None, Tensor | None]:
-    """Of `x` and of `weight`, None where not asked for."""
-    asked = (*asked, False)
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, False, (0, 0), groups, asked)[:2]
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple, groups: int) -> Tensor:
+    if _is_pointwise(grad, x, weight, geometry) and _is_product(weight):
+        batch, _, height, width = x.shape
+        return (_pixels(grad) @ weight.flatten(1)).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return _convolution_backward(grad, x, weight, geometry, groups, (True, False, False))[0]
 
 
-def _depthwise_gradients(grad, x, weight, asked, geometry, groups) -> tuple[Tensor | None, Tensor | None]:
-    """The same, the weight's image by image: the longer a sum over pixels, the more of it oneDNN loses here."""
-    grad_x, _ = _gradients(grad, x, weight, (asked[0], False), geometry, groups)
-    if not asked[1]:
-        return grad_x, None
-    images = zip(grad.split(1), x.split(1), strict=True)
-    parts = [_gradients(*image, weight, (False, True), geometry, groups)[1] for image in images]
-    return grad_x, reduce(torch.add, parts)
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple, groups: int) -> Tensor:
+    """A sum over pixels, of which oneDNN is neither the most exact nor the fastest in every shape."""
+
+    def summed(grad, x, weight=weight):
+        return _convolution_backward(grad, x, weight, geometry, groups, (False, True, False))[1]
+
+    if groups > 1:  # the longer such a sum, the more of it is lost
+        return reduce(torch.add, map(summed, grad.split(1), x.split(1)))
+    if not _is_pointwise(grad, x, weight, geometry):
+        return summed(grad, x)
+    if _is_product(weight):
+        return (_pixels(grad).t() @ _pixels(x)).reshape(weight.shape)
+    if weight.shape[0] < min(weight.shape[1], FEW):
+        return summed(_row(x), _row(grad), weight.transpose(0, 1)).transpose(0, 1)
+    return summed(_row(grad), _row(x))
+
+
+def _convolution_backward(grad, x, weight, geometry, groups, asked) -> tuple[Tensor | None, ...]:
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, False, (0, 0), groups, asked)
 
 
 def _is_pointwise(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> bool:
@@ -142,21 +151,9 @@ def _is_pointwise(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> b
     return pointwise and _fast_permuted(grad) and _fast_permuted(x)
 
 
-def _pointwise_gradients(grad, x, weight, asked, geometry, _groups) -> tuple[Tensor | None, Tensor | None]:
-    """The same of all pixels as one row, or one matrix: oneDNN is slower at sums over the pixels of several rows."""
-    (outputs, inputs), (batch, _, height, width) = weight.shape[:2], x.shape
-    if outputs + inputs >= MANY and _multiplies_fast():
-        grad_x, grad_weight = _products(_pixels(grad), _pixels(x), weight, asked)
-    else:
-        grad, x = _row(grad), _row(x)
-        transposed = asked[1] and outputs < min(inputs, FEW)
-        grad_x, grad_weight = _gradients(grad, x, weight, (asked[0], asked[1] and not transposed), geometry)
-        if transposed:
-            grad_weight = _gradients(x, grad, weight.transpose(0, 1), (False, True), geometry)[1].transpose(0, 1)
-        grad_x = _pixels(grad_x) if asked[0] else None
-    if asked[0]:
-        grad_x = grad_x.reshape(batch, height, width, inputs).permute(0, 3, 1, 2)
-    return grad_x, grad_weight
+def _is_product(weight: Tensor) -> bool:
+    """Whether the gradients of a pointwise convolution take less time as matrix products."""
+    return sum(weight.shape[:2]) >= MANY and _multiplies_fast()
 
 
 @cache
@@ -164,13 +161,6 @@ def _multiplies_fast() -> bool:
     """MKL takes twice as long as oneDNN on a processor that is not Intel's; one without a name counts as such."""
     about = getattr(torch.cpu, 'get_capabilities', dict)()
     return torch.backends.mkl.is_available() and about.get('cpu_name', '').startswith('Intel')
-
-
-def _products(grad: Tensor, x: Tensor, weight: Tensor, asked: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of `x` and of `weight` from `grad` and `x` as `(pixels, channels)`."""
-    grad_x = grad @ weight.flatten(1) if asked[0] else None
-    grad_weight = (grad.t() @ x).reshape(weight.shape) if asked[1] else None
-    return grad_x, grad_weight
 
 
 def _pixels(x: Tensor) -> Tensor:

@@ -52,9 +52,9 @@ class SaveOnSignalHook(Hook):
     """
 
     priority = 'LOWEST'
-    _received = None
 
     def __init__(self):
+        self._received = None
         self._previous = {}  # handlers by signal
 
     def before_train(self, runner) -> None:
