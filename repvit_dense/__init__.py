@@ -5,7 +5,8 @@ Importing this package makes its backbones, hooks and initialisers known to Open
 mmcv is there: neither is imported for it, so that `repvit-dense --help` and `repvit_dense.reparam` stay light.
 """
 
-from repvit_dense import mmcv_ops, plugin
+from repvit_dense import plugin
+from repvit_dense.compat import mmcv_ops
 
 __version__ = '0.1.0'
 

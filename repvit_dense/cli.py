@@ -76,8 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument('--deploy', action='store_true', help='evaluate the fused form')
     sub.add_argument('--show-dir', metavar='DIR', help='write pictures, ground truth beside prediction, and a page')
 
-    from repvit_dense import benchmark, predict
-    from repvit_dense.deploy import export
+    from repvit_dense import benchmark
+    from repvit_dense.commands import predict
+    from repvit_dense.exporting import export
 
     sub = add('predict', _predict, 'Predict images of your own: pictures, a page, JSON.')
     _add_model(
@@ -200,7 +201,7 @@ def _test(args: argparse.Namespace) -> int:
         show_dir = Path(args.show_dir).absolute()
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(show_dir))
     if args.artifact:
-        from repvit_dense.deploy import evaluate
+        from repvit_dense.exporting import evaluate
 
         evaluate.check(cfg, args.artifact)
     prepare_data(cfg)
@@ -237,7 +238,7 @@ def _check_subject(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
     """A folder in the first place is an artifact: a config is a file."""
-    from repvit_dense import predict
+    from repvit_dense.commands import predict
     from repvit_dense.errors import InputError
 
     if Path(args.config).is_dir():
@@ -260,14 +261,15 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from repvit_dense import config
-    from repvit_dense.deploy import export
+    from repvit_dense.exporting import export
 
     cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
     return export.run(args, cfg, _find_checkpoint(args.checkpoint))
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from repvit_dense import config, doctor
+    from repvit_dense import config
+    from repvit_dense.commands import doctor
 
     cfg = config.load(args.config, args.cfg_options, args.backbone, args.data, _default_work_dir(args))
     return doctor.run(cfg)
@@ -317,8 +319,8 @@ def _resume(cfg, asked: str | None) -> None:
 
 def _read_checkpoint(cfg) -> None:
     """Refuse a file that cannot be used before the data is read and the model built."""
+    from repvit_dense.checkpoints.reading import read
     from repvit_dense.config import check_trained_classes
-    from repvit_dense.safe_read import read
 
     if cfg.get('load_from'):
         check_trained_classes(cfg, read(cfg.load_from))

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 
 # Importing one of these registers what it defines.
-PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoint', 'repvit_dense.engine')
+PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoints', 'repvit_dense.engine')
 
 
 def install() -> None:

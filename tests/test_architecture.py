@@ -1,84 +1,60 @@
-"""Imports point one way, and what is meant to be light imports nothing heavy. See docs/design.md."""
+"""Imports point one way, files stay short, and light parts import nothing heavy. See docs/design.md."""
 
 import ast
+import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = 'repvit_dense'
-PACKAGE_FOLDER = ROOT / PACKAGE
-FILES = sorted(PACKAGE_FOLDER.rglob('*.py'))
-
-# Part of the package -> the parts it may import from, besides itself.
-BELOW = {
-    'errors': set(),
-    'memory': set(),
-    'files': set(),
-    'reparam': set(),
-    'mmcv_ops': set(),
-    'plugin': set(),
-    'page': {'files'},
-    'data': {'memory', 'errors', 'files'},
-    'artifact': {'errors', 'data', 'files'},
-    '__init__': {'mmcv_ops', 'plugin'},
-}
-BELOW['backbones'] = {'errors', 'reparam'}
-BELOW['safe_read'] = BELOW['config'] = BELOW['backbones'] | {'backbones', 'data', 'mmcv_ops'}
-BELOW['checkpoint'] = BELOW['safe_read'] | {'safe_read'}
-BELOW['engine'] = BELOW['doctor'] = BELOW['checkpoint'] | {'checkpoint', 'memory', 'config', 'files'}
-BELOW['predict'] = BELOW['engine'] | {'artifact', 'engine', 'page'}
-BELOW['deploy'] = BELOW['predict'] | {'predict'}
-BELOW['benchmark'] = BELOW['deploy'] | {'deploy'}
-BELOW['cli'] = BELOW['benchmark'] | {'benchmark', 'deploy', 'doctor'}
-
-# What of deploy/ an artifact runs on: the part 'artifact' above.
-ALONE = ('manifest', 'picture', 'predictor', 'preprocess', 'runtimes', 'signal_stack')
-
-# Imported by `--help` or where there is no OpenMMLab: these may not import the following with themselves.
-LIGHT = (
-    'memory',
-    'errors',
-    'files',
-    'plugin',
-    '__init__',
-    'cli',
-    'config',
-    'data',
-    'doctor',
-    'mmcv_ops',
-    'page',
-    'predict',
-)
-LIGHT_FILES = [
-    *(PACKAGE_FOLDER / 'deploy' / f'{name}.py' for name in ('__init__', 'evaluate', 'export', 'manifest', 'runtimes')),
-    PACKAGE_FOLDER / 'deploy' / 'formats' / '__init__.py',
-    PACKAGE_FOLDER / 'benchmark' / '__init__.py',
+FILES = sorted((ROOT / PACKAGE).rglob('*.py'))
+ALL_FILES = [
+    *FILES,
+    *(path for folder in ('tools', 'tests', 'configs') for path in sorted((ROOT / folder).rglob('*.py'))),
 ]
-HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'matplotlib', 'cv2', 'tensorboard'}
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
+
+# The rooms in order: each may import from those before it.
+ROOMS = (
+    *(
+        'errors',
+        'options',
+        'files',
+        'memory',
+        'reparam',
+        'page',
+        'compat',
+        'backbones',
+        'data',
+        'checkpoints',
+        'artifact',
+    ),
+    *('config', 'engine', 'model', 'exporting', 'benchmark', 'commands', 'cli', 'api', 'plugin', '__init__'),
+)
+HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'matplotlib', 'cv2', 'tensorboard'}
 
 
 def name_of(path):
-    parts = path.relative_to(ROOT).with_suffix('').parts
-    return '.'.join(parts)
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
 
 
-def part_of(module):
-    """`repvit_dense.engine.guard` -> `engine`; what an artifact runs on is a part of its own."""
-    _, part, name, *_ = [*module.split('.'), '__init__', '']
-    return 'artifact' if part == 'deploy' and name in ALONE else part
+def room_of(module):
+    """`repvit_dense.engine.guard` -> `engine`; the package itself -> `__init__`."""
+    return [*module.split('.'), '__init__'][1]
 
 
-def is_not_run(node):
-    """Whether what is in this node waits when the module is imported."""
+def is_deferred(node):
+    """Return whether importing the module does not run this node."""
     if isinstance(node, ast.If):
         return ast.unparse(node.test).endswith('TYPE_CHECKING') and not node.orelse
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
-def imports(path, module_level=False):
-    """Full names of what a file imports. For `from a import b`, both `a` and `a.b`: either may be a module."""
+def imports(source, package='', module_level=False):
+    """Return full names of all imported modules. For `from a import b`, both `a` and `a.b`: either may be a module."""
     found = set()
 
     def visit(node):
@@ -87,78 +63,93 @@ def imports(path, module_level=False):
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ''
             if node.level:
-                package = name_of(path).split('.')[: -node.level]
-                base = '.'.join([*package, base]).rstrip('.')
+                above = package.split('.')[: len(package.split('.')) + 1 - node.level]
+                base = '.'.join([*above, base]).rstrip('.')
             found.update({base, *(f'{base}.{alias.name}' for alias in node.names)})
-        elif module_level and is_not_run(node):
+        elif module_level and is_deferred(node):
             return
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(path.read_text()))
+    visit(ast.parse(source))
     return found
+
+
+def imports_of(path, module_level=False):
+    return imports(path.read_text(), name_of(path).rpartition('.')[0], module_level)
 
 
 def tops(names):
     return {name.partition('.')[0] for name in names}
 
 
-def test_the_whole_package_is_looked_at():
-    assert len(FILES) > 15
-    assert {part_of(name_of(path)) for path in FILES} <= BELOW.keys()
+def test_every_file_is_in_a_room():
+    assert {room_of(name_of(path)) for path in FILES} <= set(ROOMS)
 
 
 @pytest.mark.parametrize('path', FILES, ids=name_of)
 def test_imports_point_one_way(path):
-    own = part_of(name_of(path))
-    names = {name for name in imports(path) if name.startswith(f'{PACKAGE}.')}
-    used = {part_of(name) for name in names - {f'{PACKAGE}.deploy'}} - {'__version__'}  # the folder itself is empty
-    assert used - BELOW[own] - {own} == set()
+    own = room_of(name_of(path))
+    used = {room_of(name) for name in imports_of(path) if name.startswith(f'{PACKAGE}.')} - {own, '__version__'}
+    assert used <= set(ROOMS[: ROOMS.index(own)])
 
 
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_detectors_are_imported_only_where_they_are_used(path):
-    assert not {'mmdet', 'mmseg'} & tops(imports(path, module_level=True))
+def test_no_circle_of_imports():
+    modules = {name_of(path).removesuffix('.__init__'): path for path in FILES}
+    graph = {name: imports_of(path, module_level=True) & modules.keys() - {name} for name, path in modules.items()}
+    for name, used in graph.items():  # `from package import module` does not use what the package itself defines
+        graph[name] = {other for other in used if not any(deeper.startswith(f'{other}.') for deeper in used)}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize('path', FILES, ids=name_of)
 def test_no_code_imports_a_config_or_a_tool(path):
-    assert not {'configs', 'tools', 'tests'} & tops(imports(path))
+    assert not {'configs', 'tools', 'tests'} & tops(imports_of(path))
 
 
-@pytest.mark.parametrize('path', [path for path in FILES if part_of(name_of(path)) in LIGHT] + LIGHT_FILES, ids=name_of)
-def test_light_modules_import_nothing_heavy(path):
-    assert not HEAVY & tops(imports(path, module_level=True))
+@pytest.mark.parametrize('path', ALL_FILES, ids=name_of)
+def test_files_and_functions_fit_on_a_screen(path):
+    lines = path.read_text().count('\n')
+    assert lines <= LONGEST_FILE
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, node.name
 
 
-@pytest.mark.parametrize('name', ALONE)
-def test_an_artifact_runs_on_numpy_and_opencv(name):
-    found = tops(imports(PACKAGE_FOLDER / 'deploy' / f'{name}.py', module_level=True))
+@pytest.mark.parametrize('path', sorted((ROOT / PACKAGE / 'artifact').glob('*.py')), ids=name_of)
+def test_an_artifact_runs_on_numpy_and_opencv(path):
+    found = tops(imports_of(path, module_level=True))
     assert found - sys.stdlib_module_names <= {PACKAGE, 'cv2', 'numpy'}
 
 
 def test_reparam_needs_torch_alone():
-    assert tops(imports(ROOT / PACKAGE / 'reparam.py')) - sys.stdlib_module_names == {'torch'}
+    assert tops(imports_of(ROOT / PACKAGE / 'reparam.py')) - sys.stdlib_module_names == {'torch'}
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'tools').glob('*.py')), ids=lambda path: path.stem)
-def test_tools_only_call_the_command_line(path):
-    assert {name for name in imports(path) if not name.startswith(f'{PACKAGE}.cli')} == set()
-    assert f"main('{path.stem}')" in path.read_text()
+COMMANDS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py') if 'check_' not in path.stem)
 
 
-def test_a_wrong_import_is_seen(tmp_path):
-    """The check itself: nested, relative and dotted imports all count."""
-    path = ROOT / PACKAGE / 'backbones' / 'x.py'
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_imports_nothing_heavy(command):
+    code = (
+        'import sys; from repvit_dense.cli import main\n'
+        f'try: main({command!r}, ["--help"])\n'
+        'except SystemExit: print("loaded:", *sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert tops(done.stdout.partition('loaded:')[2].split()) & (HEAVY | {'numpy'}) == set()
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_tools_only_call_the_command_line(command):
+    path = ROOT / 'tools' / f'{command}.py'
+    assert {name for name in imports_of(path) if not name.startswith(f'{PACKAGE}.cli')} == set()
+    assert f"main('{command}')" in path.read_text()
+
+
+def test_a_wrong_import_is_seen():
+    """Check `imports` itself: nested, relative and dotted imports all count."""
     source = 'def f():\n from ..engine import guard\n import mmdet.models\nfrom repvit_dense import cli\n'
-
-    class Fake:
-        def relative_to(self, root):
-            return path.relative_to(root)
-
-        def read_text(self):
-            return source
-
-    found = imports(Fake())
-    assert {'repvit_dense.engine', 'mmdet.models', 'repvit_dense.cli'} <= found
-    assert 'mmdet.models' not in imports(Fake(), module_level=True)
+    found = imports(source, 'repvit_dense.backbones')
+    assert {'repvit_dense.engine', 'repvit_dense.engine.guard', 'mmdet.models', 'repvit_dense.cli'} <= found
+    assert 'mmdet.models' not in imports(source, module_level=True)

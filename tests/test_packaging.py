@@ -40,7 +40,7 @@ def test_an_unpacked_wheel_loads_a_packaged_config_by_name(wheel, tmp_path):
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=tmp_path, env={'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.stdout.split() == [str(tmp_path / 'repvit_dense' / 'config.py'), '8'], done.stderr
+    assert done.stdout.split() == [str(tmp_path / 'repvit_dense' / 'config' / '__init__.py'), '8'], done.stderr
 
 
 def test_the_bare_package_does_not_pull_openmmlab(wheel):

@@ -43,7 +43,7 @@ assert type(mmengine.__loader__).__module__ == type(mmengine.__spec__.loader).__
     'mmengine first': 'import mmengine\nimport repvit_dense\n' + REGISTERED,
     'reparam': 'import repvit_dense.reparam\nassert "mmengine" not in sys.modules\nimport mmengine\n' + REGISTERED,
     'backbones': 'from repvit_dense.backbones import RepViT\n' + REGISTERED,
-    'checkpoint': 'from repvit_dense.checkpoint import load_checkpoint\n' + REGISTERED,
+    'checkpoint': 'from repvit_dense.checkpoints.layouts import load_checkpoint\n' + REGISTERED,
     'engine': 'from repvit_dense.engine.runner import DenseRunner\n' + REGISTERED,
     'custom_imports': f"""
 import pathlib, tempfile

@@ -288,7 +288,7 @@ def test_prediction_needs_a_checkpoint_and_images(refuse):
     ],
 )
 def test_options_may_stand_among_images(monkeypatch, arguments, checkpoint, images):
-    from repvit_dense import predict
+    from repvit_dense.commands import predict
 
     called = []
     monkeypatch.setattr(predict, 'run', lambda args, cfg, path: called.append((path, args.images)))

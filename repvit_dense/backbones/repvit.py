@@ -222,7 +222,7 @@ class RepViT(BaseModule):
         drop_path_rate: largest stochastic-depth rate, growing linearly over the blocks.
         deploy: build the fused form (for a fused state dict).
         init_cfg: `dict(type='Pretrained', checkpoint=...)` takes a path, a URL or a catalogue name, in any layout that
-            `repvit_dense.checkpoint` knows.
+            `repvit_dense.checkpoints.layouts` knows.
 
     Attributes:
         out_channels, out_strides: of each returned feature, in order.

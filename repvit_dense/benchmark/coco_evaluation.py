@@ -38,7 +38,7 @@ def subjects(images: int = 5000, objects: int = 7, classes: int = 80, seed: int 
     """
     from mmdet.evaluation import CocoMetric
 
-    from repvit_dense.engine.coco_eval import hotcoco_metric
+    from repvit_dense.compat.coco_metric import hotcoco_metric
 
     truth, results = draw(images, objects, classes, seed)
     folder = tempfile.TemporaryDirectory()

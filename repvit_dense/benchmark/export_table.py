@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repvit_dense import config
-from repvit_dense.benchmark import lively
-from repvit_dense.deploy import export, formats
+from repvit_dense.benchmark import random_models
 from repvit_dense.errors import InputError
+from repvit_dense.exporting import export, formats
 from repvit_dense.files import write_text
 
 BACKBONE = 'repvit_m0_9'
@@ -49,7 +49,7 @@ def export_head(name: str, targets: Sequence[str]) -> tuple[dict[str, export.Row
     cfg = config.load(name, [*SAMPLES] if 'rcnn' in name else [], backbone=BACKBONE)
     size = None if cfg.model.get('bbox_head', {}).get('type') == 'PredictingSSDHead' else SIZE
     with tempfile.TemporaryDirectory() as folder:
-        rows, errors = lively.exported(cfg, targets, Path(folder), size, '--no-verify')
+        rows, errors = random_models.exported(cfg, targets, Path(folder), size, '--no-verify')
     return {row.target: row for row in rows}, errors
 
 

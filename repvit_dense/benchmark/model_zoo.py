@@ -122,14 +122,14 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from repvit_dense import predict
+    from repvit_dense.model import build_model, predictor
     from repvit_dense.reparam import reparameterize_model
 
     cfg = config.load(name, backbone=backbone)
     torch.manual_seed(0)
-    model = reparameterize_model(predict.build(cfg), inplace=True).requires_grad_(False)  # or nothing can be counted
+    model = reparameterize_model(build_model(cfg), inplace=True).requires_grad_(False)  # or nothing can be counted
     make_sure(model)
-    run = predict.predictor(model, cfg)
+    run = predictor(model, cfg)
     image = np.random.default_rng(0).integers(0, 256, (*_image_size(name), 3), np.uint8)
     timer = _Timer(model.backbone)
     with FlopCounterMode(display=False) as counter:

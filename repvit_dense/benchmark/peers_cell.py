@@ -16,7 +16,7 @@ from repvit_dense.benchmark.training import peak_bytes
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from repvit_dense.deploy.graphs.base import Graph
+    from repvit_dense.exporting.graphs.base import Graph
 
 REFERENCE = 'repvit_m1_1'  # alive all the time: speeds of a shared machine drift, ratios to it do not
 SIZE = (512, 512)  # height and width of the input in pixels
@@ -84,7 +84,7 @@ def _step(trained: Training) -> None:
 
 def inference(model: nn.Module, head: str, name: str, who: str) -> list[Subject]:
     """A copy in deploy form in each of `FORMS`, one image; the first is `about` the numbers of both parts."""
-    from repvit_dense.deploy import folding
+    from repvit_dense.exporting import folding
     from repvit_dense.reparam import reparameterize_model
 
     setting, cfg = Setting(1, SIZE), ConfigSubject(f'{head}@{name}', Setting(1, SIZE)).config()
@@ -104,8 +104,8 @@ def _sessions(model: nn.Module, setting: Setting) -> dict:
     import numpy as np
     from onnx.utils import Extractor
 
-    from repvit_dense.deploy import formats, graphs
-    from repvit_dense.deploy.formats import onnx
+    from repvit_dense.exporting import formats, graphs
+    from repvit_dense.exporting.formats import onnx
 
     tapped = _Tapped(graphs.build(model))
     with formats._quiet():

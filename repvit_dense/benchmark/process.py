@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ARTIFACT = """
 import sys
 import numpy
-from repvit_dense.deploy.predictor import Predictor
+from repvit_dense.artifact.predictor import Predictor
 Predictor(sys.argv[1])(numpy.zeros((int(sys.argv[2]), int(sys.argv[3]), 3), numpy.uint8))
 """
 NETWORK = """

@@ -159,10 +159,10 @@ class ConfigSubject:
     def build(self, cfg: 'Config') -> 'nn.Module':
         import torch
 
-        from repvit_dense import predict
+        from repvit_dense.model import build_model
 
         torch.manual_seed(0)
-        model = predict.build(cfg)
+        model = build_model(cfg)
         make_sure(model)
         return model.to(self.setting.device)
 
@@ -208,7 +208,7 @@ class ArtifactSubject:
     def inference(self) -> list[Subject]:
         import torch
 
-        from repvit_dense.deploy.predictor import Predictor
+        from repvit_dense.artifact.predictor import Predictor
 
         if self.setting.device != 'cpu':
             raise InputError(f'{self.name}: an artifact is measured on the CPU; leave --device out')
@@ -230,8 +230,8 @@ class ArtifactSubject:
 def find(name: str, setting: Setting) -> BackboneSubject | ConfigSubject | ArtifactSubject:
     """What `name` names. Raises InputError where that is nothing."""
     from repvit_dense import config
+    from repvit_dense.artifact.manifest import is_artifact
     from repvit_dense.backbones import catalogue
-    from repvit_dense.deploy.manifest import is_artifact
 
     if Path(name).is_dir():
         if not is_artifact(Path(name)):
@@ -255,13 +255,13 @@ def predicting(name: str, model: 'nn.Module', cfg: 'Config', setting: Setting) -
     import torch
     from mmengine.dataset import Compose, pseudo_collate
 
-    from repvit_dense import predict
+    from repvit_dense.model import image_pipeline
 
     watch = Stopwatch(torch.device(setting.device))
     _watch_parts(model, watch)
     if setting.compiled:
         model.backbone.forward = torch.compile(model.backbone.forward)
-    steps = Compose(_at_size(predict.image_pipeline(cfg), setting.size))
+    steps = Compose(_at_size(image_pipeline(cfg), setting.size))
     pictures = setting.pictures()
 
     @torch.inference_mode()

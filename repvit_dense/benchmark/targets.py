@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from repvit_dense import config
-from repvit_dense.benchmark import coco_evaluation, lively, process, timing, training
+from repvit_dense.benchmark import coco_evaluation, process, random_models, timing, training
 from repvit_dense.benchmark.subjects import (
     ArtifactSubject,
     BackboneSubject,
@@ -232,10 +232,10 @@ def _whole(
 ) -> tuple[Subject, list[Subject]]:
     """A config's prediction in PyTorch, and as artifacts."""
     setting, cfg = Setting(1, size), config.load(head, backbone=ARCH)
-    model = lively.build(cfg)
+    model = random_models.build(cfg)
     if form == 'fused':
         reparameterize_model(model, inplace=True)
-    exported, _ = lively.exported(cfg, targets, folder, size, '--no-verify')
+    exported, _ = random_models.exported(cfg, targets, folder, size, '--no-verify')
     return predicting('eager', model, cfg, setting), [_artifact(row.folder, row.target, setting) for row in exported]
 
 
@@ -256,7 +256,7 @@ def against_resnet(rounds: int, side: int = 640) -> Iterator[Row]:
             for name in names:
                 place = Path(folder, head, name)
                 place.mkdir(parents=True)
-                exported, _ = lively.exported(
+                exported, _ = random_models.exported(
                     config.load(head, backbone=name), ['openvino'], place, (side, side), '--no-verify'
                 )
                 subjects.append(_artifact(exported[0].folder, name, setting))
@@ -293,11 +293,11 @@ def _precisions(cfg, target: str, folder: Path, setting: Setting) -> list[Subjec
     subjects = []
     for precision in ('fp32', 'int8'):
         options = ['--no-verify', '--precision', precision, '--calibration', '8']
-        exported, errors = lively.exported(cfg, [target], folder, setting.size, *options)
+        exported, errors = random_models.exported(cfg, [target], folder, setting.size, *options)
         if errors:
             raise InputError(f'{precision}: {errors[target]}')
         subjects.append(_artifact(exported[0].folder, precision, setting))
-    model = reparameterize_model(lively.build(cfg), inplace=True)
+    model = reparameterize_model(random_models.build(cfg), inplace=True)
     return [*subjects, predicting('eager', model, cfg, setting)]
 
 
@@ -331,7 +331,7 @@ def starts(rounds: int) -> Iterator[Row]:
     seconds = statistics.median(process.first_iteration('repvit_maskrcnn_shapes') for _ in range(3))
     yield Row('repvit_maskrcnn_shapes, import to first iteration', '', 12, seconds, 's', least=False)
     with tempfile.TemporaryDirectory() as folder:
-        exported, _ = lively.exported(cfg, ['onnx'], Path(folder), (256, 256), '--no-verify')
+        exported, _ = random_models.exported(cfg, ['onnx'], Path(folder), (256, 256), '--no-verify')
         subject = process.first_result(ArtifactSubject(str(exported[0].folder), Setting(1, (256, 256))))
         (row,) = timing.compare('', [subject], rounds)
     yield Row('repvit_maskrcnn_shapes, artifact, process from start to end', '', None, row['median'], 's')

@@ -94,7 +94,7 @@ def twins(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
     import torch
 
     from repvit_dense.backbones.repvit import ARCHS, RepViT
-    from repvit_dense.checkpoint import convert
+    from repvit_dense.checkpoints.layouts import convert
 
     dims = ARCHS[arch]
     # Any of timm's variants will do: its dimensions are replaced (timm lacks m0_6).
@@ -133,7 +133,7 @@ def gradient_error(network: 'nn.Module', exact: 'nn.Module') -> float:
 
 def _gradients(network: 'nn.Module') -> 'dict[str, Tensor]':
     """The parameters' gradients in float64, under the names of our layout."""
-    from repvit_dense.checkpoint import convert
+    from repvit_dense.checkpoints.layouts import convert
 
     gradients = {name: parameter.grad.double() for name, parameter in network.named_parameters()}
     ours = convert(network.state_dict() | gradients, to='ours')
@@ -142,7 +142,7 @@ def _gradients(network: 'nn.Module') -> 'dict[str, Tensor]':
 
 def statistics_error(network: 'nn.Module', plain: 'nn.Module') -> float:
     """Largest difference of a running mean, in running deviations, or of a running variance, relative to it."""
-    from repvit_dense.checkpoint import convert
+    from repvit_dense.checkpoints.layouts import convert
 
     expected, own = convert(plain.state_dict(), to='ours'), network.state_dict()
     errors = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.data.checks import image_size, read_text
-from repvit_dense.data.images import images_in, run_lengths
+from repvit_dense.data.reading import images_in, run_lengths
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repvit_dense.data.images import run_lengths
+from repvit_dense.data.reading import run_lengths
 
 THING_CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')
 STUFF_CLASSES = ('stripes', 'checks', 'speckle', 'waves')

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repvit_dense.data import checks, shapes
-from repvit_dense.data.images import images_in
+from repvit_dense.data.reading import images_in
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 

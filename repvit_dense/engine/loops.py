@@ -4,7 +4,7 @@ from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from repvit_dense.engine.resume import resumable, seed_all, seed_samples
+from repvit_dense.engine.seeding import resumable, seed_all, seed_samples
 
 
 class _Resumable:

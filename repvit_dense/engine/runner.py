@@ -8,17 +8,17 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from repvit_dense.checkpoint import load_checkpoint
-from repvit_dense.engine import distributed
+from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError, read, use_safe_loading
+from repvit_dense.compat import distributed
 from repvit_dense.memory import no_collector
-from repvit_dense.safe_read import CheckpointError, read, use_safe_loading
 
 # What training cannot go on without.
 STATE = ('meta', 'message_hub', 'optimizer')
 
 
 class DenseRunner(Runner):
-    """Loads through `repvit_dense.checkpoint` and writes checkpoints to a temporary name first.
+    """Loads through `repvit_dense.checkpoints.layouts` and writes checkpoints to a temporary name first.
 
     Under a launcher live batch norms are synchronized. Processes on CPUs talk through gloo, whatever the config says.
     """

@@ -16,10 +16,10 @@ from repvit_dense import config
 from repvit_dense.backbones import Ladder, RepViT, catalogue, ladder
 from repvit_dense.backbones.ladder import LAST, MOBILENETV3_L, RUNGS, STEPS, plan
 from repvit_dense.backbones.repvit import ConvBN, RepDWConv, SqueezeExcite
-from repvit_dense.benchmark import lively
-from repvit_dense.checkpoint import convert, load_checkpoint
+from repvit_dense.benchmark import random_models
+from repvit_dense.checkpoints.layouts import convert, load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
-from repvit_dense.safe_read import CheckpointError
 
 every_rung = pytest.mark.parametrize('rung', range(LAST + 1))
 # One of each kind of block: MobileNetV3-L's, separate mixers with transitions, a way down of its own with 5x5 and SE.
@@ -339,6 +339,6 @@ def test_it_is_captured_for_all_multiples_of_32(rung, randomize_bn):
 @pytest.mark.slow
 def test_a_segmentor_on_it_is_exported(tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='ladder_0')
-    rows, failed = lively.exported(cfg, ['onnx'], tmp_path, (64, 64))
+    rows, failed = random_models.exported(cfg, ['onnx'], tmp_path, (64, 64))
     assert not failed
     assert len(rows) == 1

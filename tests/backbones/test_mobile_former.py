@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from repvit_dense import config
 from repvit_dense.backbones import MobileFormer, mobile_former
 from repvit_dense.backbones.repvit import ConvBN
-from repvit_dense.benchmark import lively
-from repvit_dense.checkpoint import load_checkpoint
+from repvit_dense.benchmark import random_models
+from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
-from repvit_dense.safe_read import CheckpointError
 
 # Parameters in millions (as the paper states them), and the width of the first of the classifier's two layers.
 PUBLISHED = {
@@ -221,6 +221,6 @@ def test_fused_equals_unfused(arch):
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='mobile_former_26m')
     targets = ['onnx'] if options else ['onnx', 'openvino']
-    rows, failed = lively.exported(cfg, targets, tmp_path, (64, 64), *options)
+    rows, failed = random_models.exported(cfg, targets, tmp_path, (64, 64), *options)
     assert not failed
     assert len(rows) == len(targets)

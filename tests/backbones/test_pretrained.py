@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
 from repvit_dense.backbones import catalogue
-from repvit_dense.checkpoint import load_checkpoint
-from repvit_dense.safe_read import CheckpointError
+from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError
 
 # The smallest of each family of timm's.
 FAMILIES = (

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repvit_dense.backbones import repvit
 from repvit_dense.backbones.repvit import ARCHS, TAPS, RepViT, frozen
 from repvit_dense.benchmark.training import saved_bytes
-from repvit_dense.checkpoint import convert
+from repvit_dense.checkpoints.layouts import convert
 from repvit_dense.reparam import reparameterize_model
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'repvit_reference.npz'

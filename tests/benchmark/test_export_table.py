@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from repvit_dense.benchmark import export_table
-from repvit_dense.deploy.export import Row
 from repvit_dense.errors import InputError
+from repvit_dense.exporting.export import Row
 
 RUN = Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14, [])
 NOT_RUN = Row('coreml', Path('x'), 1, 2, 'not run here', None, None, [])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from repvit_dense import config, predict
+from repvit_dense import config
 from repvit_dense.benchmark import model_zoo
 from repvit_dense.benchmark.model_zoo import Cell, to_markdown
 from repvit_dense.benchmark.subjects import make_sure
 from repvit_dense.errors import InputError
+from repvit_dense.model import build_model, predictor
 
 CELL = Cell('repvit_semfpn_ade20k', 'repvit_m1_1', (512, 704), 11_981_574, 7_731_312, 39.06, 9.6, 0.5, 0.125)
 
@@ -21,7 +22,7 @@ def test_parameters_are_those_of_the_deploy_form(measured):
     """Of the backbone without its last blocks before a way down that nobody asked for; table of FACTS: 2,147,072."""
     assert measured.backbone_params == 2_147_072
     cfg = config.load('repvit_ssdlite_coco', backbone='repvit_m0_6')
-    head = sum(p.numel() for name, p in predict.build(cfg).named_parameters() if not name.startswith('backbone'))
+    head = sum(p.numel() for name, p in build_model(cfg).named_parameters() if not name.startswith('backbone'))
     assert measured.params == 2_147_072 + head
 
 
@@ -39,9 +40,9 @@ def test_the_whole_takes_longer_than_the_backbone(measured):
 def test_a_second_stage_finds_as_much_as_it_may():
     cfg = config.load('repvit_maskrcnn_shapes')
     torch.manual_seed(0)
-    model = predict.build(cfg)
+    model = build_model(cfg)
     make_sure(model)
-    found = predict.predictor(model, cfg)(torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy())
+    found = predictor(model, cfg)(torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8).numpy())
     assert len(found.pred_instances) >= 0.5 * cfg.model.test_cfg.rcnn.max_per_img
 
 

@@ -10,7 +10,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import find_latest_checkpoint
 
-from repvit_dense.checkpoint import CheckpointError
+from repvit_dense.checkpoints.layouts import CheckpointError
 from repvit_dense.cli import _find_checkpoint, _last_checkpoint
 
 ITERATIONS = 8

@@ -1,0 +1,1 @@
+"""Run an exported model with numpy, OpenCV and one runtime."""

@@ -1,0 +1,1 @@
+"""Every change this package makes to another library, one file each."""

@@ -1,0 +1,67 @@
+"""RTMDet-Ins (arXiv 2212.07784): dense boxes, and masks from a small network whose weights each object brings along."""
+
+import torch
+from torch import Tensor, nn
+
+from repvit_dense.exporting.graphs import ops
+from repvit_dense.exporting.graphs.one_stage import OneStage
+
+
+class RTMDetIns(OneStage):
+    """Masks cover the padded image at the stride of the first level."""
+
+    task = 'instance'
+    mask_kind = 'image'
+
+    def __init__(self, model: nn.Module, plain: bool = False):
+        super().__init__(model, plain)
+        self.postprocess = {'mask_thr': self.cfg['mask_thr_binary'], 'mask_canvas': True}
+
+    def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        logits, distances, kernels, mask_feat = self.head(self.model.extract_feat(images))
+        values = [torch.cat(pair, dim=1) for pair in zip(distances, kernels, strict=True)]
+        scores, labels, points, values = self.candidates(logits, values)
+        distances, kernels = values[..., :4], values[..., 4:]
+        boxes = torch.cat((points[..., :2] - distances[..., :2], points[..., :2] + distances[..., 2:]), dim=2)
+        boxes = ops.clip(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
+        boxes, scores, labels, chosen = self.select(boxes, scores, labels)
+        masks = self._masks(mask_feat, ops.take(kernels, chosen), ops.take(points, chosen))
+        masks = ops.only(masks, (scores > 0)[..., None, None])
+        return boxes, scores, labels.int(), masks, ops.count(scores)
+
+    def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
+        """Points of a level and its stride: x, y, stride, stride; `(N, 4)`."""
+        generator = self.head.prior_generator
+        points = generator.single_level_grid_priors(size, level, device=device)
+        return torch.cat((points, torch.full_like(points, float(generator.strides[level][0]))), dim=1)
+
+    def _masks(self, features: Tensor, kernels: Tensor, points: Tensor) -> Tensor:
+        """Each object's network on the prototypes and on where a pixel lies as seen from the object.
+
+        Its first layer is linear in the position, `(point - pixel) / (8 * stride)`, so all objects share one input:
+        the prototypes, x and y of the pixel, and 1.
+
+        Args:
+            features: `(B, prototypes, H, W)`.
+            kernels: `(B, K, parameters)`; weights of all layers, then biases.
+            points: `(B, K, 4)`.
+
+        Returns:
+            logits `(B, K, H, W)`.
+        """
+        head, (height, width) = self.head, features.shape[2:]
+        count, hidden = kernels.shape[1], head.dyconv_channels
+        parts = kernels.split(head.weight_nums + head.bias_nums, dim=2)
+        weights, biases = parts[: head.num_dyconvs], parts[head.num_dyconvs :]
+
+        pixels = head.prior_generator.single_level_grid_priors((height, width), 0, device=features.device)
+        pixels = pixels.T.expand(features.shape[0], -1, -1)
+        shared = torch.cat((features.flatten(2), pixels, torch.ones_like(pixels[:, :1])), dim=1)
+        first = weights[0].unflatten(2, (hidden, -1))  # (B, K, hidden, 2 + prototypes)
+        slope = first[..., :2] / (8 * points[..., None, 2:])
+        constant = biases[0] + (slope * points[..., None, :2]).sum(3)
+        first = torch.cat((first[..., 2:], -slope, constant[..., None]), dim=3)
+        x = (first.flatten(1, 2) @ shared).unflatten(1, (count, hidden))  # (B, K, hidden, H * W)
+        for weight, bias in zip(weights[1:], biases[1:], strict=True):
+            x = weight.unflatten(2, (-1, hidden)) @ x.relu() + bias[..., None]
+        return x[:, :, 0].unflatten(2, (height, width))

@@ -1,0 +1,163 @@
+"""The authors' detectors and segmentors, files of mmdet 2.28 and mmseg 0.30, load into today's configs.
+
+Their files are built here from the layouts in circulation: the backbone's from `golden/`, those of neck and heads as
+mmdet 2 and mmseg 0 named them (FPN, RPN, RoI heads, FPN head), written out below.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+from repvit_dense import config
+from repvit_dense.checkpoints.layouts import CheckpointError, load_checkpoint
+from repvit_dense.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / 'golden' / 'official_state_dict_shapes.json.gz'
+WIDTHS = {'m1_1': (64, 128, 256, 512), 'm1_5': (64, 128, 256, 512), 'm2_3': (80, 160, 320, 640)}
+ARCHS = tuple(WIDTHS)  # those of which detectors and segmentors were published
+
+
+def with_bias(name, *shape):
+    return {f'{name}.weight': shape, f'{name}.bias': shape[:1]}
+
+
+def conv_bn(name, *shape):
+    norm = {f'{name}.bn.{part}': shape[:1] for part in ('weight', 'bias', 'running_mean', 'running_var')}
+    return {f'{name}.conv.weight': shape, **norm, f'{name}.bn.num_batches_tracked': ()}
+
+
+def fpn(widths):
+    shapes = {}
+    for i, width in enumerate(widths):
+        shapes |= with_bias(f'neck.lateral_convs.{i}.conv', 256, width, 1, 1)
+        shapes |= with_bias(f'neck.fpn_convs.{i}.conv', 256, 256, 3, 3)
+    return shapes
+
+
+def mask_rcnn():
+    shapes = with_bias('rpn_head.rpn_conv', 256, 256, 3, 3)
+    shapes |= with_bias('rpn_head.rpn_cls', 3, 256, 1, 1) | with_bias('rpn_head.rpn_reg', 12, 256, 1, 1)
+    head = 'roi_head.bbox_head'
+    shapes |= with_bias(f'{head}.fc_cls', 81, 1024) | with_bias(f'{head}.fc_reg', 320, 1024)
+    shapes |= with_bias(f'{head}.shared_fcs.0', 1024, 12544) | with_bias(f'{head}.shared_fcs.1', 1024, 1024)
+    for i in range(4):
+        shapes |= with_bias(f'roi_head.mask_head.convs.{i}.conv', 256, 256, 3, 3)
+    shapes |= with_bias('roi_head.mask_head.upsample', 256, 256, 2, 2)
+    return shapes | with_bias('roi_head.mask_head.conv_logits', 80, 256, 1, 1)
+
+
+def fpn_head():
+    shapes = with_bias('decode_head.conv_seg', 150, 128, 1, 1)
+    for place in ('0.0', '1.0', '2.0', '2.2', '3.0', '3.2', '3.4'):  # an upsampling lies between two convolutions
+        inputs = 256 if place.endswith('.0') else 128
+        shapes |= conv_bn(f'decode_head.scale_heads.{place}', 128, inputs, 3, 3)
+    return shapes
+
+
+HEADS = {'repvit_maskrcnn_coco': mask_rcnn, 'repvit_semfpn_ade20k': fpn_head}
+TAPS = {'repvit_maskrcnn_coco': 'stage_body', 'repvit_semfpn_ade20k': 'stage_end'}
+
+
+def published(name, arch):
+    """A file of the authors: state dict under `state_dict`, classes under `meta`, as their training wrote it."""
+    with gzip.open(GOLDEN) as file:
+        backbone = json.load(file)[arch]
+    shapes = {f'backbone.{key}': shape for key, shape in backbone.items() if not key.startswith('classifier')}
+    shapes |= fpn(WIDTHS[arch]) | HEADS[name]()
+    generator = torch.Generator().manual_seed(0)
+    state = {key: torch.rand(tuple(shape), generator=generator) for key, shape in shapes.items()}
+    return {'meta': {'CLASSES': classes_of(name), 'mmdet_version': '2.28.2'}, 'state_dict': state}
+
+
+def classes_of(name):
+    cfg = config.load(name)
+    return tuple(config.dataset_meta(cfg.test_dataloader.dataset, cfg.default_scope)['classes'])
+
+
+def model_of(name, arch, **backbone):
+    cfg = config.load(name, backbone=f'repvit_{arch}')
+    cfg.model.backbone.update(init_cfg=None, **backbone)
+    import mmseg.models  # noqa: F401  registers them
+
+    init_default_scope(cfg.default_scope)
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('name', HEADS)
+def test_every_tensor_is_used(name, arch, capsys):
+    checkpoint = published(name, arch)
+    model = model_of(name, arch)
+    load_checkpoint(model, checkpoint)
+    loaded = model.state_dict()
+    for key, value in checkpoint['state_dict'].items():
+        if not key.startswith('backbone.'):
+            torch.testing.assert_close(loaded[key], value.to(loaded[key].dtype))
+    # Every tensor of the file is in the model, and none of the model's was left as it was made.
+    assert len(loaded) == len(checkpoint['state_dict'])
+    total = sum(value.double().sum() for value in checkpoint['state_dict'].values() if value.ndim)
+    found = sum(value.double().sum() for value in loaded.values() if value.ndim)
+    assert found.item() == pytest.approx(total.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_the_config_taps_what_the_file_was_trained_on(name):
+    assert config.load(name).model.backbone.tap == TAPS[name]
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_the_other_tap_is_refused(name):
+    other = {'stage_body': 'stage_end', 'stage_end': 'stage_body'}[TAPS[name]]
+    model = model_of(name, 'm1_1', tap=other)
+    with pytest.raises(CheckpointError, match=f"was trained with tap='{TAPS[name]}', the model has tap='{other}'"):
+        load_checkpoint(model, published(name, 'm1_1'))
+
+
+# --- classes ---
+
+
+@pytest.mark.parametrize('key', ['CLASSES', 'dataset_meta'])
+@pytest.mark.parametrize('name', HEADS)
+def test_classes_in_another_order_are_refused(name, key):
+    classes = list(classes_of(name))
+    same = {'meta': {key: classes if key == 'CLASSES' else {'classes': classes}}}
+    config.check_trained_classes(config.load(name), same)
+    classes[3], classes[5] = classes[5], classes[3]
+    with pytest.raises(InputError, match=f"part at class 3: '{classes[3]}' was trained"):
+        config.check_trained_classes(config.load(name), same)
+
+
+def test_fewer_classes_are_refused():
+    classes = classes_of('repvit_maskrcnn_coco')[:-1]
+    with pytest.raises(InputError, match='trained on 79 classes, the data has 80.*class 79: nothing was trained'):
+        config.check_trained_classes(config.load('repvit_maskrcnn_coco'), {'meta': {'CLASSES': classes}})
+
+
+@pytest.mark.parametrize('checkpoint', [{}, {'meta': None}, {'meta': {'epoch': 1}}])
+def test_a_file_that_names_no_classes_is_taken_at_its_word(checkpoint):
+    config.check_trained_classes(config.load('repvit_maskrcnn_coco'), checkpoint)
+
+
+def test_class_order_of_coco_is_that_of_its_annotation_files():
+    """By category id, which has gaps: the last of the 80 is number 90 (COCO 2017, `instances_val2017.json`)."""
+    classes = classes_of('repvit_maskrcnn_coco')
+    assert len(classes) == 80
+    assert [classes[i] for i in (0, 1, 11, 12, 45, 79)] == [
+        'person',
+        'bicycle',
+        'stop sign',
+        'parking meter',
+        'bowl',
+        'toothbrush',
+    ]
+
+
+def test_class_order_of_ade20k_is_that_of_the_benchmark():
+    """`objectInfo150.txt` of the scene parsing benchmark, most frequent first; 0 in its masks means none of them."""
+    classes = classes_of('repvit_semfpn_ade20k')
+    assert len(classes) == 150
+    assert [classes[i] for i in (0, 1, 2, 12, 149)] == ['wall', 'building', 'sky', 'person', 'flag']

@@ -1,0 +1,237 @@
+"""Fixtures for the graphs: small models whose scores are spread, images of several sizes, exports."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+TINY = {'embed_dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 2)}
+
+
+@pytest.fixture(scope='session')
+def build_model(randomize_bn):
+    """`build_model(name, *options)`: the model of a config on a tiny backbone, not fused, with random weights.
+
+    Batch norms have something to do. The config is its attribute `cfg`.
+    """
+    from repvit_dense import config
+    from repvit_dense.model import build_model
+
+    def build(name, *options):
+        torch.manual_seed(0)
+        cfg = config.load(name)
+        cfg.model.backbone.arch = dict(TINY)
+        config._set_channels(cfg.model, [TINY['embed_dims'][i] for i in cfg.model.backbone.out_indices])
+        for option in options:
+            config._apply_option(cfg, option)
+        model = randomize_bn(build_model(cfg), torch.Generator().manual_seed(1))
+        model.cfg = cfg
+        return model.requires_grad_(False)
+
+    return build
+
+
+@pytest.fixture(scope='session')
+def spread():
+    """`spread(predict, inputs, {layer: gain})` scales layers so that each channel of their output has mean 0 and that
+    standard deviation on these inputs: answers of a random network that differ, and that do not saturate."""
+
+    def scale(predict, inputs, gains):
+        for layer, gain in gains.items():
+            seen = []
+            handle = layer.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
+            predict(inputs)
+            handle.remove()
+            channels = seen[-1].movedim(1, -1) if isinstance(layer, torch.nn.Conv2d) else seen[-1]
+            deviation, mean = torch.std_mean(channels.flatten(0, -2), 0)
+            factor = gain / deviation.clamp(min=1e-6)
+            layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
+            layer.bias.sub_(mean).mul_(factor)
+
+    return scale
+
+
+@pytest.fixture(scope='session')
+def build_graph():
+    """`build_graph(model, plain=False)`: the graph of a fused copy; the model stays as it is."""
+    from repvit_dense.exporting import graphs
+    from repvit_dense.reparam import reparameterize_model
+
+    def build(model, plain=False):
+        return graphs.build(reparameterize_model(model), plain)
+
+    return build
+
+
+@pytest.fixture(scope='session')
+def make_batch():
+    """`make_batch(sizes, padded=None, seed=0)`: images with blobs, padded with 0 to multiples of 32; and sizes."""
+
+    def make(sizes, padded=None, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        height, width = padded or [-(-max(sides) // 32) * 32 for sides in zip(*sizes, strict=True)]
+        images = torch.zeros(len(sizes), 3, height, width)
+        for image, (h, w) in zip(images, sizes, strict=True):
+            blobs = torch.randn(1, 3, 2 + h // 16, 2 + w // 16, generator=generator)
+            image[:, :h, :w] = F.interpolate(blobs, size=(h, w), mode='bicubic')[0]
+            image[:, :h, :w] += 0.3 * torch.randn(3, h, w, generator=generator)
+        return images, torch.tensor(sizes, dtype=torch.float32)
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def samples():
+    """`samples(images, img_hw, original=None, kind=None)`: mmdet's (or mmseg's) data samples for such a batch.
+
+    `original` holds the (height, width) of each image before it was resized; by default it was not.
+    """
+    from mmdet.structures import DetDataSample
+
+    def make(images, img_hw, original=None, kind=DetDataSample):
+        padded, found = tuple(images.shape[2:]), []
+        for i, (h, w) in enumerate(img_hw.int().tolist()):
+            before = original[i] if original else (h, w)
+            meta = {'img_shape': (h, w), 'ori_shape': before, 'batch_input_shape': padded, 'pad_shape': padded}
+            found.append(kind(metainfo={**meta, 'scale_factor': (w / before[1], h / before[0])}))
+        return found
+
+    return make
+
+
+@pytest.fixture
+def run_onnx(tmp_path):
+    """`run_onnx(graph, example, dynamic=False)`: exports to ONNX, gives a function that ONNX Runtime computes."""
+    import onnxruntime
+
+    from repvit_dense.exporting.graphs.ops import onnx_translations
+
+    def export(graph, example, dynamic=False):
+        path, shapes = tmp_path / 'model.onnx', None
+        if dynamic:
+            sides = {2: 32 * torch.export.Dim('h', min=2, max=64), 3: 32 * torch.export.Dim('w', min=2, max=64)}
+            batch = torch.export.Dim('batch', min=1, max=16)
+            shapes = ({0: batch, **sides}, {0: batch})
+        with torch.no_grad():
+            torch.onnx.export(
+                graph,
+                example,
+                path,
+                dynamo=True,
+                opset_version=20,
+                input_names=['images', 'img_hw'],
+                output_names=list(graph.outputs),
+                dynamic_shapes=shapes,
+                verbose=False,
+                custom_translation_table=onnx_translations(),
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+        if dynamic:
+            assert all(isinstance(session.get_inputs()[0].shape[i], str) for i in (0, 2, 3))
+
+        def run(images, img_hw):
+            found = session.run(None, {'images': images.numpy(), 'img_hw': img_hw.numpy()})
+            return tuple(torch.from_numpy(value) for value in found)
+
+        return run
+
+    return export
+
+
+@pytest.fixture(scope='session')
+def matched():
+    """`matched(found, expected, score=1e-3, box=0.1)`: the share of expected detections that were found, each once.
+
+    Both are dicts of `boxes (N, 4)`, `scores (N,)` and `labels (N,)`; score and box are the differences allowed.
+    """
+
+    def share(found, expected, score=1e-3, box=0.1):
+        near = (found['scores'][:, None] - expected['scores'][None]).abs() < score
+        near &= found['labels'][:, None] == expected['labels'][None]
+        near &= (found['boxes'][:, None] - expected['boxes'][None]).abs().amax(2) < box
+        for column in range(near.shape[1]):
+            row = near[:, column].int().argmax()
+            if near[row, column]:
+                near[row] = False
+                near[row, column] = True
+        return near.any(0).float().mean().item()
+
+    return share
+
+
+@pytest.fixture
+def export_plain():
+    """`export_plain(graph, example)`: as a torch program, checked to hold what every runtime has. Gives a function."""
+
+    def export(graph, example):
+        program = torch.export.export(graph, example).run_decompositions({})
+        for node in program.graph.nodes:
+            values = node.meta.get('val')
+            for value in values if isinstance(values, list | tuple) else [values]:
+                assert not isinstance(value, torch.Tensor) or value.dim() <= 5, node
+            assert not any(word in str(node.target) for word in ('nonzero', 'nms', 'roi_align', 'grid_sampler')), node
+        return program.module()
+
+    return export
+
+
+@pytest.fixture(scope='module')
+def detector(build_model, make_batch, samples):
+    """`detector(name, *options)`: a detector whose answers differ from place to place, at 96x128 pixels.
+
+    During one prediction each predicting layer is scaled where it is first used, so that what follows sees it scaled.
+    """
+    images, img_hw = make_batch([(96, 128)])
+    wanted = {  # part of a layer's name -> mean and deviation of what it predicts
+        'retina_cls': (-3, 1.5), 'retina_reg': (0, 0.3),
+        'rtm_cls': (-3, 1.5), 'rtm_reg': (2, 1), 'rtm_kernel': (0, 0.5), 'mask_head.projection': (0, 1),
+        'bbox_head.cls_convs': (0, 2), 'bbox_head.reg_convs': (0, 1),
+        'rpn_conv': (0, 1), 'rpn_cls': (0, 0.5), 'rpn_reg': (0, 0.3),
+        'fc_cls': (0, 2), 'fc_reg': (0, 1), 'conv_logits': (0, 2),
+    }  # fmt: skip
+    kept = {}
+
+    def scale(layer, mean, deviation):
+        def hook(layer, _, out):
+            handle.remove()
+            factor, shift = deviation / out.std().clamp(min=1e-6), out.mean()
+            layer.weight.mul_(factor)
+            layer.bias.sub_(shift).mul_(factor).add_(mean)
+            return (out - shift) * factor + mean
+
+        handle = layer.register_forward_hook(hook)
+
+    @torch.no_grad()
+    def build(name, *options):
+        if (name, options) not in kept:
+            model = kept[name, options] = build_model(name, *options)
+            for path, layer in model.named_modules():
+                key = next((key for key in wanted if key in path), None)
+                if key and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.bias is not None:
+                    scale(layer, *wanted[key])
+            model.predict(images, samples(images, img_hw))
+        return kept[name, options]
+
+    return build
+
+
+@pytest.fixture(scope='session')
+def agreement(samples, matched):
+    """`agreement(model, graph, images, img_hw)`: the graph's outputs by name, and the least share of detections, over
+    the images and both ways, that mmdet's predict on the unfused model and the graph have in common."""
+
+    @torch.inference_mode()
+    def compare(model, graph, images, img_hw):
+        found = dict(zip(graph.outputs, graph(images, img_hw), strict=True))
+        shares = []
+        for i, sample in enumerate(graph.model.predict(images, samples(images, img_hw), rescale=True)):
+            reference, count = sample.pred_instances, int(found['count'][i])
+            ours = {key: found[key][i, :count] for key in ('boxes', 'scores', 'labels')}
+            theirs = {'boxes': reference.bboxes, 'scores': reference.scores, 'labels': reference.labels}
+            assert count == len(reference)
+            assert all((found[key][i, count:] == 0).all() for key in ours)
+            shares += [matched(ours, theirs), matched(theirs, ours)] if count else []
+        return found, min(shares, default=1.0)
+
+    return compare
