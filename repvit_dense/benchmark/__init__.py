@@ -111,39 +111,39 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.export_table:
-        from repvit_dense.benchmark import export_table, model_zoo
+        from tools.pages import export_table, model_zoo
 
         return export_table.write(args.export_table, args.heads or model_zoo.heads())
     if args.model_zoo:
-        from repvit_dense.benchmark import model_zoo
+        from tools.pages import model_zoo
 
         model_zoo.write(args.model_zoo, args.backbones or ZOO, args.rounds)
         return 0
     if args.peers:
-        from repvit_dense.benchmark import peers
+        from tools.pages import peers
 
         return peers.write(args.peers, args.backbones, args.rounds, args.json)
     if args.peers_learning:
-        from repvit_dense.benchmark import peers_learning
+        from tools.pages import peers_learning
 
         return peers_learning.write(args.peers_learning, args.backbones)
     if args.growth:
-        from repvit_dense.benchmark import growth
+        from tools.pages import growth
 
         growth.write(args.growth, args.rounds)
         return 0
     if args.ladder:
-        from repvit_dense.benchmark import ladder
+        from tools.pages import ladder
 
         ladder.write(args.ladder, tuple(args.size), args.rounds)
         return 0
     if args.annotations:
-        from repvit_dense.benchmark import annotations
+        from tools.pages import annotations
 
         report = annotations.report(args.annotations)
         print(annotations.to_text(report))
     elif args.targets is not None:
-        from repvit_dense.benchmark import targets
+        from tools.pages import targets
 
         report = targets.measure(args.targets, args.rounds, _setting(args))
         print(targets.to_text(report))

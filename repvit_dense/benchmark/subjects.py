@@ -179,7 +179,7 @@ class ConfigSubject:
         """The loss and the optimiser are the config's, the objects are drawn; `change(model)` comes first."""
         from mmengine.optim import build_optim_wrapper
 
-        from repvit_dense.benchmark.drawn import batch
+        from repvit_dense.benchmark.synthetic_batch import batch
 
         cfg = self.config()
         cfg.model.data_preprocessor.pop('batch_augments', None)  # pads to a size of its own

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from repvit_dense.benchmark import coco_evaluation
+from tools.pages import coco_evaluation
 from repvit_dense.compat.coco_metric import hotcoco_metric
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from repvit_dense import config
-from repvit_dense.benchmark import export_table, random_models
+from repvit_dense.benchmark import random_models
+from tools.pages import export_table
 
 FAMILIES = [
     'repvit_segformer_shapes',

@@ -3,9 +3,9 @@
 import pytest
 
 from repvit_dense import benchmark
-from repvit_dense.benchmark import targets
+from tools.pages import targets
 from repvit_dense.benchmark.subjects import Setting
-from repvit_dense.benchmark.targets import Row
+from tools.pages.targets import Row
 from repvit_dense.errors import InputError
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from repvit_dense.backbones import catalogue
-from repvit_dense.benchmark import model_zoo, peers_cell, peers_learning, peers_picture
-from repvit_dense.benchmark.peers_cell import FORMS, REFERENCE, SIZE, STEPS, TRAINED
+from tools.pages import model_zoo, peers_cell, peers_learning, peers_picture
+from tools.pages.peers_cell import FORMS, REFERENCE, SIZE, STEPS, TRAINED
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 

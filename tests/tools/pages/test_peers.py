@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from repvit_dense.benchmark import model_zoo, peers, peers_cell, peers_learning, peers_picture
+from tools.pages import model_zoo, peers, peers_cell, peers_learning, peers_picture
 from repvit_dense.benchmark.timing import Subject
 from repvit_dense.errors import InputError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from repvit_dense.benchmark import export_table
+from tools.pages import export_table
 from repvit_dense.errors import InputError
 from repvit_dense.exporting.export import Row
 

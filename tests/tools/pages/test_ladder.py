@@ -6,8 +6,8 @@ import pytest
 
 from repvit_dense import benchmark
 from repvit_dense.backbones.ladder import STEPS
-from repvit_dense.benchmark import ladder
-from repvit_dense.benchmark.ladder import FORMS, Row
+from tools.pages import ladder
+from tools.pages.ladder import FORMS, Row
 from repvit_dense.errors import InputError
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from repvit_dense import config
-from repvit_dense.benchmark import model_zoo
-from repvit_dense.benchmark.model_zoo import Cell, to_markdown
+from tools.pages import model_zoo
+from tools.pages.model_zoo import Cell, to_markdown
 from repvit_dense.benchmark.subjects import make_sure
 from repvit_dense.errors import InputError
 from repvit_dense.model import build_model, predictor

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from repvit_dense.benchmark import annotations
+from tools.pages import annotations
 
 
 def test_a_generated_file_passes_the_check(tmp_path):

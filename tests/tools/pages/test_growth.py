@@ -2,8 +2,8 @@
 
 import pytest
 
-from repvit_dense.benchmark import growth
-from repvit_dense.benchmark.growth import Axis, exponent
+from tools.pages import growth
+from tools.pages.growth import Axis, exponent
 
 
 @pytest.mark.parametrize('power', [0.5, 1.0, 2.0])

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from repvit_dense import config
-from repvit_dense.benchmark import coco_evaluation, process, random_models, timing, training
+from repvit_dense.benchmark import process, random_models, timing, training
+from tools.pages import coco_evaluation
 from repvit_dense.benchmark.subjects import (
     ArtifactSubject,
     BackboneSubject,
