@@ -10,4 +10,4 @@ model = dict(
     backbone=dict(_delete_=True, type='MobileFormer', arch='294m', out_indices=(1, 2, 3), norm_eval=False),
     neck=dict(in_channels=[48, 128, 192]),
 )
-optim_wrapper = dict(constructor='NoDecayOptimWrapperConstructor', paramwise_cfg=dict(no_decay=['tokens']))
+optim_wrapper = dict(constructor='DenseNoDecayOptimWrapperConstructor', paramwise_cfg=dict(no_decay=['tokens']))

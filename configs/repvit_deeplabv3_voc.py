@@ -19,7 +19,7 @@ model = dict(
     )
 )
 
-train_cfg = dict(type='ResumableIterLoop', max_iters=4150, val_interval=830)
+train_cfg = dict(type='DenseIterLoop', max_iters=4150, val_interval=830)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

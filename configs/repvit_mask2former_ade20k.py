@@ -30,13 +30,13 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-train_cfg = dict(type='ResumableIterLoop', max_iters=160000, val_interval=16000)
+train_cfg = dict(type='DenseIterLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 embedding = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='NoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
+    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys=dict(

@@ -36,7 +36,7 @@ model = dict(
     test_cfg=dict(instance_on=False, object_mask_thr=0.2, iou_thr=0.5),
 )
 
-train_cfg = dict(type='ResumableIterLoop', max_iters=2100, val_interval=700)
+train_cfg = dict(type='DenseIterLoop', max_iters=2100, val_interval=700)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 embedding = dict(decay_mult=0.0)

@@ -24,7 +24,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
 )
 
-train_cfg = dict(type='ResumableEpochLoop', max_epochs=4, val_interval=1)
+train_cfg = dict(type='DenseEpochLoop', max_epochs=4, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

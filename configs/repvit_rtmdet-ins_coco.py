@@ -63,10 +63,10 @@ param_scheduler = [
 auto_scale_lr = dict(base_batch_size=256)
 default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 custom_hooks = [
-    dict(type='NonFiniteLossHook'),
-    dict(type='SaveOnSignalHook'),
-    dict(type='ProgressHook'),
-    dict(type='ReportHook'),
+    dict(type='DenseNonFiniteLossHook'),
+    dict(type='DenseSaveOnSignalHook'),
+    dict(type='DenseProgressHook'),
+    dict(type='DenseReportHook'),
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True),
     dict(type='PipelineSwitchHook', switch_epoch=280, switch_pipeline=last_pipeline),
 ]

@@ -42,9 +42,9 @@ param_scheduler = [
 auto_scale_lr = dict(base_batch_size=128)
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'))
 custom_hooks = [
-    dict(type='NonFiniteLossHook'),
-    dict(type='SaveOnSignalHook'),
-    dict(type='ProgressHook'),
-    dict(type='ReportHook'),
+    dict(type='DenseNonFiniteLossHook'),
+    dict(type='DenseSaveOnSignalHook'),
+    dict(type='DenseProgressHook'),
+    dict(type='DenseReportHook'),
     dict(type='EMAHook', momentum=0.0005, update_buffers=True),
 ]

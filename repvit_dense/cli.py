@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _interval(text: str) -> dict[str, int]:
-    """'200' or '5m' as arguments of RecentCheckpointHook."""
+    """'200' or '5m' as arguments of DenseRecentCheckpointHook."""
     number = text.removesuffix('m')
     if not number.isdecimal() or not int(number):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of iterations (200) nor of minutes (5m)")
@@ -152,7 +152,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.auto_scale_lr:
         _scale_lr(cfg)
     if args.checkpoint_every:
-        hook = {'type': 'RecentCheckpointHook', **args.checkpoint_every}
+        hook = {'type': 'DenseRecentCheckpointHook', **args.checkpoint_every}
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
     _resume(cfg, args.resume)
     _read_checkpoint(cfg)
@@ -196,7 +196,7 @@ def _test(args: argparse.Namespace) -> int:
         _read_checkpoint(cfg)
         cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds every weight
     if args.deploy:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'SwitchToDeployHook'}]
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseFuseHook'}]
     if args.show_dir:
         show_dir = Path(args.show_dir).absolute()
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(show_dir))

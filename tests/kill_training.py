@@ -50,8 +50,8 @@ model = dict(
 )
 train_cfg = dict(max_epochs=3)
 custom_hooks = [
-    dict(type='NonFiniteLossHook'),
-    dict(type='SaveOnSignalHook'),
+    dict(type='DenseNonFiniteLossHook'),
+    dict(type='DenseSaveOnSignalHook'),
     dict(type='EMAHook', momentum=0.05, update_buffers=True),
 ]
 vis_backends = [dict(type='LocalVisBackend')]

@@ -96,8 +96,8 @@ def test_the_same_data_for_validation_and_its_score(cfg):
 
 def test_training_is_guarded_and_its_best_state_kept(cfg):
     hooks = [hook.type for hook in cfg.custom_hooks]
-    assert {'NonFiniteLossHook', 'SaveOnSignalHook', 'ProgressHook', 'ReportHook'} <= set(hooks)
-    assert cfg.train_cfg.type in ('ResumableEpochLoop', 'ResumableIterLoop')
+    assert {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook'} <= set(hooks)
+    assert cfg.train_cfg.type in ('DenseEpochLoop', 'DenseIterLoop')
     assert cfg.default_hooks.checkpoint.save_best
     assert cfg.custom_imports.imports == ['repvit_dense']
 

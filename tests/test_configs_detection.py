@@ -253,7 +253,7 @@ def test_the_optimiser_is_that_of_the_paper(name):
 def test_epochs_and_steps(name, epochs, steps):
     cfg = config.load(name)
     last = cfg.param_scheduler[-1]
-    assert (cfg.train_cfg.type, cfg.train_cfg.max_epochs) == ('ResumableEpochLoop', epochs)
+    assert (cfg.train_cfg.type, cfg.train_cfg.max_epochs) == ('DenseEpochLoop', epochs)
     assert (last.end, last.by_epoch, last.get('milestones')) == (epochs, True, steps)
 
 
@@ -261,7 +261,7 @@ def test_epochs_and_steps(name, epochs, steps):
 def test_by_iterations_throughout(name):
     cfg = config.load(name)
     iterations = cfg.train_cfg.max_iters
-    assert cfg.train_cfg.type == 'ResumableIterLoop'
+    assert cfg.train_cfg.type == 'DenseIterLoop'
     assert cfg.train_dataloader.sampler.type == 'InfiniteSampler'
     assert not cfg.log_processor.by_epoch and not cfg.default_hooks.logger.log_metric_by_epoch
     assert not cfg.default_hooks.checkpoint.by_epoch

@@ -182,8 +182,8 @@ def test_every_name_is_known(cfg):
 
 def test_training_is_counted_in_iterations_and_guarded(cfg):
     hooks = {hook.type for hook in cfg.custom_hooks}
-    assert hooks >= {'NonFiniteLossHook', 'SaveOnSignalHook', 'ProgressHook', 'ReportHook'}
-    assert cfg.train_cfg.type == 'ResumableIterLoop'
+    assert hooks >= {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook'}
+    assert cfg.train_cfg.type == 'DenseIterLoop'
     assert cfg.train_dataloader.sampler == {'type': 'InfiniteSampler', 'shuffle': True}
     assert not cfg.val_dataloader.sampler.shuffle
     counted = [cfg.default_hooks.checkpoint.by_epoch, cfg.log_processor.by_epoch]

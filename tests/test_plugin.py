@@ -14,10 +14,10 @@ REGISTERED = """
 from mmengine.registry import HOOKS, LOOPS, MODELS, WEIGHT_INITIALIZERS
 
 assert 'RepViT' in MODELS
-assert 'PretrainedBackbone' in WEIGHT_INITIALIZERS
-for name in ('NonFiniteLossHook', 'ProgressHook', 'ReportHook', 'SaveOnSignalHook', 'SwitchToDeployHook'):
+assert 'DensePretrainedInit' in WEIGHT_INITIALIZERS
+for name in ('DenseNonFiniteLossHook', 'DenseProgressHook', 'DenseReportHook', 'DenseSaveOnSignalHook', 'DenseFuseHook'):
     assert name in HOOKS, name
-assert 'ResumableEpochLoop' in LOOPS
+assert 'DenseEpochLoop' in LOOPS
 """
 CONFIG = """
 custom_imports = dict(imports=['repvit_dense'], allow_failed_imports=False)

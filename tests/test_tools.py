@@ -460,7 +460,7 @@ def test_a_job_that_died_before_its_first_checkpoint(settle, weights, monkeypatc
 @pytest.mark.parametrize('text, expected', [('200', {'iterations': 200}), ('5m', {'minutes': 5})])
 def test_more_checkpoints(settle, text, expected):
     cfg = settle('train', SHAPES, '--checkpoint-every', text)
-    assert cfg.custom_hooks[-1] == {'type': 'RecentCheckpointHook', **expected}
+    assert cfg.custom_hooks[-1] == {'type': 'DenseRecentCheckpointHook', **expected}
 
 
 def test_an_operation_that_is_not_deterministic(refuse, settle, monkeypatch):
@@ -479,12 +479,12 @@ def test_testing_loads_the_checkpoint_and_nothing_else(settle, weights, tmp_path
     cfg = settle('test', SHAPES, weights, '--deploy', '--show-dir', 'pictures', *options)
     assert (cfg.load_from, cfg.resume) == (weights, False)
     assert 'init_cfg' not in cfg.model.backbone
-    assert cfg.custom_hooks[-1].type == 'SwitchToDeployHook'
+    assert cfg.custom_hooks[-1].type == 'DenseFuseHook'
     assert cfg.default_hooks.visualization.draw
     assert cfg.default_hooks.visualization.test_out_dir == str(tmp_path / 'pictures')
     cfg = settle('test', SHAPES, '--work-dir', 'w', weights)
     assert cfg.load_from == weights
-    assert 'SwitchToDeployHook' not in [hook.type for hook in cfg.custom_hooks]
+    assert 'DenseFuseHook' not in [hook.type for hook in cfg.custom_hooks]
     assert 'draw' not in cfg.default_hooks.visualization
 
 

@@ -10,10 +10,10 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
 )
 custom_hooks = [
-    dict(type='NonFiniteLossHook'),
-    dict(type='SaveOnSignalHook'),
-    dict(type='ProgressHook'),
-    dict(type='ReportHook'),
+    dict(type='DenseNonFiniteLossHook'),
+    dict(type='DenseSaveOnSignalHook'),
+    dict(type='DenseProgressHook'),
+    dict(type='DenseReportHook'),
 ]
 
 env_cfg = dict(

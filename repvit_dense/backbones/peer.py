@@ -136,7 +136,7 @@ def read_safely(init_cfg: Mapping | None) -> dict | None:
     """mmengine's `Pretrained` replaced by ours, which reads safely, knows the published layouts and loads strictly."""
     if not init_cfg:
         return None
-    ours = {'type': 'PretrainedBackbone'} if init_cfg.get('type') == 'Pretrained' else {}
+    ours = {'type': 'DensePretrainedInit'} if init_cfg.get('type') == 'Pretrained' else {}
     return {**init_cfg, **ours}
 
 

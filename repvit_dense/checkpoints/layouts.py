@@ -401,7 +401,7 @@ def _class_counts(module: nn.Module, shapes) -> tuple[int, int] | None:
 
 
 @WEIGHT_INITIALIZERS.register_module()
-class PretrainedBackbone:
+class DensePretrainedInit:
     """Initialise a backbone from weights in any layout; what `init_cfg=dict(type='Pretrained')` of ours stands for.
 
     Args:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mmdet.evaluation import CocoMetric
 
 
-@METRICS.register_module(name='HotcocoMetric')
+@METRICS.register_module(name='DenseCocoMetric')
 def hotcoco_metric(**settings) -> 'CocoMetric':
     """Build a CocoMetric of these settings that evaluates with hotcoco: the same names and numbers, see `coco_api`."""
     return _metric_class()(**settings)
@@ -27,7 +27,7 @@ def _metric_class() -> 'type[CocoMetric]':
     # The metric takes these from its module, at no place where a subclass could say otherwise.
     replace = functools.partial(patch.multiple, CocoMetric.__module__)
 
-    class HotcocoMetric(CocoMetric):
+    class DenseCocoMetric(CocoMetric):
         def __init__(self, **settings):
             with replace(COCO=read):
                 super().__init__(**settings)
@@ -47,4 +47,4 @@ def _metric_class() -> 'type[CocoMetric]':
             with replace(COCO=read, COCOeval=evaluation, COCOevalMP=evaluation, dump=keep, load=take):
                 return super().compute_metrics(results)
 
-    return HotcocoMetric
+    return DenseCocoMetric

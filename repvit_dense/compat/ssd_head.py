@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mmdet.models import SSDHead
 
 
-@MODELS.register_module(name='PredictingSSDHead')
+@MODELS.register_module(name='DenseSSDHead')
 def predicting_ssd_head(**settings) -> 'SSDHead':
     """Build an SSDHead (arXiv 1512.02325) of these settings.
 

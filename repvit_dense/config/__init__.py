@@ -144,7 +144,7 @@ def set_backbone(cfg: 'Config', name: str) -> None:
     if 'data_preprocessor' in cfg.model:
         cfg.model.data_preprocessor.update(mean=list(entry.mean), std=list(entry.std))
     if entry.type != 'RepViT' and 'optim_wrapper' in cfg:
-        cfg.optim_wrapper.constructor = 'NoDecayOptimWrapperConstructor'
+        cfg.optim_wrapper.constructor = 'DenseNoDecayOptimWrapperConstructor'
         cfg.merge_from_dict({'optim_wrapper.paramwise_cfg.no_decay': list(entry.no_decay)})
 
 

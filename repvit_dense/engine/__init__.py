@@ -3,25 +3,25 @@
 from repvit_dense.compat import panoptic_api
 from repvit_dense.compat.coco_metric import hotcoco_metric
 from repvit_dense.compat.ssd_head import predicting_ssd_head
-from repvit_dense.engine.fusing import SwitchToDeployHook
-from repvit_dense.engine.guard import NonFiniteLossHook, SaveOnSignalHook
-from repvit_dense.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from repvit_dense.engine.optimizer import NoDecayOptimWrapperConstructor
-from repvit_dense.engine.progress import ProgressHook
-from repvit_dense.engine.recent import RecentCheckpointHook
-from repvit_dense.engine.report import PicturesHook, ReportHook
+from repvit_dense.engine.fusing import DenseFuseHook
+from repvit_dense.engine.guard import DenseNonFiniteLossHook, DenseSaveOnSignalHook
+from repvit_dense.engine.loops import DenseEpochLoop, DenseIterLoop
+from repvit_dense.engine.optimizer import DenseNoDecayOptimWrapperConstructor
+from repvit_dense.engine.progress import DenseProgressHook
+from repvit_dense.engine.recent import DenseRecentCheckpointHook
+from repvit_dense.engine.report import DensePicturesHook, DenseReportHook
 
 __all__ = [
-    'NoDecayOptimWrapperConstructor',
-    'NonFiniteLossHook',
-    'PicturesHook',
-    'ProgressHook',
-    'RecentCheckpointHook',
-    'ReportHook',
-    'ResumableEpochLoop',
-    'ResumableIterLoop',
-    'SaveOnSignalHook',
-    'SwitchToDeployHook',
+    'DenseNoDecayOptimWrapperConstructor',
+    'DenseNonFiniteLossHook',
+    'DensePicturesHook',
+    'DenseProgressHook',
+    'DenseRecentCheckpointHook',
+    'DenseReportHook',
+    'DenseEpochLoop',
+    'DenseIterLoop',
+    'DenseSaveOnSignalHook',
+    'DenseFuseHook',
     'hotcoco_metric',
     'predicting_ssd_head',
 ]

@@ -10,7 +10,7 @@ from repvit_dense.reparam import reparameterize_model
 
 
 @HOOKS.register_module()
-class SwitchToDeployHook(Hook):
+class DenseFuseHook(Hook):
     """Swap in a fused copy of the model for the time of a test run; the model being trained is never touched."""
 
     def before_test(self, runner) -> None:

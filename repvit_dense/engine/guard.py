@@ -20,7 +20,7 @@ class TrainingStopped(RuntimeError):
 
 
 @HOOKS.register_module()
-class NonFiniteLossHook(Hook):
+class DenseNonFiniteLossHook(Hook):
     """Stop at the first loss that is NaN or infinite, before anything of it is saved."""
 
     priority = 'VERY_HIGH'
@@ -43,7 +43,7 @@ class NonFiniteLossHook(Hook):
 
 
 @HOOKS.register_module()
-class SaveOnSignalHook(Hook):
+class DenseSaveOnSignalHook(Hook):
     """On SIGINT or SIGTERM finish the iteration, save a checkpoint that `--resume` picks up, and stop.
 
     A second signal of the same kind stops at once, without a checkpoint. A validation that was not finished, for

@@ -28,7 +28,7 @@ class _Resumable:
 
 
 @LOOPS.register_module()
-class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
+class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
     """Train by epochs, resuming in the middle of one."""
 
     def run_epoch(self) -> None:
@@ -59,7 +59,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
+class DenseIterLoop(_Resumable, IterBasedTrainLoop):
     """Train by iterations; a signal that also ends the data-loading workers still leaves a checkpoint."""
 
     def run(self):

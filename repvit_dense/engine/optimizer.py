@@ -6,7 +6,7 @@ from torch import nn
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class NoDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+class DenseNoDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, without weight decay on norms, biases, layer scales and position tables.
 
     Whatever has one dimension or none is exempt, and so is any parameter whose name contains one of

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 @HOOKS.register_module()
-class ProgressHook(Hook):
+class DenseProgressHook(Hook):
     """Draw a bar on the terminal for training, validation and testing; do nothing where there is no terminal.
 
     Log messages are written above the bar. The long line per logging interval goes to the log file only.

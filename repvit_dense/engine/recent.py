@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 
 
 @HOOKS.register_module()
-class RecentCheckpointHook(Hook):
+class DenseRecentCheckpointHook(Hook):
     """Save `recent_iter_N.pth` for `--resume` in the midst of an epoch; the last two are kept until training ends.
 
     Args:

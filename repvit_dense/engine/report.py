@@ -14,7 +14,7 @@ IN_PERCENT = ('mIoU', 'PQ')
 
 
 @HOOKS.register_module()
-class PicturesHook(Hook):
+class DensePicturesHook(Hook):
     """While testing, write a picture of every image, ground truth beside prediction.
 
     It takes the place of mmseg's SegVisualizationHook, which can write into the log folder only. Its arguments have the
@@ -38,7 +38,7 @@ class PicturesHook(Hook):
 
 
 @HOOKS.register_module()
-class ReportHook(Hook):
+class DenseReportHook(Hook):
     """Draw losses and scores over iterations into the work directory, and say where the best checkpoint lies."""
 
     priority = 'LOWEST'

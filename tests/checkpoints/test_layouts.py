@@ -528,7 +528,7 @@ def test_initialising_a_whole_network_once_and_twice(tiny, tiny_arch, tmp_path, 
     model = Detector(tiny_arch, backbone=MODELS.build({'type': 'RepViT', 'arch': tiny_arch, 'init_cfg': init_cfg}))
     model.init_weights()
     assert same(model.backbone.state_dict(), tiny.state_dict())
-    assert f'PretrainedBackbone: load from {tmp_path}/pretrained.pth' in seen
+    assert f'DensePretrainedInit: load from {tmp_path}/pretrained.pth' in seen
     with torch.no_grad():
         model.backbone.stem.conv1.conv.weight.fill_(9)
     model.init_weights()  # mmengine says that it was called before, and leaves what was trained since

@@ -154,5 +154,5 @@ def test_the_configs_name_it():
     for name in ('repvit_maskrcnn_shapes', 'repvit_retinanet_coco', 'repvit_mask2former_coco-panoptic'):
         cfg = config.load(name)
         types = {part['type'] for part in config._metrics(cfg, 'val') + config._metrics(cfg, 'test')}
-        assert 'HotcocoMetric' in types
-        assert types <= {'HotcocoMetric', 'CocoPanopticMetric'}
+        assert 'DenseCocoMetric' in types
+        assert types <= {'DenseCocoMetric', 'CocoPanopticMetric'}

@@ -41,7 +41,7 @@ optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SG
 param_scheduler = []
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
-custom_hooks = [dict(type='SaveOnSignalHook'), dict(type='WriteLosses')]
+custom_hooks = [dict(type='DenseSaveOnSignalHook'), dict(type='WriteLosses')]
 """
 
 

@@ -76,7 +76,7 @@ def test_pixels_are_normalised_as_the_weights_expect():
 
 def test_a_peer_s_tables_do_not_decay_and_a_repvit_keeps_the_recipe():
     peer = config.load('repvit_maskrcnn_coco', backbone='swin_tiny').optim_wrapper
-    assert peer.constructor == 'NoDecayOptimWrapperConstructor'
+    assert peer.constructor == 'DenseNoDecayOptimWrapperConstructor'
     assert peer.paramwise_cfg.no_decay == list(catalogue.find('swin_tiny').no_decay)
     assert (
         config.load('repvit_maskrcnn_coco', backbone='m2_3').optim_wrapper

@@ -24,7 +24,7 @@ from repvit_dense.engine.guard import TrainingStopped
 from repvit_dense.engine.runner import DenseRunner
 
 SAMPLES, BATCH, EPOCHS = 16, 2, 2
-HOOKS = ('NonFiniteLossHook', 'SaveOnSignalHook', 'ProgressHook', 'ReportHook')
+HOOKS = ('DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook')
 _number = count()
 
 
@@ -94,7 +94,7 @@ class Wait(Hook):
         folder = Path(runner.work_dir)
         (folder / 'workers').write_text(json.dumps([child.pid for child in multiprocessing.active_children()]))
         (folder / 'reached').touch()
-        guard = next(hook for hook in runner.hooks if type(hook).__name__ == 'SaveOnSignalHook')
+        guard = next(hook for hook in runner.hooks if type(hook).__name__ == 'DenseSaveOnSignalHook')
         while not (folder / 'go').exists():
             time.sleep(0.01)
             if guard._received:
@@ -122,7 +122,7 @@ def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
             'num_workers': workers,
             'persistent_workers': workers > 0,
         },
-        'train_cfg': {'type': 'ResumableEpochLoop', 'max_epochs': EPOCHS, 'val_interval': 1},
+        'train_cfg': {'type': 'DenseEpochLoop', 'max_epochs': EPOCHS, 'val_interval': 1},
         'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 0.02}},
         'param_scheduler': [{'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 12}],
         'default_hooks': {
@@ -208,7 +208,7 @@ def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=Fa
         torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
     hooks = [SlowSave()] if group is not None else []
     hooks += [Wait(*wait)] if wait else []
-    hooks += [{'type': 'RecentCheckpointHook', 'iterations': every}] if every else []
+    hooks += [{'type': 'DenseRecentCheckpointHook', 'iterations': every}] if every else []
     data = ToyData(block_at, str(Path(work_dir, 'reached')))
     try:
         make_runner(work_dir, hooks=hooks, data=data, **kwargs).train()

@@ -7,7 +7,7 @@ from mmengine.model import MMDistributedDataParallel
 
 from repvit_dense.backbones.repvit import ConvBN
 
-SWITCH = {'type': 'SwitchToDeployHook'}
+SWITCH = {'type': 'DenseFuseHook'}
 
 
 class Watch(Hook):
@@ -76,7 +76,7 @@ def test_training_flags_are_left_alone(tmp_path, toy):
     runner.model.train()
     runner.model.out.eval()  # a part that its user has frozen
     before = [module.training for module in runner.model.modules()]
-    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'SwitchToDeployHook')
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'DenseFuseHook')
     hook.before_test(runner)
     hook.after_test(runner)
     assert [module.training for module in runner.model.modules()] == before

@@ -198,7 +198,7 @@ def test_forked_processes_neither_save_nor_survive(tmp_path, toy):
 def test_handlers_are_put_back(tmp_path, toy, hooks):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(TrainingStopped) if hooks else nullcontext():
-        toy(tmp_path, hooks=hooks, train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
+        toy(tmp_path, hooks=hooks, train_cfg={'type': 'DenseEpochLoop', 'max_epochs': 1}).train()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -219,7 +219,7 @@ def test_a_run_by_iterations_resumes_to_the_same_weights_and_scores(tmp_path, to
     def run(work_dir, **kwargs):
         return toy(
             work_dir,
-            train_cfg={'type': 'ResumableIterLoop', 'max_iters': ITERATIONS, 'val_interval': 4},
+            train_cfg={'type': 'DenseIterLoop', 'max_iters': ITERATIONS, 'val_interval': 4},
             default_hooks={
                 'logger': {'type': 'LoggerHook', 'interval': 2, 'log_metric_by_epoch': False},
                 'checkpoint': {'type': 'CheckpointHook', 'interval': 4, 'by_epoch': False, 'save_best': 'toy/mAP'},
@@ -280,5 +280,5 @@ def test_other_outputs_may_be_anything(tmp_path, toy):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             outputs['acc'] = torch.tensor(float('nan'))
 
-    one = {'type': 'ResumableEpochLoop', 'max_epochs': 1}
+    one = {'type': 'DenseEpochLoop', 'max_epochs': 1}
     toy(tmp_path, hooks=[Accuracy()], train_cfg=one).train()

@@ -93,7 +93,7 @@ def test_an_epoch_stopped_in_its_last_iteration_is_still_ended(tmp_path, toy):
 
 
 @pytest.mark.parametrize(
-    'loop', [{'type': 'ResumableEpochLoop', 'max_epochs': 1}, {'type': 'ResumableIterLoop', 'max_iters': 8}]
+    'loop', [{'type': 'DenseEpochLoop', 'max_epochs': 1}, {'type': 'DenseIterLoop', 'max_iters': 8}]
 )
 def test_an_error_of_the_data_set_is_announced_and_not_swallowed(tmp_path, toy, loop):
     class Broken(torch.utils.data.Dataset):
@@ -126,7 +126,7 @@ def test_by_iterations_every_batch_once_and_in_order(tmp_path, toy, whole_run, a
             'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
             'batch_size': 2,
         }
-        by_iterations = {'type': 'ResumableIterLoop', 'max_iters': ITERATIONS + 4, 'val_interval': 4}
+        by_iterations = {'type': 'DenseIterLoop', 'max_iters': ITERATIONS + 4, 'val_interval': 4}
         return toy(
             work_dir, train_dataloader=loader, train_cfg=by_iterations, log_processor={'by_epoch': False}, **kwargs
         )

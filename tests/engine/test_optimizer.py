@@ -20,7 +20,7 @@ def groups(**paramwise):
     """Parameter name -> (learning rate, weight decay)."""
     net = Net()
     config = {
-        'constructor': 'NoDecayOptimWrapperConstructor',
+        'constructor': 'DenseNoDecayOptimWrapperConstructor',
         'optimizer': {'type': 'AdamW', 'lr': 1.0, 'weight_decay': 0.5},
         'paramwise_cfg': {'no_decay': [], **paramwise},
     }

@@ -77,7 +77,7 @@ def test_a_terminal_shows_bars_with_the_loss(tmp_path, toy, on_terminal):
 
 
 def test_training_by_iterations_counts_no_epochs(tmp_path, toy, on_terminal):
-    by_iterations = {'type': 'ResumableIterLoop', 'max_iters': 6, 'val_interval': 3}
+    by_iterations = {'type': 'DenseIterLoop', 'max_iters': 6, 'val_interval': 3}
     text = on_terminal(lambda: toy(tmp_path, train_cfg=by_iterations).train())
     assert '6/6' in text
     assert re.search(r'loss=\d+\.\d{3}\W', text)
@@ -99,7 +99,7 @@ def test_testing_has_a_bar(tmp_path, toy, on_terminal):
 
 
 def test_a_resumed_bar_starts_where_training_does(tmp_path, toy, on_terminal):
-    toy(tmp_path, train_cfg={'type': 'ResumableEpochLoop', 'max_epochs': 1}).train()
+    toy(tmp_path, train_cfg={'type': 'DenseEpochLoop', 'max_epochs': 1}).train()
     text = on_terminal(lambda: toy(tmp_path, resume=True).train())
     assert ' 8/16' in text
     assert ' 4/16' not in text

@@ -25,7 +25,7 @@ class Look(Hook):
 
 def seen(toy, work_dir, **every):
     look = Look()
-    runner = toy(work_dir, hooks=[{'type': 'RecentCheckpointHook', **every}, look])
+    runner = toy(work_dir, hooks=[{'type': 'DenseRecentCheckpointHook', **every}, look])
     runner.train()
     return look.seen
 
@@ -53,6 +53,6 @@ def test_every_so_many_minutes(tmp_path, toy, monkeypatch):
 def test_not_while_gradients_are_accumulated(tmp_path, toy, counts, expected):
     optimizer = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}, 'accumulative_counts': counts}
     look = Look()
-    hooks = [{'type': 'RecentCheckpointHook', 'iterations': 1}, look]
+    hooks = [{'type': 'DenseRecentCheckpointHook', 'iterations': 1}, look]
     toy(tmp_path, hooks=hooks, optim_wrapper=optimizer).train()
     assert {number for names in look.seen[:4] for number in names} == expected

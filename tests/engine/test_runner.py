@@ -14,7 +14,7 @@ from repvit_dense.checkpoints.layouts import CheckpointError
 from repvit_dense.cli import _find_checkpoint, _last_checkpoint
 
 ITERATIONS = 8
-ONE_EPOCH = {'type': 'ResumableEpochLoop', 'max_epochs': 1}
+ONE_EPOCH = {'type': 'DenseEpochLoop', 'max_epochs': 1}
 
 
 class Harmful:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from repvit_dense.engine.seeding import seed_all
 
 ITERATIONS, SAMPLES = 8, 16
-BY_ITERATIONS = {'train_cfg': {'type': 'ResumableIterLoop', 'max_iters': 2 * ITERATIONS, 'val_interval': 8}}
+BY_ITERATIONS = {'train_cfg': {'type': 'DenseIterLoop', 'max_iters': 2 * ITERATIONS, 'val_interval': 8}}
 
 
 class RandomData(Dataset):
@@ -71,7 +71,7 @@ def trained(toy, work_dir, stop_at=None, **kwargs):
         'batch_size': 2,
         **kwargs.pop('train_dataloader', {}),
     }
-    hooks = [noise, {'type': 'RecentCheckpointHook', 'iterations': 1}]
+    hooks = [noise, {'type': 'DenseRecentCheckpointHook', 'iterations': 1}]
     runner = toy(work_dir, hooks=hooks, train_dataloader=loader, **kwargs)
     if stop_at is None:
         runner.train()
@@ -152,7 +152,7 @@ def test_a_last_batch_may_be_left_out(tmp_path, toy):
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path, start, toy):
     """SIGKILL, in an iteration, with a worker."""
-    every = {'type': 'RecentCheckpointHook', 'iterations': 2}
+    every = {'type': 'DenseRecentCheckpointHook', 'iterations': 2}
     whole = toy(tmp_path / 'whole', hooks=[every])
     whole.train()
     child = start(tmp_path / 'run', wait=('train', 5), workers=1, every=2)

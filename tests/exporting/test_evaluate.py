@@ -155,9 +155,9 @@ def test_a_panoptic_artifact_has_no_instances_to_measure(load, artifact, capsys)
 
 def test_weights_are_not_averaged(load, artifact):
     cfg = load('repvit_maskrcnn_shapes')
-    cfg.custom_hooks = [{'type': 'EMAHook'}, {'type': 'ProgressHook'}]
+    cfg.custom_hooks = [{'type': 'EMAHook'}, {'type': 'DenseProgressHook'}]
     evaluate.use_artifact(cfg, artifact('roi', classes=THINGS))
-    assert [hook['type'] for hook in cfg.custom_hooks] == ['ProgressHook']
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['DenseProgressHook']
 
 
 def test_an_image_that_cannot_be_read_stops_the_evaluation(load, artifact, root, monkeypatch):

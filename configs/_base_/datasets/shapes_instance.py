@@ -50,6 +50,6 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
-    type='HotcocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric=['bbox', 'segm']
+    type='DenseCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric=['bbox', 'segm']
 )
 test_evaluator = val_evaluator

@@ -24,7 +24,7 @@ model = dict(
         init_cfg=dict(type='TruncNormal', layer='Conv2d', std=0.03),
     ),
     bbox_head=dict(
-        type='PredictingSSDHead',
+        type='DenseSSDHead',
         in_channels=channels,
         num_classes=80,
         use_depthwise=True,

@@ -1,5 +1,5 @@
 # 12 epochs of AdamW at 16 images a step (8 GPUs x 2); 500 iterations of linear warm-up, steps at epochs 8 and 11.
-train_cfg = dict(type='ResumableEpochLoop', max_epochs=12, val_interval=1)
+train_cfg = dict(type='DenseEpochLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -1,6 +1,6 @@
 # 160,000 iterations of AdamW at 16 images a step (8 GPUs x 2), no weight decay on norms; 1,500 iterations of linear
 # warm-up, then linear decay to 0.
-train_cfg = dict(type='ResumableIterLoop', max_iters=160000, val_interval=16000)
+train_cfg = dict(type='DenseIterLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -1,5 +1,5 @@
 # 40,000 iterations of AdamW at 32 images a step (8 GPUs x 4), polynomial decay of power 0.9 and no warm-up.
-train_cfg = dict(type='ResumableIterLoop', max_iters=40000, val_interval=4000)
+train_cfg = dict(type='DenseIterLoop', max_iters=40000, val_interval=4000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -1,14 +1,14 @@
 # Mask2Former (arXiv 2112.01527, section 4.1), 50 epochs of COCO at 16 images a step (8 GPUs x 2): AdamW, lr 1e-4, that
 # of the backbone 1e-5, weight decay 0.05 but none on norms, biases and embeddings, gradients clipped at 0.01, lr
 # divided by 10 at 0.889 and 0.963 of 118000 images x 50 epochs / 16 = 368750 iterations.
-train_cfg = dict(type='ResumableIterLoop', max_iters=368750, val_interval=5000)
+train_cfg = dict(type='DenseIterLoop', max_iters=368750, val_interval=5000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 embedding = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='NoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
+    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)),
     paramwise_cfg=dict(
         custom_keys=dict(
