@@ -29,7 +29,7 @@ OPTIONS = {
     'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--show-dir'],
     'predict': [*MODEL, 'checkpoint', 'ARTIFACT', 'IMAGE', '--out', '--score', '--threads', '--device', '--deploy'],
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
-    'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot', '--targets', '--growth'],
+    'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot'],
     'doctor': MODEL,
 }
 
@@ -303,7 +303,7 @@ def test_an_unknown_subject_to_measure(refuse):
 
 
 def test_nothing_to_measure(refuse):
-    assert 'name what is to be measured' in one_line(refuse('benchmark'))
+    assert 'name at least one subject to measure' in one_line(refuse('benchmark'))
 
 
 # --- which checkpoint ---

@@ -1,4 +1,4 @@
-"""A batch to train on without any data: rectangles on noise, as mmdet's and mmseg's pipelines pack them."""
+"""A training batch without a data set: rectangles on noise, packed like the pipelines of mmdet and mmseg."""
 
 from typing import TYPE_CHECKING
 
@@ -6,24 +6,30 @@ if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
 
-    from repvit_dense.benchmark.subjects import Setting
+    from repvit_dense.benchmark.workload import Workload
 
-OBJECTS = 8  # in every picture, each of another class
+OBJECTS = 8  # per image, each of another class
 
 
-def batch(cfg: 'Config', setting: 'Setting') -> dict:
-    """`inputs` and `data_samples` of `setting.pictures()` for `model.data_preprocessor`, with all labels that any head
-    of this config learns from."""
+def synthetic_batch(cfg: 'Config', workload: 'Workload') -> dict:
+    """Return `inputs` and `data_samples` for `model.data_preprocessor`.
+
+    The inputs are `workload.pictures()`. The samples hold the ground truth of any head: boxes, masks, labels and a
+    class map.
+    """
     import torch
 
-    boxes = rectangles(setting.size)
-    sample = _segmented if cfg.default_scope == 'mmseg' else _detected
-    pictures = [torch.from_numpy(picture).permute(2, 0, 1) for picture in setting.pictures()]
-    return {'inputs': pictures, 'data_samples': [sample(cfg, boxes, setting.size) for _ in pictures]}
+    boxes = rectangles(workload.size)
+    make_sample = _segmentation_sample if cfg.default_scope == 'mmseg' else _detection_sample
+    images = [torch.from_numpy(picture).permute(2, 0, 1) for picture in workload.pictures()]
+    return {'inputs': images, 'data_samples': [make_sample(cfg, boxes, workload.size) for _ in images]}
 
 
 def rectangles(size: tuple[int, int]) -> 'np.ndarray':
-    """`(OBJECTS, 4)` float32, x1 y1 x2 y2 in whole pixels, from an eighth to half of a side long, always the same."""
+    """Return boxes `(OBJECTS, 4)`, float32, as x1 y1 x2 y2 in whole pixels, drawn with a fixed seed.
+
+    Each side is between an eighth and half of the image side.
+    """
     import numpy as np
 
     random, sides = np.random.default_rng(0), np.array(size[::-1])
@@ -32,30 +38,30 @@ def rectangles(size: tuple[int, int]) -> 'np.ndarray':
     return np.concatenate([corners, corners + lengths], 1).round().astype(np.float32)
 
 
-def _detected(cfg: 'Config', boxes: 'np.ndarray', size: tuple[int, int]):
+def _detection_sample(cfg: 'Config', boxes: 'np.ndarray', size: tuple[int, int]):
     import numpy as np
     import torch
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
 
-    masks = np.stack([_filled(box, size) for box in boxes])
+    masks = np.stack([_box_mask(box, size) for box in boxes])
     labels = torch.arange(OBJECTS)
     sample = DetDataSample(metainfo=_meta(size))
     sample.gt_instances = InstanceData(bboxes=torch.from_numpy(boxes), labels=labels, masks=BitmapMasks(masks, *size))
     sample.ignored_instances = InstanceData(bboxes=torch.empty(0, 4), labels=labels[:0])
-    stuff = cfg.model.get('panoptic_head', {}).get('num_things_classes', 0)  # the label of the first one
-    sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(_class_map(masks, stuff)))
+    background = cfg.model.get('panoptic_head', {}).get('num_things_classes', 0)  # the first stuff class
+    sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(_class_map(masks, background)))
     return sample
 
 
-def _segmented(cfg: 'Config', boxes: 'np.ndarray', size: tuple[int, int]):
+def _segmentation_sample(cfg: 'Config', boxes: 'np.ndarray', size: tuple[int, int]):
     import numpy as np
     import torch
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    masks = np.stack([_filled(box, size) for box in boxes])
+    masks = np.stack([_box_mask(box, size) for box in boxes])
     sample = SegDataSample(metainfo=_meta(size))
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(_class_map(masks, OBJECTS)))
     return sample
@@ -65,7 +71,7 @@ def _meta(size: tuple[int, int]) -> dict:
     return {'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'scale_factor': (1.0, 1.0)}
 
 
-def _filled(box: 'np.ndarray', size: tuple[int, int]) -> 'np.ndarray':
+def _box_mask(box: 'np.ndarray', size: tuple[int, int]) -> 'np.ndarray':
     import numpy as np
 
     mask = np.zeros(size, np.uint8)
@@ -75,7 +81,7 @@ def _filled(box: 'np.ndarray', size: tuple[int, int]) -> 'np.ndarray':
 
 
 def _class_map(masks: 'np.ndarray', background: int) -> 'np.ndarray':
-    """`(1, H, W)` int64: of each pixel the last mask's number, else the background's."""
+    """Return `(1, H, W)`, int64: the index of the last mask that covers a pixel, or `background`."""
     import numpy as np
 
     labels = np.full((1, *masks.shape[1:]), background, np.int64)

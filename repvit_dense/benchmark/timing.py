@@ -1,7 +1,7 @@
-"""Subjects timed in turns.
+"""Time several functions in alternation.
 
-Machines are shared and clocks move: only what was measured in alternation compares, so every round times every subject
-once, and a speed-up is the median of the rounds' ratios.
+On a shared machine clock rates and load change over time, so only alternating measurements are comparable: every round
+calls every function once, and a speed-up is the median of the ratios within the rounds.
 """
 
 import statistics
@@ -14,19 +14,25 @@ if TYPE_CHECKING:
     import torch
 
 WARMUP = 2  # rounds that are not timed
-PAUSE = 0.05  # seconds before each call: the threads of what ran before it go on spinning for a while
+PAUSE = 0.05  # seconds before each call, because worker threads of the previous call keep spinning for a while
 
 
-class Subject(NamedTuple):
-    """What is timed: `call()` may return seconds by the name of a part; `about` is more to report, not timed."""
+class TimedCall(NamedTuple):
+    """A function to time.
+
+    Attributes:
+        name: label in the report.
+        call: the function; may return a dict of seconds by part.
+        counts: parameters and multiply-accumulates to report beside the time, see `subjects.count_params_and_macs`.
+    """
 
     name: str
     call: Callable[[], dict[str, float] | None]
-    about: dict = {}  # noqa: RUF012  never changed
+    counts: dict[str, float] = {}  # noqa: RUF012  never changed
 
 
 class Stopwatch:
-    """Seconds of the parts of one call, on a CPU or between events of a GPU's stream."""
+    """Seconds spent in the parts of one call, by the CPU clock or by CUDA events."""
 
     def __init__(self, device: 'torch.device'):
         self._cuda = device.type == 'cuda'
@@ -34,12 +40,13 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        began = self._now()
+        """Count the time inside the context as part `name`."""
+        start = self._now()
         yield
-        self._spans.append((name, began, self._now()))
+        self._spans.append((name, start, self._now()))
 
     def timed(self, name: str, function: Callable) -> Callable:
-        """The function, whose calls count for the part."""
+        """Return the function, with its calls counted as part `name`."""
 
         def call(*args, **kwargs):
             with self.part(name):
@@ -48,14 +55,14 @@ class Stopwatch:
         return call
 
     def read(self) -> dict[str, float]:
-        """Seconds of each part since the last reading; waits for the GPU."""
+        """Return the seconds of each part since the last reading, after waiting for the GPU."""
         if self._cuda:
             import torch
 
             torch.cuda.synchronize()
         totals = {}
-        for name, began, ended in self._spans:
-            seconds = began.elapsed_time(ended) / 1000 if self._cuda else ended - began
+        for name, start, end in self._spans:
+            seconds = start.elapsed_time(end) / 1000 if self._cuda else end - start
             totals[name] = totals.get(name, 0.0) + seconds
         self._spans.clear()
         return totals
@@ -70,8 +77,8 @@ class Stopwatch:
         return event
 
 
-def waiting(name: str, call: Callable[[], object], device: str) -> Subject:
-    """A subject whose calls last until a GPU has done what they asked of it."""
+def synchronized(name: str, call: Callable[[], object], device: str) -> TimedCall:
+    """Return a TimedCall that also waits for the GPU to finish the work `call` started."""
     import torch
 
     watch = Stopwatch(torch.device(device))
@@ -81,56 +88,53 @@ def waiting(name: str, call: Callable[[], object], device: str) -> Subject:
             call()
         watch.read()
 
-    return Subject(name, timed)
+    return TimedCall(name, timed)
 
 
-def name_of(device: str) -> str:
-    """'cpu', or a GPU's own name."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith('cuda') else device
-
-
-def compare(measurement: str, subjects: Sequence[Subject], rounds: int, warmup: int = WARMUP) -> list[dict]:
-    """Time the subjects in alternation.
+def compare(measurement: str, calls: Sequence[TimedCall], rounds: int, warmup: int = WARMUP) -> list[dict]:
+    """Time the calls in alternation.
 
     Returns:
-        a row per subject: `measurement`, `subject`, `seconds` of each round, `median`, `min` and `max` of these;
-        `speedup`, the median over the rounds of how many times faster than the first subject; `parts`, the median
-        seconds of each part.
+        One row per call: `measurement`; `subject`, the name; `seconds` of each round, their `median`, `min` and `max`;
+        `speedup` over the first call, the median of the ratios within the rounds; `parts`, the median seconds of each
+        part.
     """
-    seconds, parts = interleave(subjects, rounds, warmup)
-    baseline = seconds[subjects[0].name]
+    seconds, parts = interleave(calls, rounds, warmup)
+    baseline = seconds[calls[0].name]
     return [
         {
             'measurement': measurement,
             'subject': name,
-            'seconds': own,
-            'median': statistics.median(own),
-            'min': min(own),
-            'max': max(own),
-            'speedup': statistics.median(base / this for base, this in zip(baseline, own, strict=True)),
+            'seconds': times,
+            'median': statistics.median(times),
+            'min': min(times),
+            'max': max(times),
+            'speedup': statistics.median(base / this for base, this in zip(baseline, times, strict=True)),
             'parts': {part: statistics.median(values) for part, values in parts[name].items()},
         }
-        for name, own in seconds.items()
+        for name, times in seconds.items()
     ]
 
 
 def interleave(
-    subjects: Sequence[Subject], rounds: int, warmup: int = WARMUP
-) -> tuple[dict[str, list[float]], dict[str, dict]]:
-    """Seconds of every call, and of its parts; each round calls every subject once, after `warmup` rounds."""
-    seconds = {name: [] for name, *_ in subjects}
-    parts = {name: {} for name, *_ in subjects}
+    calls: Sequence[TimedCall], rounds: int, warmup: int = WARMUP
+) -> tuple[dict[str, list[float]], dict[str, dict[str, list[float]]]]:
+    """Call every function once per round, after `warmup` rounds that are not timed.
+
+    Returns:
+        The seconds of each round by name, and the seconds of each part by name and part.
+    """
+    seconds = {name: [] for name, *_ in calls}
+    parts = {name: {} for name, *_ in calls}
     for number in range(warmup + rounds):
-        for name, call, _ in subjects:
+        for name, call, _ in calls:
             time.sleep(PAUSE)
             start = time.perf_counter()
-            found = call() or {}
-            whole = time.perf_counter() - start
+            part_seconds = call() or {}
+            elapsed = time.perf_counter() - start
             if number < warmup:
                 continue
-            seconds[name].append(whole)
-            for part, value in found.items():
+            seconds[name].append(elapsed)
+            for part, value in part_seconds.items():
                 parts[name].setdefault(part, []).append(value)
     return seconds, parts

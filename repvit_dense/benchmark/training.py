@@ -1,69 +1,82 @@
-"""A training step: how long its parts take, what memory it needs, whether its gradients are right.
+"""Measure a training step: the time of its parts, its memory and the error of its gradients.
 
-The yardstick is the *plain form*, where every branch and every batch norm is an operation of its own: timm's network
-with the same weights.
+RepViT is compared with its *plain form*: timm's network with the same weights, which runs every branch and every batch
+norm as an operation of its own.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.benchmark.timing import Stopwatch, Subject
+from repvit_dense.benchmark.timing import Stopwatch, TimedCall
 
 if TYPE_CHECKING:
     import torch
+    from mmengine.optim import OptimWrapper
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-    from repvit_dense.benchmark.subjects import Setting, Training
+    from repvit_dense.benchmark.workload import Workload
 
 
-def subject(name: str, training: 'Training', setting: 'Setting') -> Subject:
-    """A step by part: forward, backward, optimiser."""
+class TrainingStep(NamedTuple):
+    """A network in training mode, the loss on one batch, and the optimiser."""
+
+    model: 'nn.Module'
+    loss: 'Callable[[], Tensor]'
+    optimizer: 'OptimWrapper | Optimizer'
+
+
+def timed_step(name: str, step: TrainingStep, workload: 'Workload') -> TimedCall:
+    """Return a call of one whole step with the parts forward, backward and optimizer."""
     import torch
 
-    watch = Stopwatch(torch.device(setting.device))
-    loss = torch.compile(training.loss) if setting.compiled else training.loss
+    watch = Stopwatch(torch.device(workload.device))
+    loss = torch.compile(step.loss) if workload.compiled else step.loss
 
     def call():
-        with watch.part('forward'), setting.autocast():
+        with watch.part('forward'), workload.autocast():
             value = loss()
         with watch.part('backward'):
             value.backward()
         with watch.part('optimizer'):
-            training.optimizer.step()
-            training.optimizer.zero_grad()
+            step.optimizer.step()
+            step.optimizer.zero_grad()
         return watch.read()
 
-    return Subject(name, call)
+    return TimedCall(name, call)
 
 
-def memory(training: 'Training') -> dict[str, int]:
-    """Bytes of one step: `saved_bytes`, and `peak_bytes`, the most that was allocated above what was before."""
-    saved = saved_bytes(training.model, training.loss)
-    peak = peak_bytes(lambda: training.loss().backward(), next(training.model.parameters()).device)
-    training.optimizer.zero_grad()
+def step_memory(step: TrainingStep) -> dict[str, int]:
+    """Return `saved_bytes` and `peak_bytes` of one forward and backward pass."""
+    saved = saved_bytes(step.model, step.loss)
+    peak = peak_bytes(lambda: step.loss().backward(), next(step.model.parameters()).device)
+    step.optimizer.zero_grad()
     return {'saved_bytes': saved, 'peak_bytes': peak}
 
 
 def saved_bytes(network: 'nn.Module', forward: 'Callable[[], object]') -> int:
-    """Memory that `forward()` keeps for its backward: the distinct storages, the network's own tensors left out."""
+    """Return the bytes that `forward()` saves for its backward pass.
+
+    Counts each storage once and leaves out the parameters and buffers of the network.
+    """
     from torch.autograd.graph import saved_tensors_hooks
 
-    own = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
+    parameters = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
     saved = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # stays alive until the result goes, so no address is used twice
+        return tensor.detach()  # alive as long as the result, so that no address is reused
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         _result = forward()
-    return sum(size for address, size in saved.items() if address not in own)
+    return sum(size for address, size in saved.items() if address not in parameters)
 
 
 def peak_bytes(call: 'Callable[[], object]', device: 'torch.device') -> int:
-    """The most that torch had allocated during `call()`, above what it had before."""
+    """Return the peak of PyTorch's allocated memory during `call()`, minus the memory allocated before."""
     import torch
 
     if device.type == 'cuda':
@@ -73,22 +86,23 @@ def peak_bytes(call: 'Callable[[], object]', device: 'torch.device') -> int:
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    now = peak = 0
+    current = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == '[memory]':
-            now += event.nbytes()
-            peak = max(peak, now)
+            current += event.nbytes()
+            peak = max(peak, current)
     return peak
 
 
-# --- RepViT against its plain form ------------------------------------------------------------------------------------
+# --- RepViT and its plain form ----------------------------------------------------------------------------------------
 
 
-def twins(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
-    """Our backbone and timm's with the same random weights, in training mode.
+def merged_and_plain(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
+    """Return this package's RepViT and timm's with the same random weights, both in training mode.
 
     Args:
-        frozen: in both, every batch norm stays on its running statistics.
+        arch: a key of `repvit.ARCHS`.
+        frozen: keep every batch norm of both networks on its running statistics.
     """
     import timm
     import torch
@@ -97,18 +111,22 @@ def twins(arch: str, frozen: bool = True) -> 'tuple[nn.Module, nn.Module]':
     from repvit_dense.checkpoints.layouts import convert
 
     dims = ARCHS[arch]
-    # Any of timm's variants will do: its dimensions are replaced (timm lacks m0_6).
+    # timm has no m0_6, so the dimensions of another variant are replaced.
     plain = timm.create_model('repvit_m1_1', features_only=True, embed_dim=dims['embed_dims'], depth=dims['depths'])
     for name, parameter in plain.named_parameters():
-        if name.endswith('bn.weight'):  # a fresh residual branch is multiplied by 0 and would get no gradient
+        if name.endswith('bn.weight'):  # residual branches are initialised with weight 0 and would get no gradient
             torch.nn.init.uniform_(parameter, 0.3, 0.7)
     merged = RepViT(arch, norm_eval=frozen)
-    merged.load_state_dict(convert(plain.state_dict(), to='ours'))
+    merged.load_state_dict(convert(plain.state_dict(), to='repvit_dense'))
     return merged.train(), plain.train(not frozen)
 
 
-def training_step(network: 'nn.Module', images: 'Tensor', autocast=nullcontext()) -> None:  # noqa: B008  it does nothing
-    """Forward, in the context `autocast`, and backward; the gradients of `mean_squares` stay in the parameters."""
+def training_step(
+    network: 'nn.Module',
+    images: 'Tensor',
+    autocast: AbstractContextManager = nullcontext(),  # noqa: B008  stateless
+) -> None:
+    """Run forward in the context `autocast`, and backward; leave the gradients of `mean_squares` in the parameters."""
     network.zero_grad()
     with autocast:
         loss = mean_squares(network(images))
@@ -116,39 +134,45 @@ def training_step(network: 'nn.Module', images: 'Tensor', autocast=nullcontext()
 
 
 def mean_squares(features: 'Iterable[Tensor]') -> 'Tensor':
-    """The sum of the features' mean squares, with gradients in the layout of each; that of `mean()` has another."""
+    """Return the sum of the mean squares of the features.
+
+    Unlike with `mean()`, each gradient has the memory layout of its feature.
+    """
     return sum(feature.square().sum() / feature.numel() for feature in features)
 
 
 def gradient_error(network: 'nn.Module', exact: 'nn.Module') -> float:
-    """Largest error of any parameter's gradient, relative to that parameter's largest.
+    """Return the largest absolute error of a gradient over the largest gradient of the same parameter.
 
     Args:
-        network: the plain form or ours, after a training step.
-        exact: the plain form with the same weights, after the same step in float64.
+        network: RepViT or its plain form after a training step.
+        exact: the plain form with the same weights after the same step in float64.
     """
-    expected, own = _gradients(exact), _gradients(network)
-    return max(((own[name] - expected[name]).abs().max() / expected[name].abs().max()).item() for name in expected)
+    expected, actual = _gradients(exact), _gradients(network)
+    return max(((actual[name] - expected[name]).abs().max() / expected[name].abs().max()).item() for name in expected)
 
 
 def _gradients(network: 'nn.Module') -> 'dict[str, Tensor]':
-    """The parameters' gradients in float64, under the names of our layout."""
+    """Return the gradients in float64 under this package's parameter names."""
     from repvit_dense.checkpoints.layouts import convert
 
     gradients = {name: parameter.grad.double() for name, parameter in network.named_parameters()}
-    ours = convert(network.state_dict() | gradients, to='ours')
-    return {name: tensor for name, tensor in ours.items() if not name.endswith(('_mean', '_var', '_tracked'))}
+    converted = convert(network.state_dict() | gradients, to='repvit_dense')
+    return {name: tensor for name, tensor in converted.items() if not name.endswith(('_mean', '_var', '_tracked'))}
 
 
 def statistics_error(network: 'nn.Module', plain: 'nn.Module') -> float:
-    """Largest difference of a running mean, in running deviations, or of a running variance, relative to it."""
+    """Return the largest relative difference of a running statistic.
+
+    A difference of means is divided by the running standard deviation, a difference of variances by the variance.
+    """
     from repvit_dense.checkpoints.layouts import convert
 
-    expected, own = convert(plain.state_dict(), to='ours'), network.state_dict()
+    expected, actual = convert(plain.state_dict(), to='repvit_dense'), network.state_dict()
     errors = []
     for key, variance in expected.items():
         if key.endswith('running_var'):
             mean = key.replace('running_var', 'running_mean')
-            errors.append(((own[key] - variance) / variance).abs().max().item())
-            errors.append(((own[mean] - expected[mean]) / variance.sqrt()).abs().max().item())
+            errors.append(((actual[key] - variance) / variance).abs().max().item())
+            errors.append(((actual[mean] - expected[mean]) / variance.sqrt()).abs().max().item())
     return max(errors)

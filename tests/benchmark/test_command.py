@@ -1,28 +1,24 @@
-"""`benchmark` as a command: from arguments to a table, a file and a picture; and what it refuses."""
+"""Test the command `benchmark` from its options to the table, the JSON file and the chart."""
 
-import argparse
 import json
 
 import pytest
 import torch
 
 from repvit_dense import benchmark
+from repvit_dense.benchmark import settings
+from repvit_dense.benchmark.settings import BenchmarkSettings
 from repvit_dense.errors import InputError
 
 
-def parse(*argv):
-    parser = argparse.ArgumentParser()
-    benchmark.add_arguments(parser)
-    return parser.parse_args([str(word) for word in argv])
+def small(*subjects, **options):
+    return BenchmarkSettings(subjects=list(subjects), **{'batch': 1, 'size': (64, 64), 'rounds': 2, **options})
 
 
-SMALL = ('--batch', 1, '--size', 64, 64, '--rounds', 2)
-
-
-def test_a_run_prints_a_table_and_writes_every_number_and_a_picture(tmp_path, capsys):
-    file, picture = tmp_path / 'numbers.json', tmp_path / 'times.png'
-    subjects = ['m0_6', '--against', 'timm:repvit_m0_9', '--what', 'inference', 'training']
-    assert benchmark.run(parse(*subjects, *SMALL, '--json', file, '--plot', picture)) == 0
+def test_a_run_writes_a_table_a_json_file_and_a_chart(tmp_path, capsys):
+    file, chart = tmp_path / 'numbers.json', tmp_path / 'times.png'
+    options = {'against': 'timm:repvit_m0_9', 'what': ['inference', 'training'], 'json': file, 'plot': chart}
+    assert benchmark.run(small('m0_6', **options)) == 0
     report = json.loads(file.read_text())
     assert (report['batch'], report['size'], report['threads']) == (1, [64, 64], torch.get_num_threads())
     rows = {(row['measurement'], row['subject']): row for row in report['rows']}
@@ -39,42 +35,40 @@ def test_a_run_prints_a_table_and_writes_every_number_and_a_picture(tmp_path, ca
     table = capsys.readouterr().out
     assert '1x3x64x64, cpu, fp32' in table
     assert all(any(line.startswith(name) for line in table.splitlines()) for _, name in rows)
-    assert picture.stat().st_size > 5000
-    assert sorted(tmp_path.iterdir()) == [file, picture]
+    assert chart.stat().st_size > 5000
+    assert sorted(tmp_path.iterdir()) == [file, chart]
 
 
-def test_parameters_and_multiplications_are_those_of_the_table(capsys):
-    """RepViT-M0.6: 2,165,652 parameters, fused 2,147,072, 2.01 GMACs at 512x512, counted by another tool."""
-    (base, fused) = benchmark.measure(parse('m0_6', '--batch', 1, '--size', 512, 512, '--rounds', 1))['rows']
-    assert (base['params'], fused['params']) == (2_165_652, 2_147_072)
+def test_parameters_and_macs_match_published_numbers():
+    """RepViT-M0.6: 2,165,652 parameters, fused 2,147,072, and 2.01 GMACs at 512x512 by an independent counter."""
+    training_form, fused = benchmark.measure(small('m0_6', size=(512, 512), rounds=1))['rows']
+    assert (training_form['params'], fused['params']) == (2_165_652, 2_147_072)
     assert fused['macs'] == pytest.approx(2.01e9, rel=0.01)
 
 
-def test_threads_are_given_back(monkeypatch):
+def test_the_number_of_threads_is_restored(monkeypatch):
     seen = []
-    monkeypatch.setattr(benchmark, '_run', lambda args: seen.append(torch.get_num_threads()) or 0)
+    monkeypatch.setattr(benchmark, '_rows', lambda *_: seen.append(torch.get_num_threads()) or [])
     threads = torch.get_num_threads()
-    benchmark.run(parse('m0_6', '--threads', threads + 1))
-    assert seen == [threads + 1]
+    report = benchmark.measure(small('m0_6', threads=threads + 1))
+    assert seen == [report['threads']] == [threads + 1]
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize('name', ['--batch', '--rounds', '--threads'])
-@pytest.mark.parametrize('value', [0, -1, 'x'])
-def test_numbers_must_be_positive(name, value, capsys):
-    with pytest.raises(SystemExit):
-        parse('m0_6', name, value)
-    assert name in capsys.readouterr().err
+@pytest.mark.parametrize('value', ['0', '-1', 'x'])
+def test_counts_must_be_positive(value):
+    with pytest.raises((ValueError, settings.argparse.ArgumentTypeError)):
+        settings.positive_int(value)
 
 
-@pytest.mark.parametrize('option', ['--json', '--plot', '--growth', '--model-zoo', '--export-table'])
-def test_a_missing_directory_is_refused_before_anything_is_measured(option, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, '_run', lambda args: pytest.fail('measured first'))
-    with pytest.raises(InputError, match=f'{option}: there is no directory .*missing'):
-        benchmark.run(parse('m0_6', option, tmp_path / 'missing' / 'file'))
+@pytest.mark.parametrize('option', ['json', 'plot'])
+def test_a_missing_directory_is_refused_before_the_measurement(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, 'measure', lambda _: pytest.fail('measured first'))
+    with pytest.raises(InputError, match=f'--{option} .*: there is no directory .*missing'):
+        benchmark.run(small('m0_6', **{option: tmp_path / 'missing' / 'file'}))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match='--device cuda: torch finds no GPU here'):
-        benchmark.run(parse('m0_6', '--device', 'cuda'))
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without GPU')
+def test_a_missing_gpu_is_refused():
+    with pytest.raises(InputError, match='--device cuda: PyTorch finds no GPU'):
+        benchmark.measure(small('m0_6', device='cuda'))

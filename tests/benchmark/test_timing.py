@@ -1,14 +1,14 @@
-"""The arithmetic of timing, on subjects with known cost."""
+"""Test the arithmetic of timing on calls with known cost."""
 
 import pytest
 
 from repvit_dense.benchmark import timing
-from repvit_dense.benchmark.timing import Stopwatch, Subject, compare, interleave
+from repvit_dense.benchmark.timing import Stopwatch, TimedCall, compare, interleave
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only subjects move: `clock(seconds)`."""
+    """Replace the clock by one that only `clock(seconds)` advances."""
     now = [0.0]
     monkeypatch.setattr(timing.time, 'perf_counter', lambda: now[0])
 
@@ -18,23 +18,22 @@ def clock(monkeypatch):
     return advance
 
 
-def test_subjects_take_turns(clock):
-    calls = []
-    interleave([Subject('a', lambda: calls.append('a')), Subject('b', lambda: calls.append('b'))], rounds=3)
-    assert calls == ['a', 'b'] * (3 + timing.WARMUP)
+def test_calls_alternate(clock):
+    names = []
+    interleave([TimedCall('a', lambda: names.append('a')), TimedCall('b', lambda: names.append('b'))], rounds=3)
+    assert names == ['a', 'b'] * (3 + timing.WARMUP)
 
 
-def test_warm_up_is_not_counted(clock):
+def test_warmup_rounds_are_not_counted(clock):
     costs = iter([9.0] * timing.WARMUP + [1.0, 2.0, 4.0])
-    assert interleave([Subject('a', lambda: clock(next(costs)))], rounds=3)[0] == {'a': [1.0, 2.0, 4.0]}
+    assert interleave([TimedCall('a', lambda: clock(next(costs)))], rounds=3)[0] == {'a': [1.0, 2.0, 4.0]}
 
 
-def test_the_speed_up_is_the_median_of_ratios_within_a_round(clock):
+def test_the_speedup_is_the_median_of_the_ratios_within_a_round(clock):
     slow = iter([0.0] * timing.WARMUP + [2.0, 20.0, 30.0])
-    fast = iter([0.0] * timing.WARMUP + [1.0, 10.0, 5.0])  # 2 times faster, 2 times, 6 times
-    baseline, row = compare(
-        'x', [Subject('slow', lambda: clock(next(slow))), Subject('fast', lambda: clock(next(fast)))], 3
-    )
+    fast = iter([0.0] * timing.WARMUP + [1.0, 10.0, 5.0])  # ratios 2, 2 and 6
+    calls = [TimedCall('slow', lambda: clock(next(slow))), TimedCall('fast', lambda: clock(next(fast)))]
+    baseline, row = compare('x', calls, 3)
     assert (baseline['subject'], baseline['speedup']) == ('slow', 1.0)
     assert {key: row[key] for key in ('measurement', 'subject', 'median', 'min', 'max', 'speedup')} == {
         'measurement': 'x',
@@ -46,9 +45,9 @@ def test_the_speed_up_is_the_median_of_ratios_within_a_round(clock):
     }
 
 
-def test_parts_are_medians_of_their_own(clock):
-    found = iter([{'head': 9.0}] * timing.WARMUP + [{'head': 1.0}, {'head': 5.0}, {'head': 2.0}])
-    (row,) = compare('x', [Subject('a', lambda: clock(1.0) or next(found))], 3)
+def test_the_time_of_a_part_is_its_median(clock):
+    parts = iter([{'head': 9.0}] * timing.WARMUP + [{'head': 1.0}, {'head': 5.0}, {'head': 2.0}])
+    (row,) = compare('x', [TimedCall('a', lambda: clock(1.0) or next(parts))], 3)
     assert row['parts'] == {'head': 2.0}
 
 

@@ -1,0 +1,49 @@
+"""Options of `repvit-dense benchmark`; imports nothing heavy."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from repvit_dense.options import option
+
+MEASUREMENTS = ('inference', 'training', 'startup', 'loading')
+PRECISIONS = ('fp32', 'bf16')
+
+
+def positive_int(text: str) -> int:
+    """Convert a command-line argument to an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more, got {number}')
+    return number
+
+
+@dataclass(kw_only=True)
+class BenchmarkSettings:
+    """Subjects to measure and how to measure them."""
+
+    subjects: list[str] = option(
+        [],
+        positional=True,
+        nargs='*',
+        metavar='SUBJECT',
+        help='a backbone (m1_1, timm:repvit_m1_1), a config (repvit_segformer_ade20k, or with another backbone: '
+        'repvit_maskrcnn_coco@resnet50), or the folder of an artifact',
+    )
+    against: str | None = option(
+        None, metavar='SUBJECT', help='baseline of the speed-ups; by default the first subject'
+    )
+    what: list[str] = option(['inference'], nargs='+', choices=MEASUREMENTS, help='measurements to take')
+    batch: int = option(2, type=positive_int, metavar='N', help='batch size')
+    size: tuple[int, int] = option(
+        (512, 512), nargs=2, type=positive_int, metavar=('H', 'W'), help='height and width of the input in pixels'
+    )
+    rounds: int = option(7, type=positive_int, metavar='N', help='timed rounds; every round runs each subject once')
+    threads: int | None = option(
+        None, type=positive_int, metavar='N', help="number of CPU threads; by default PyTorch's own choice"
+    )
+    device: str = option('cpu', help='device in PyTorch notation: cpu, cuda, cuda:1, ...')
+    precision: str = option('fp32', choices=PRECISIONS, help='fp32, or bf16 with autocast')
+    compile: bool = option(False, help='run through torch.compile')
+    json: Path | None = option(None, type=Path, metavar='FILE', help='also write all results to a JSON file')
+    plot: Path | None = option(None, type=Path, metavar='FILE', help='also draw the times as a bar chart')
