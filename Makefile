@@ -4,6 +4,7 @@
 #   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
 #   make test-learning   three heads trained until they know the embedded data, every config in two processes: most of an hour
 #   make lint            ruff, rules and format
+#   make docs            build the documentation into build/site, without network access
 #   make bench           what is promised of speed and memory beside what is measured, some twenty minutes
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
 PYTHON ?= python3
@@ -15,7 +16,7 @@ LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
 JOBS ?= 2
 
-.PHONY: demo test test-deploy test-learning lint bench compiled-ops lock
+.PHONY: demo test test-deploy test-learning lint bench docs compiled-ops lock
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 $(DEMO_OPTIONS)
@@ -39,6 +40,15 @@ test-learning: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The site's packages are installed on first use; a build needs no network.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Documentation: build/site/index.html"
+
+$(VENV)/docs-ready: $(READY) requirements/docs.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/docs.txt
+	@touch $@
 
 bench: $(READY)
 	$(BIN)/python tools/benchmark.py --targets $(BENCH_OPTIONS)
