@@ -72,7 +72,7 @@ def test_names_resolve(cfg):
 def test_the_model_can_be_built_and_takes_the_features(cfg):
     """Without memory, for some are large. Whatever the model names is built with it."""
     init_default_scope(cfg.default_scope)
-    config._check_channels(cfg)
+    config.check_channels(cfg)
     cfg.model.backbone.pop('init_cfg', None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -65,7 +65,7 @@ def run_cell(name: str, backbone: str) -> dict[str, float]:
     cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=backbone, data='shapes')
     _make_small(cfg)
     registry = _registry(cfg.default_scope)
-    config._check_channels(cfg)
+    config.check_channels(cfg)
     model = registry.MODELS.build(cfg.model)
     model.init_weights()
     _train(model.train(), registry.DATASETS.build(cfg.train_dataloader.dataset), cfg.optim_wrapper)

@@ -284,7 +284,7 @@ class Ladder(Peer):
         channels = [own.blocks[-1].out for own in plan(RUNGS[rung])]
         super().__init__(f'Ladder-{rung}', net, channels, parts, out_indices, frozen_stages, norm_eval, None, init_cfg)
         self.rung, self.with_cp = rung, with_cp
-        self.layout = 'ours' if rung == LAST else None  # of RepViT's, which `from_published` then gets
+        self.layout = 'repvit_dense' if rung == LAST else None  # of RepViT's, which `from_published` then gets
 
     def _features(self, x: Tensor) -> Sequence[Tensor]:
         if x.is_cpu and not torch.compiler.is_compiling():

@@ -20,29 +20,30 @@ from mmengine.logging import HistoryBuffer, print_log
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-# A module, not its names: importing the backbones first comes here, through mmengine, before they are defined.
+# Import the module, not its names: if mmengine imports the backbones first, this line runs before they are defined.
 from repvit_dense.backbones import catalogue
 from repvit_dense.errors import InputError
 
 
 class CheckpointError(InputError):
-    """These weights cannot be used; the message says what is wrong, where, and what to do."""
+    """An error about weights that cannot be used; its message names the file, the reason and a remedy."""
 
 
 def read(source: str | os.PathLike, map_location='cpu') -> dict:
-    """The content of a checkpoint. No code from the file is executed.
+    """Read a checkpoint without executing code from it.
 
     Args:
-        source: a path (`.pth`, `.pt`, `.safetensors`), a URL (http, https, file, `torchvision://` and the like),
-            or a name in the catalogue. Downloads are kept in torch.hub's checkpoint directory by file name.
-        map_location: where tensors go, as in `torch.load`.
+        source: a path (`.pth`, `.pt`, `.safetensors`), a URL (http, https, file, or a scheme of mmengine such as
+            `torchvision://`), or a name in the catalogue. Downloads are cached in torch.hub's checkpoint directory by
+            file name.
+        map_location: device of the tensors, as in `torch.load`.
 
     Returns:
-        what was saved. One entry is renamed, `meta['config']` to `meta['config_text']`: mmengine's resume would run it
-        as Python.
+        the saved dictionary. One entry is renamed, `meta['config']` to `meta['config_text']`, because mmengine would
+        execute it as Python when it resumes.
 
     Raises:
-        CheckpointError: missing, truncated, not a checkpoint, not to be had from the network, or not safe to read.
+        CheckpointError: the file is missing, truncated, not a checkpoint or unsafe, or the download failed.
     """
     path = _locate(os.fspath(source))
     if _format(path) == 'safetensors':
@@ -52,7 +53,7 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
     else:
         content = _read_torch(path, map_location)
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path}: holds one {type(content).__name__}, not a checkpoint with named weights')
+        raise CheckpointError(f'{path}: contains a {type(content).__name__}, not a checkpoint with named weights')
     meta = content.get('meta')
     if isinstance(meta, dict) and 'config' in meta:
         meta['config_text'] = meta.pop('config')
@@ -60,7 +61,7 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
 
 
 def _locate(source: str) -> Path:
-    """The local file of a source, downloaded if need be."""
+    """Return the local file of a source; download it first if necessary."""
     if '://' not in source:
         path = Path(source).expanduser()
         if path.exists():
@@ -81,7 +82,7 @@ def _locate(source: str) -> Path:
 
 
 def _resolve_scheme(source: str) -> str:
-    """mmengine's own schemes stand for a URL, or for a file in its home directory."""
+    """Return the http, https or file URL that a source with one of mmengine's schemes stands for."""
     scheme, _, name = source.partition('://')
     if scheme in ('http', 'https', 'file'):
         return source
@@ -91,44 +92,51 @@ def _resolve_scheme(source: str) -> str:
     tables |= dict.fromkeys(('open-mmlab', 'openmmlab'), hub.get_external_models)
     if scheme not in tables:
         raise CheckpointError(f"{source}: '{scheme}://' cannot be read safely; download the file and give its path")
-    known = tables[scheme]()
+    addresses = tables[scheme]()
     if 'mmlab' in scheme:
         name = hub.get_deprecated_model_names().get(name, name)
-    if name not in known:
-        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, known)}")
-    return known[name] if '://' in known[name] else Path(hub._get_mmengine_home(), known[name]).as_uri()
+    if name not in addresses:
+        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, addresses)}")
+    address = addresses[name]
+    return address if '://' in address else Path(hub._get_mmengine_home(), address).as_uri()
 
 
 def _fetch(url: str, name: str) -> Path:
+    """Return the cached file of this name; the first process downloads it while the others wait."""
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     rank, world_size = get_dist_info()
     try:
         if rank == 0 and not path.exists():
             _download(url, path)
-    finally:  # after a failure, too: the other ranks must not wait for ever
+    finally:  # also after a failure, or the other ranks would wait for ever
         if world_size > 1:
             torch.distributed.barrier()
-    if not path.exists():  # another machine with a disk of its own
+    if not path.exists():  # this rank runs on another machine, with its own disk
         _download(url, path)
     return path
 
 
 def _download(url: str, path: Path) -> None:
+    """Download to `path`; a file that is visibly no checkpoint is deleted again."""
     print_log(f'Downloading {url} to {path}', logger='current')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # renames when complete
     except (OSError, HTTPException, ValueError, RuntimeError) as error:
-        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Put the file by hand at {path}') from error
+        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Download it by hand to {path}') from error
     try:
         _format(path)
     except CheckpointError:
-        path.unlink(missing_ok=True)  # the next attempt must not find it
+        path.unlink(missing_ok=True)  # or the next attempt would take it from the cache
         raise
 
 
 def _format(path: Path) -> str:
-    """'safetensors' or 'torch', by content; refuses what is visibly neither, or cut short."""
+    """Return 'safetensors' or 'torch' by the content of a file.
+
+    Raises:
+        CheckpointError: the file is visibly neither, or truncated.
+    """
     try:
         with path.open('rb') as file:
             head = file.read(512)
@@ -150,6 +158,7 @@ def _format(path: Path) -> str:
 
 
 def _read_torch(path: Path, map_location):
+    """Unpickle with `weights_only`; besides tensors only the classes in `_allowed` can be created."""
     try:
         with _safe_globals(_allowed()):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -157,8 +166,8 @@ def _read_torch(path: Path, map_location):
         forbidden = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if forbidden:
             raise CheckpointError(
-                f'{path}: not trusted, and nothing of it was executed: it asks for {forbidden[1]}, which weights do '
-                'not need and a harmful file would use. Get it from a source you trust, best as .safetensors'
+                f'{path}: not trusted, and nothing in it was executed: it refers to {forbidden[1]}, which weights do '
+                'not need but a malicious file would. Get it from a source you trust, preferably as .safetensors'
             ) from None
         cause = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
         raise CheckpointError(
@@ -168,7 +177,7 @@ def _read_torch(path: Path, map_location):
 
 @contextmanager
 def _safe_globals(allowed: list):
-    """`torch.serialization.safe_globals`, which torch 2.4 lacks."""
+    """Do the same as `torch.serialization.safe_globals`, which torch 2.4 lacks."""
     before = list(torch.serialization.get_safe_globals())
     torch.serialization.add_safe_globals(allowed)
     try:
@@ -179,9 +188,9 @@ def _safe_globals(allowed: list):
 
 
 class _Number:
-    """Stands for `numpy.dtype`: plain numbers only. A crafted dtype of the real class can point into foreign memory."""
+    """A stand-in for `numpy.dtype` that allows only plain numbers; a crafted real dtype can access foreign memory."""
 
-    __module__, __qualname__ = 'numpy', 'dtype'  # the name under which a file may ask for it
+    __module__, __qualname__ = 'numpy', 'dtype'  # a file refers to it by this name
 
     def __init__(self, code: str, *_):
         if not re.fullmatch(r'[bifu]\d{1,2}', str(code)):
@@ -194,7 +203,7 @@ class _Number:
 
 
 class _Array(np.ndarray):
-    """Stands for `numpy.ndarray`: as much as a history of numbers needs. Copied or saved it is a plain array again."""
+    """A stand-in for `numpy.ndarray` that allows only plain numbers; copying or saving it yields a plain array."""
 
     __module__, __qualname__ = 'numpy', 'ndarray'
 
@@ -210,7 +219,7 @@ class _Array(np.ndarray):
 
 
 def _statistic(owner, name):
-    """Stands for `getattr`, with which a HistoryBuffer's statistics are pickled."""
+    """Stand in for `getattr`, by which the statistics of a HistoryBuffer are pickled; allow nothing else."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError(f'GLOBAL getattr({owner!r},{name!r})')
     return getattr(owner, name)
@@ -218,7 +227,7 @@ def _statistic(owner, name):
 
 @functools.cache
 def _allowed() -> list:
-    """What a checkpoint of mmengine, or one with its command line (`args`), needs beyond tensors."""
+    """Return the classes and functions that an mmengine checkpoint, or one with saved `args`, needs beyond tensors."""
 
     def stand_in(path, function):
         def call(*args):
@@ -234,18 +243,5 @@ def _allowed() -> list:
         functions.append(stand_in(f'{core}._reconstruct', _Array))
         functions.append(stand_in(f'{core}.scalar', lambda number, data: np.frombuffer(data, number.dtype, 1)[0]))
     for stand in (_Number, _Array):
-        stand.__name__ = stand.__qualname__  # torch 2.4 goes by this name
+        stand.__name__ = stand.__qualname__  # torch 2.4 looks it up by this name
     return [HistoryBuffer, argparse.Namespace, _Number, _Array, *functions]
-
-
-def use_safe_loading() -> None:
-    """Let every load of mmengine, stock backbones and resuming included, go through `read`.
-
-    Its own loaders fall back to a full unpickling, which runs whatever the file says.
-    """
-    from mmengine.runner import CheckpointLoader
-
-    def load_from_safe_reader(filename, map_location=None):  # mmengine logs the name from its 11th letter on
-        return read(filename, map_location or 'cpu')
-
-    CheckpointLoader.register_scheme(list(CheckpointLoader._schemes), load_from_safe_reader, force=True)

@@ -12,7 +12,7 @@ from repvit_dense import config
 from repvit_dense.backbones import catalogue, edgevit
 from repvit_dense.backbones.edgevit import ARCHS, EdgeViT
 from repvit_dense.benchmark import random_models
-from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
 
@@ -214,11 +214,11 @@ def test_the_catalogue_builds_every_size():
         assert MODELS.get(entry.type) is EdgeViT
 
 
-@pytest.mark.parametrize('options', [(), ('--dynamic', 'size')])
+@pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}])
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='edgevit_xxs')
     targets = ['onnx'] if options else ['onnx', 'openvino']
     # 64 pixels leave stage 3 as many delegates as heads, which OpenVINO confuses where the code lets it.
-    rows, failed = random_models.exported(cfg, targets, tmp_path, (64, 64), *options)
+    rows, failed = random_models.export_artifacts(cfg, targets, tmp_path, (64, 64), **options)
     assert not failed
     assert len(rows) == len(targets)

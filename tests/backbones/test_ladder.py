@@ -17,7 +17,8 @@ from repvit_dense.backbones import Ladder, RepViT, catalogue, ladder
 from repvit_dense.backbones.ladder import LAST, MOBILENETV3_L, RUNGS, STEPS, plan
 from repvit_dense.backbones.repvit import ConvBN, RepDWConv, SqueezeExcite
 from repvit_dense.benchmark import random_models
-from repvit_dense.checkpoints.layouts import convert, load_checkpoint
+from repvit_dense.checkpoints.layouts import convert
+from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
 
@@ -192,7 +193,7 @@ def test_repvits_files_fill_the_last_rung(layout, out_indices, prefix, randomize
     published = {prefix + key: value for key, value in convert(classifier, layout).items()}
     net = Ladder(LAST, out_indices)
     load_checkpoint(net, {'model': published})
-    expected = convert(classifier, 'ours')
+    expected = convert(classifier, 'repvit_dense')
     assert all(torch.equal(value, expected[key]) for key, value in net.net.state_dict().items())
 
 
@@ -339,6 +340,6 @@ def test_it_is_captured_for_all_multiples_of_32(rung, randomize_bn):
 @pytest.mark.slow
 def test_a_segmentor_on_it_is_exported(tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='ladder_0')
-    rows, failed = random_models.exported(cfg, ['onnx'], tmp_path, (64, 64))
+    rows, failed = random_models.export_artifacts(cfg, ['onnx'], tmp_path, (64, 64))
     assert not failed
     assert len(rows) == 1

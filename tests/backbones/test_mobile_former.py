@@ -13,7 +13,7 @@ from repvit_dense import config
 from repvit_dense.backbones import MobileFormer, mobile_former
 from repvit_dense.backbones.repvit import ConvBN
 from repvit_dense.benchmark import random_models
-from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
 
@@ -217,10 +217,10 @@ def test_fused_equals_unfused(arch):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize('options', [(), ('--dynamic', 'size')], ids=['fixed', 'dynamic'])
+@pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}], ids=['fixed', 'dynamic'])
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='mobile_former_26m')
     targets = ['onnx'] if options else ['onnx', 'openvino']
-    rows, failed = random_models.exported(cfg, targets, tmp_path, (64, 64), *options)
+    rows, failed = random_models.export_artifacts(cfg, targets, tmp_path, (64, 64), **options)
     assert not failed
     assert len(rows) == len(targets)

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
 from repvit_dense.backbones import catalogue
-from repvit_dense.checkpoints.layouts import load_checkpoint
+from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 
 # The smallest of each family of timm's.

@@ -60,7 +60,7 @@ def plain_twin(randomize_bn):
         dims = ARCHS[arch]
         plain = timm.create_model('repvit_m1_1', features_only=True, embed_dim=dims['embed_dims'], depth=dims['depths'])
         ours = RepViT(arch, **arguments).double()
-        ours.load_state_dict(convert(randomize_bn(plain.double()).state_dict(), to='ours'))
+        ours.load_state_dict(convert(randomize_bn(plain.double()).state_dict(), to='repvit_dense'))
         return ours, plain
 
     return build
@@ -94,7 +94,7 @@ def assert_close(actual, expected, tolerance):
 
 def assert_same_gradients(ours, plain, tolerance):
     gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
-    expected = convert(plain.state_dict() | gradients, to='ours')
+    expected = convert(plain.state_dict() | gradients, to='repvit_dense')
     names = [name for name, _ in ours.named_parameters()]
     assert_close([parameter.grad for parameter in ours.parameters()], [expected[name] for name in names], tolerance)
 
@@ -131,7 +131,7 @@ def golden_weights(official):
 def test_features_equal_the_reference_implementation(arch, tap):
     model = RepViT(arch, tap=tap).eval()
     weights = golden_weights(convert(model.state_dict(), to='official'))
-    model.load_state_dict(convert(weights, to='ours'))
+    model.load_state_dict(convert(weights, to='repvit_dense'))
     x = np.random.default_rng(0).normal(0, 1, (1, 3, 96, 160)).astype(np.float32)
     with torch.no_grad():
         features = model.double()(torch.from_numpy(x).double())
@@ -211,7 +211,7 @@ def test_training_with_live_batch_norms_is_that_of_the_plain_form(arch, plain_tw
     backward(features)
     backward(expected)
     assert_same_gradients(ours, plain, 1e-7)
-    statistics = convert(plain.state_dict(), to='ours')
+    statistics = convert(plain.state_dict(), to='repvit_dense')
     for name, buffer in ours.named_buffers():
         torch.testing.assert_close(buffer, statistics[name])
 

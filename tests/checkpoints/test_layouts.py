@@ -16,13 +16,14 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from repvit_dense.backbones import RepViT
 from repvit_dense.backbones.repvit import ARCHS
-from repvit_dense.checkpoints.layouts import LAYOUTS, convert, detect_layout, load_checkpoint
-from repvit_dense.checkpoints.reading import CheckpointError, use_safe_loading
+from repvit_dense.checkpoints.layouts import LAYOUTS, convert, detect_layout
+from repvit_dense.checkpoints.loading import load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError, read
+from repvit_dense.compat import safe_loading as safe_loading_change
 from repvit_dense.reparam import reparameterize_model
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
@@ -71,9 +72,9 @@ def cache_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def safe_loading(monkeypatch):
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    use_safe_loading()
+def safe_loading():
+    with safe_loading_change.patched(read):
+        yield
 
 
 class Detector(BaseModel):
@@ -137,7 +138,7 @@ def test_official_and_timm_names_agree_with_the_golden_ones(arch):
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_our_names_are_those_of_the_backbone(arch):
-    ours = convert(filled(golden('official')[arch]), to='ours')
+    ours = convert(filled(golden('official')[arch]), to='repvit_dense')
     with torch.device('meta'):
         expected = RepViT(arch, tap='stage_body').state_dict()
     body = {key: value.shape for key, value in ours.items() if not key.startswith('head.')}
@@ -148,7 +149,7 @@ def test_our_names_are_those_of_the_backbone(arch):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_fused_names(arch):
     official = fused_names(golden('official')[arch], 'token_mixer.0')
-    ours = convert(filled(dict.fromkeys(official, ())), to='ours')
+    ours = convert(filled(dict.fromkeys(official, ())), to='repvit_dense')
     with torch.device('meta'):
         expected = RepViT(arch, deploy=True).state_dict()
     assert ours.keys() == {*expected, 'head.weight', 'head.bias'}
@@ -172,7 +173,7 @@ def test_layout_is_detected_behind_any_prefix(tiny, tiny_arch, name, prefix, fus
     layout = detect_layout(state)
     assert (layout.name, layout.prefix, layout.fused) == (name, prefix, fused)
     assert (layout.depths, layout.widths) == (tiny_arch['depths'], tiny_arch['embed_dims'])
-    assert same(convert(state, to='ours'), with_prefix(tiny.state_dict(), prefix) | {'neck.weight': torch.ones(1)})
+    assert same(convert(state, to='repvit_dense'), with_prefix(tiny.state_dict(), prefix) | {'neck.weight': torch.ones(1)})
 
 
 @pytest.mark.parametrize('tap', ['stage_body', 'stage_end'])
@@ -181,7 +182,7 @@ def test_shortened_networks_convert_there_and_back(tap, last):
     arch = {'embed_dims': (8, 16, 24, 32), 'depths': (2, 2, 4, 2)}
     state = RepViT(arch, out_indices=(last,), tap=tap).state_dict()
     for to in LAYOUTS:
-        assert same(convert(convert(state, to=to), to='ours'), state)
+        assert same(convert(convert(state, to=to), to='repvit_dense'), state)
 
 
 @pytest.mark.parametrize('keys', [('features.9999999999999.a.weight',), ('stages.99999999999.blocks.0.weight',)])

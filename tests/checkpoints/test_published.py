@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from repvit_dense import config
-from repvit_dense.checkpoints.layouts import CheckpointError, load_checkpoint
+from repvit_dense.checkpoints.loading import CheckpointError, load_checkpoint
 from repvit_dense.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'official_state_dict_shapes.json.gz'
@@ -127,13 +127,13 @@ def test_classes_in_another_order_are_refused(name, key):
     same = {'meta': {key: classes if key == 'CLASSES' else {'classes': classes}}}
     config.check_trained_classes(config.load(name), same)
     classes[3], classes[5] = classes[5], classes[3]
-    with pytest.raises(InputError, match=f"part at class 3: '{classes[3]}' was trained"):
+    with pytest.raises(InputError, match=f"first differ at class 3: checkpoint '{classes[3]}', data '{classes[5]}'"):
         config.check_trained_classes(config.load(name), same)
 
 
 def test_fewer_classes_are_refused():
     classes = classes_of('repvit_maskrcnn_coco')[:-1]
-    with pytest.raises(InputError, match='trained on 79 classes, the data has 80.*class 79: nothing was trained'):
+    with pytest.raises(InputError, match="trained on 79 classes, the data has 80.*class 79: checkpoint none, data 'toothbrush'"):
         config.check_trained_classes(config.load('repvit_maskrcnn_coco'), {'meta': {'CLASSES': classes}})
 
 

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
+from repvit_dense.compat.coco_metric import dense_coco_metric
 from tools.pages import coco_evaluation
-from repvit_dense.compat.coco_metric import hotcoco_metric
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def build(tmp_path, truth, **settings):
     file = tmp_path / 'truth.json'
     file.write_text(json.dumps(truth))
     settings = {'ann_file': str(file), 'metric': ['bbox', 'segm'], **settings}
-    return CocoMetric(**settings), hotcoco_metric(**settings)
+    return CocoMetric(**settings), dense_coco_metric(**settings)
 
 
 def names(truth):
@@ -153,6 +153,6 @@ def test_the_configs_name_it():
 
     for name in ('repvit_maskrcnn_shapes', 'repvit_retinanet_coco', 'repvit_mask2former_coco-panoptic'):
         cfg = config.load(name)
-        types = {part['type'] for part in config._metrics(cfg, 'val') + config._metrics(cfg, 'test')}
+        types = {part['type'] for part in config.metrics(cfg, 'val') + config.metrics(cfg, 'test')}
         assert 'DenseCocoMetric' in types
         assert types <= {'DenseCocoMetric', 'CocoPanopticMetric'}

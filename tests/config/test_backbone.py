@@ -21,7 +21,7 @@ def name(request):
 def test_channels_follow(name, peer):
     cfg = config.load(name, backbone=peer)
     init_default_scope(cfg.default_scope)
-    config._check_channels(cfg)  # raises where a part does not take what the built backbone gives
+    config.check_channels(cfg)  # raises where a part does not take what the built backbone gives
     assert cfg.model.backbone.type == catalogue.find(peer).type
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from repvit_dense import config
+from repvit_dense.compat import panoptic_api
 from repvit_dense.data import shapes, sources
 from repvit_dense.errors import InputError
 
@@ -34,6 +35,13 @@ def drawn(tmp_path, monkeypatch):
     """A working directory whose `data/shapes` has three images."""
     monkeypatch.chdir(tmp_path)
     return shapes.generate('data/shapes', num_train=2, num_val=1, size=(64, 64))
+
+
+@pytest.fixture
+def panoptic():
+    """`panopticapi` as a run provides it."""
+    with panoptic_api.patched():
+        yield
 
 
 @pytest.fixture
@@ -103,7 +111,7 @@ def test_masks_are_seen_through_wrappers(plain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_takes_the_embedded_data(name, drawn):
+def test_every_config_takes_the_embedded_data(name, drawn, panoptic):
     """It then passes every check, and its data sets can be read with the recipe's own pipeline."""
     from mmengine.registry import DATASETS, init_default_scope
 
@@ -129,7 +137,7 @@ def test_names_set_every_class_count(name, data):
     cfg = config.load(name)
     config.set_dataset(cfg, data)
     source = sources.find(data, config.task(cfg), 'work')
-    heads = [part for _, part in config._heads(cfg.model)]
+    heads = [part for _, part in config.class_heads(cfg.model)]
     assert heads
     for part in heads:
         assert part.get('num_classes', source.things) == source.things
@@ -338,7 +346,7 @@ def test_counts_of_things_and_stuff(drawn, head, key, wanted):
 def test_class_weights_of_another_number(drawn):
     cfg = config.load('repvit_mask2former_shapes-panoptic', data='shapes')
     cfg.model.panoptic_head.loss_cls.class_weight = [1.0] * 134
-    with pytest.raises(InputError, match='class_weight has 134 numbers, but the data has 12 classes'):
+    with pytest.raises(InputError, match='class_weight has 134 numbers, but 13 are needed: the data has 12 classes'):
         config.check(cfg, ('train',))
 
 

@@ -74,7 +74,7 @@ def refusal(cfg, splits=('train', 'val', 'test')):
 def apply(cfg, message):
     """What the `--cfg-options` in a message do."""
     for option in re.search(r'--cfg-options (\S.*)$', message)[1].split():
-        config._apply_option(cfg, option)
+        config.apply_option(cfg, option)
 
 
 # --- finding and loading ---

@@ -135,7 +135,7 @@ def test_other_classes_than_the_data(load, artifact):
     folder = artifact('roi', classes=[*THINGS[:-1], 'moon'])
     with pytest.raises(InputError) as raised:
         evaluate.check(load('repvit_maskrcnn_shapes'), folder)
-    assert f"{folder}: trained on 8 classes, the data has 8; they part at class 7: 'moon' was trained" in str(
+    assert f"{folder}: trained on 8 classes, the data has 8; they first differ at class 7: checkpoint 'moon'" in str(
         raised.value
     )
 

@@ -20,9 +20,9 @@ def build_model(randomize_bn):
         torch.manual_seed(0)
         cfg = config.load(name)
         cfg.model.backbone.arch = dict(TINY)
-        config._set_channels(cfg.model, [TINY['embed_dims'][i] for i in cfg.model.backbone.out_indices])
+        config.set_channels(cfg.model, [TINY['embed_dims'][i] for i in cfg.model.backbone.out_indices])
         for option in options:
-            config._apply_option(cfg, option)
+            config.apply_option(cfg, option)
         model = randomize_bn(build_model(cfg), torch.Generator().manual_seed(1))
         model.cfg = cfg
         return model.requires_grad_(False)

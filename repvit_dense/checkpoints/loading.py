@@ -1,0 +1,230 @@
+"""Load checkpoints strictly: every tensor fits, or the module stays as it is and the error says why."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+# Import the modules, not their names: if mmengine imports the backbones first, this line runs before they are defined.
+from repvit_dense.backbones import peer, repvit
+from repvit_dense.checkpoints.layouts import Layout, convert, detect_layout, extract_state_dict, rename_keys
+from repvit_dense.checkpoints.reading import CheckpointError, read
+
+# Parts beside the backbone of a classification network; any other part belongs to a detector or segmentor.
+_CLASSIFICATION_PARTS = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
+
+
+def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
+    """Load weights into a backbone, a detector or segmentor, or any other module: all of its tensors, or none.
+
+    Args:
+        module: a `RepViT` accepts classification or backbone weights in any layout; a network with a RepViT as its
+            `backbone` accepts checkpoints of this package and of the authors; a `Peer` accepts published ImageNet
+            weights or its own state dict; any other module accepts its own state dict. Wrappers are looked through.
+        source: a path, URL or catalogue name as in `read`, or a checkpoint that was already read.
+        map_location: device of the tensors that are read; the module keeps its dtype and device.
+
+    Returns:
+        the whole checkpoint, for a runner to resume from.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit exactly. The module is unchanged.
+    """
+    already_read = isinstance(source, Mapping)
+    checkpoint, name = (source, 'these weights') if already_read else (read(source, map_location), str(source))
+    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.module
+    # These tensors share their memory with the module.
+    parameters = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    try:
+        state, averaged = extract_state_dict(checkpoint)
+        state, description, unused = _select(module, state)
+        # A batch norm's counter changes nothing at a fixed momentum, and old files lack it.
+        state |= {k: v for k, v in parameters.items() if k.endswith('num_batches_tracked') and k not in state}
+        _require_fit(module, state, parameters)
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if already_read else f'{name}: {error}') from None
+    with torch.no_grad():
+        for key, value in parameters.items():
+            value.copy_(state[key])
+    print_log(f'{name}: {description}, {len(parameters)} tensors loaded', logger='current')
+    unused += [f'averaged weights ({key})' for key in averaged]
+    if unused:
+        print_log(f'{name}: not used, as expected: {", ".join(unused)}', logger='current')
+    return checkpoint
+
+
+def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
+    """Return the tensors for this module under its own names, a description, and descriptions of unused tensors."""
+    if isinstance(module, peer.Peer):
+        return _select_for_peer(module, state)
+    whole = isinstance(getattr(module, 'backbone', None), repvit.RepViT)
+    if not whole and not isinstance(module, repvit.RepViT):
+        return _strip_prefix(state, module.state_dict()), 'weights', []
+    layout = detect_layout(state)
+    inside, outside = {}, {}
+    wrapper, _, _ = layout.prefix.rpartition('backbone.')  # beside `module.backbone.` there is `module.neck.`
+    for is_inside, key, value in rename_keys(state, layout, 'repvit_dense'):
+        if is_inside:
+            inside[key] = value
+        else:
+            outside[key.removeprefix(wrapper)] = value
+    parts = {key.removeprefix(layout.prefix).partition('.')[0] for key in outside} - _CLASSIFICATION_PARTS
+    if whole and not (layout.prefix.endswith('backbone.') and parts):
+        raise CheckpointError(
+            f'these are pretrained backbone weights ({layout.name} layout, {layout}), the model is a whole '
+            f"{type(module).__name__}: set them as backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    if parts and not whole:
+        raise CheckpointError(
+            f'a whole detector or segmentor (with {", ".join(sorted(parts)[:5])} beside the backbone), not pretrained '
+            'backbone weights: name it as the CHECKPOINT of `test`, or for training as load_from or --resume'
+        )
+    backbone = module.backbone if whole else module
+    _require_same_variant(layout, backbone)
+    if whole and layout.name == 'official':
+        _require_same_tap(parts, backbone)
+    unused = _pop_unused(inside, backbone)
+    selected = {f'backbone.{key}': value for key, value in inside.items()} | outside if whole else inside
+    description = f'{layout.name} layout of RepViT {layout}{", fused" if layout.fused else ""}'
+    return selected, description, [f'{reason} ({count} tensors)' for reason, count in unused.items()]
+
+
+def _select_for_peer(module: 'peer.Peer', state: dict) -> tuple[dict, str, list[str]]:
+    """Return the same as `_select`, from the peer's own state dict or from published ImageNet weights."""
+    parameters, net = module.state_dict(), module.net.state_dict()
+    saved = _strip_prefix(state, parameters)
+    if parameters.keys() & saved.keys():
+        return saved, f'weights of a {type(module).__name__}', []
+    if layout := getattr(module, 'layout', None):  # the last step of the ladder is a RepViT
+        state = convert(state, layout)
+    state, unused = module.from_published(_strip_prefix(state, net))
+    if not state.keys() & net.keys():
+        keys = ', '.join(list(state)[:3])
+        raise CheckpointError(f'weights of another architecture than {module.name}, with keys such as {keys}')
+    for key in net:
+        if key in state and net[key].shape != state[key].shape:
+            raise CheckpointError(
+                f'weights of another variant than {module.name}: {key} is {tuple(state[key].shape)} in the file and '
+                f'{tuple(net[key].shape)} in the model; take the weights of this variant'
+            )
+    selected = {f'net.{key}': value for key, value in state.items()}
+    # Output norms or a pyramid were never published with the network; they keep their initial values.
+    selected |= {key: value for key, value in parameters.items() if not key.startswith('net.')}
+    notes = [f'classifier and other parts that this backbone does not build ({len(unused)} tensors)'] if unused else []
+    return selected, f'ImageNet weights of {module.name}', notes
+
+
+def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
+    model = detect_layout(backbone.state_dict())
+    built = len(model.depths)  # a backbone without the last stages takes the weights of a longer one
+    if (layout.depths[:built], layout.widths[:built]) != (model.depths, model.widths):
+        raise CheckpointError(
+            f'these weights look like {layout}, the model is {model}; take the weights of this variant'
+        )
+    if layout.fused and not model.fused:
+        raise CheckpointError(
+            'these weights are fused, the model is not: build it with deploy=True, or take the training checkpoint'
+        )
+    if model.fused and not layout.fused:
+        raise CheckpointError('the model is fused, these weights are not: load them before switch_to_deploy()')
+
+
+def _require_same_tap(parts: set[str], backbone: 'repvit.RepViT') -> None:
+    """Refuse the other tap: the authors' detectors and segmentors differ in it, but not in names and shapes."""
+    tap = 'stage_end' if 'decode_head' in parts else 'stage_body'
+    if backbone.tap != tap:
+        kind = 'segmentor' if tap == 'stage_end' else 'detector'
+        raise CheckpointError(
+            f"this {kind} of the authors was trained with tap='{tap}', the model has tap='{backbone.tap}' and would "
+            f'silently score worse: --cfg-options model.backbone.tap={tap}'
+        )
+
+
+def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
+    """Remove the classifier and the modules that this backbone does not build; return counts by reason."""
+    parameters, last = backbone.state_dict(), len(backbone.stages) - 1
+    ends_in_body = isinstance(backbone.stages[last].pre_downsample, nn.Identity)
+    unused = Counter()
+    for key in [key for key in inside if key not in parameters]:
+        stage = re.match(r'stages\.(\d+)\.', key)
+        reason = None
+        if key.startswith('head.'):
+            reason = 'classifier head'
+        elif stage and int(stage[1]) > last:
+            reason = f'stage {stage[1]}'
+        elif ends_in_body and key.startswith(f'stages.{last}.pre_downsample.'):
+            reason = f'last block of stage {last}'
+        if reason:
+            unused[reason] += 1
+            del inside[key]
+    return unused
+
+
+def _strip_prefix(state: dict, parameters: dict) -> dict:
+    """Return the state dict without the prefix, possibly empty, that matches most of the module's names."""
+    first = f'.{next(iter(parameters), "")}'
+    prefixes = {''} | {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
+    best = max(prefixes, key=lambda p: (sum(p + name in state for name in parameters), -len(p)))
+    return {key.removeprefix(best): value for key, value in state.items()}
+
+
+def _require_fit(module: nn.Module, state: dict, parameters: dict) -> None:
+    """Refuse missing, surplus and misshapen tensors; explain a different number of classes as such."""
+    shapes = {
+        key: (state[key].shape, parameters[key].shape)
+        for key in parameters
+        if key in state and state[key].shape != parameters[key].shape
+    }
+    problems = [f'{key} is missing' for key in parameters if key not in state]
+    problems += [f'{key} has no place in the model' for key in state if key not in parameters]
+    if shapes and not problems and (classes := _class_counts(module, shapes.values())):
+        raise CheckpointError(
+            f'trained for {classes[0]} classes, the model has {classes[1]}: only classification layers differ '
+            f'({", ".join(list(shapes)[:3])}). Use a config of {classes[0]} classes, or train from backbone weights'
+        )
+    problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
+    if problems:
+        more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
+        name = module.name if isinstance(module, peer.Peer) else f'a {type(module).__name__}'
+        raise CheckpointError(f'does not fit {name}: {"; ".join(problems[:5])}{more}')
+
+
+def _class_counts(module: nn.Module, shapes: Iterable) -> tuple[int, int] | None:
+    """Return the class counts of file and model if they alone explain all differing shapes, else None.
+
+    A classification layer has `per_class * (classes + background)` rows with background 0 or 1.
+    """
+    if any(a[1:] != b[1:] or not a or not b for a, b in shapes):
+        return None
+    counts = {m.num_classes for m in module.modules() if isinstance(getattr(m, 'num_classes', None), int)}
+    for count in sorted(counts - {0}, reverse=True):
+        options = []  # for each layer: class count of the file -> 1 if that assumes a background class, else 0
+        for (file_rows, *_), (rows, *_) in shapes:
+            per_class = {extra: rows // (count + extra) for extra in (1, 0) if rows and rows % (count + extra) == 0}
+            options.append({file_rows // n - extra: extra for extra, n in per_class.items() if file_rows % n == 0})
+        if common := set.intersection(*map(set, options)):
+            return min(common, key=lambda classes: sum(option[classes] for option in options)), count
+    return None
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class DensePretrainedInit:
+    """An initialiser that loads weights in any layout; `init_cfg=dict(type='Pretrained')` of a backbone becomes this.
+
+    Args:
+        checkpoint: a path, URL or catalogue name as in `read`.
+    """
+
+    def __init__(self, checkpoint: str):
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        load_checkpoint(module, self.checkpoint)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'{type(self).__name__}: load from {self.checkpoint}')

@@ -1,0 +1,192 @@
+"""Check a config before anything heavy starts: data, class names and counts, channels."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repvit_dense.config.structure import (
+    CLASS_COUNTS,
+    SOURCE_KEYS,
+    class_heads,
+    datasets,
+    expected_in_channels,
+    feature_consumers,
+    metrics,
+    one_line,
+    scope,
+    task,
+)
+from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from repvit_dense.data import checks
+
+GET_COCO = (
+    'COCO 2017 (cocodataset.org/#download) unpacks to train2017/, val2017/ and annotations/; put or link it there, or '
+    'change data_root in the config. '
+    'To train without any download: python tools/train.py configs/repvit_maskrcnn_shapes.py'
+)
+GET_MASKS = (
+    'Put or link the data there, change data_root in the config, or name a folder: --data PATH. '
+    'To train without any download: python tools/train.py configs/repvit_segformer_shapes.py'
+)
+
+
+def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
+    """Refuse data, class names, class counts and channels that would fail, or silently go wrong, later.
+
+    Args:
+        cfg: the config of a whole detector or segmentor.
+        splits: the data to check, of 'train', 'val', 'test'.
+
+    Raises:
+        InputError: says what is wrong, where, and how to correct it.
+    """
+    from mmengine.registry import init_default_scope
+
+    from repvit_dense.data import checks
+
+    init_default_scope(scope(cfg))
+    check_channels(cfg)
+    for path, report in data_reports(cfg, splits):
+        checks.enforce(path, report)
+    check_evaluators(cfg, splits)
+
+
+def check_evaluators(cfg: 'Config', splits: Sequence[str]) -> None:
+    """Raise InputError if the annotation file of a metric does not exist."""
+    for split in splits:
+        for part in metrics(cfg, split):
+            if part.get('ann_file') and not Path(part['ann_file']).is_file():
+                raise InputError(f'{part["ann_file"]}: no such annotation file ({split}_evaluator). {GET_COCO}')
+
+
+def check_channels(cfg: 'Config') -> None:
+    """Raise InputError if neck or heads expect other channels than the backbone's features have."""
+    if not cfg.model.get('backbone'):
+        return
+    channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', None)
+    for path, part in feature_consumers(cfg.model) if channels else ():
+        actual, expected = part.in_channels, expected_in_channels(part, channels)
+        if actual != expected if isinstance(actual, int) else list(actual) != expected:
+            option = ','.join(str(expected).strip('[]').split(', '))
+            raise InputError(
+                f'{path}.in_channels = {actual}, but the backbone gives {expected}. '
+                f'Set it: --cfg-options {path}.in_channels={option}'
+            )
+
+
+def _build_without_memory(backbone: dict):
+    import torch
+    from mmdet.registry import MODELS
+
+    try:
+        try:
+            with torch.device('meta'):
+                return MODELS.build(backbone)
+        except (NotImplementedError, RuntimeError):  # reads a value while being built, as Swin its drop path rates
+            return MODELS.build(backbone)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f'model.backbone: {one_line(error)}') from error
+
+
+def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, 'checks.Report']]:
+    """Examine every data set of these splits once; yield its annotation file or folder, and the report.
+
+    Raises:
+        InputError: data is missing or does not suit the model.
+    """
+    from importlib import import_module
+
+    import_module(f'{scope(cfg)}.datasets')  # registers them
+    registry = import_module(f'{scope(cfg)}.registry').DATASETS
+    seen = set()
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for dataset in datasets(loader.dataset) if loader else ():
+            source = str([dataset.get(key) for key in SOURCE_KEYS])
+            if source not in seen:
+                seen.add(source)
+                kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+                yield from _reports(cfg, dataset, kind)
+
+
+def _reports(cfg: 'Config', dataset: dict, kind: type | None) -> Iterator[tuple[Path, 'checks.Report']]:
+    """Yield the report of one data set, or nothing for other types than COCO's and mmseg's."""
+    if scope(cfg) == 'mmseg':
+        from mmseg.datasets import BaseSegDataset
+
+        if kind and issubclass(kind, BaseSegDataset):
+            yield _semantic_report(cfg, dataset, kind)
+        return
+    from mmdet.datasets import CocoDataset
+
+    if kind and issubclass(kind, CocoDataset):
+        yield _coco_report(cfg, dataset, kind)
+
+
+def _coco_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'checks.Report']:
+    from mmdet.datasets import CocoPanopticDataset
+
+    from repvit_dense.data import checks
+
+    root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
+    file, images = root / dataset.ann_file, root / prefix.get('img', '')
+    _require_exists(GET_COCO, file, images)
+    meta = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
+    classes = meta['classes']
+    if issubclass(kind, CocoPanopticDataset):
+        maps = root / prefix.get('seg', '')
+        _require_exists(GET_COCO, maps)
+        report = checks.panoptic(file, images, maps, classes, len(meta['thing_classes']))
+        _check_class_counts(cfg, file, len(classes), len(meta['thing_classes']))
+    else:
+        filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+        filters = {'filter_empty': filters.get('filter_empty_gt', False), 'min_size': filters.get('min_size', 0)}
+        report = checks.instances(file, images, classes, masks=task(cfg) == 'instance', **filters)
+        _check_class_counts(cfg, file, len(classes), len(classes))
+    return file, report
+
+
+def _semantic_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'checks.Report']:
+    from repvit_dense.data import checks
+
+    root = Path(dataset.get('data_root') or '')
+    folders = [root / path for path in (dataset.get('data_prefix') or {}).values()]
+    _require_exists(GET_MASKS, *folders, *([root / dataset.ann_file] if dataset.get('ann_file') else []))
+    arguments = {key: value for key, value in dataset.items() if key != 'type'}
+    try:
+        data = kind(**{**arguments, 'pipeline': [], 'lazy_init': True})
+        pairs = [(Path(entry['img_path']), Path(entry['seg_map_path'])) for entry in data.load_data_list()]
+    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f'{root}: cannot be read as {kind.__name__} ({one_line(error)})') from error
+    classes = data.metainfo.get('classes') or ()
+    _check_class_counts(cfg, root, len(classes), len(classes))
+    return root, checks.semantic(pairs, len(data.label_map or classes), data.reduce_zero_label)
+
+
+def _require_exists(hint: str, *paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            raise InputError(f'{path}: not found. {hint}')
+
+
+def _check_class_counts(cfg: 'Config', data: Path, classes: int, things: int) -> None:
+    """Refuse a head whose number of classes differs from the data's; boxes and instances count only things."""
+    expected = dict(zip(CLASS_COUNTS, (things, things, classes - things), strict=True))
+    for path, part in class_heads(cfg.model):
+        for key, count in expected.items():
+            if part.get(key, count) != count:
+                kind = {'num_things_classes': 'things', 'num_stuff_classes': 'stuff classes'}.get(key, 'classes')
+                raise InputError(
+                    f'{path}.{key} = {part[key]}, but the data has {count} {kind} ({data}). '
+                    f'Set it: --cfg-options {path}.{key}={count}'
+                )
+        weights = (part.get('loss_cls') or {}).get('class_weight')
+        if isinstance(weights, list | tuple) and len(weights) != classes + 1:
+            raise InputError(
+                f'{path}.loss_cls.class_weight has {len(weights)} numbers, but {classes + 1} are needed: the data has '
+                f"{classes} classes ({data}), and the last is for 'no object'. --data NAME or PATH sets it"
+            )

@@ -1,0 +1,150 @@
+"""Change the backbone or the data set of a config, and everything that depends on it."""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repvit_dense.config.structure import (
+    CLASS_COUNTS,
+    SOURCE_KEYS,
+    class_heads,
+    expected_in_channels,
+    feature_consumers,
+    metrics,
+    pipeline_steps,
+    task,
+)
+from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from repvit_dense.data.sources import Source
+
+# Settings of the training, not of the architecture: every backbone of the catalogue accepts them.
+TRAINING_SETTINGS = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')
+# Their values for a backbone that starts from random weights.
+UNFROZEN = {'frozen_stages': -1, 'norm_eval': False}
+
+
+def set_backbone(cfg: 'Config', name: str) -> None:
+    """Replace the backbone of a config by the one of this name, and adapt the settings that depend on it.
+
+    These are the channels of the neck or heads, the published weights (if the config starts from published weights),
+    the pixel normalisation of these weights, and weight decay: norms, biases and position tables of a peer are exempt.
+    A RepViT keeps the weight decay of the recipe, as it was published. A backbone without published weights is not
+    frozen.
+
+    Raises:
+        InputError: the catalogue has no such name (the message lists the nearest), or the config has no backbone.
+    """
+    from repvit_dense.backbones import catalogue
+
+    try:
+        entry = catalogue.find(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    old = cfg.get('model', {}).get('backbone')
+    if old is None:
+        raise InputError(f"{cfg.filename}: this config has no model.backbone to replace by '{name}'")
+    settings = {key: old[key] for key in TRAINING_SETTINGS if key in old}
+    if 'tap' in old and entry.type == 'RepViT':
+        settings['tap'] = old.tap
+    if not entry.default_weights:
+        settings |= {key: value for key, value in UNFROZEN.items() if key in settings}
+    pretrained = {'init_cfg': {'type': 'Pretrained', 'checkpoint': entry.default_weights}}
+    weights = pretrained if old.get('init_cfg') and entry.default_weights else {}
+    cfg.model.backbone = {'type': entry.type, **entry.args, **settings, **weights}
+    set_channels(cfg.model, [entry.channels[i] for i in settings.get('out_indices', range(len(entry.channels)))])
+    if 'data_preprocessor' in cfg.model:
+        cfg.model.data_preprocessor.update(mean=list(entry.mean), std=list(entry.std))
+    if entry.type != 'RepViT' and 'optim_wrapper' in cfg:
+        cfg.optim_wrapper.constructor = 'DenseNoDecayOptimWrapperConstructor'
+        cfg.merge_from_dict({'optim_wrapper.paramwise_cfg.no_decay': list(entry.no_decay)})
+
+
+def set_channels(model: dict, channels: list[int]) -> None:
+    """Set `in_channels` of the neck or heads to the channels of the backbone's features."""
+    for _, part in feature_consumers(model):
+        part.in_channels = expected_in_channels(part, channels)
+    neck = model.get('neck') or {}
+    if neck.get('type') == 'SSDNeck':  # passes the backbone's features on, and appends smaller ones
+        neck.out_channels = [*channels, *neck.out_channels[len(channels) :]]  # a list, as in_channels
+        model.bbox_head.in_channels = neck.out_channels
+
+
+def set_dataset(cfg: 'Config', data: str) -> None:
+    """Train and evaluate on other data: the name of a data set, or a folder in a layout of `repvit_dense.data`.
+
+    Data sets, metrics and the class counts of the heads change. Pipelines, image sizes and wrappers such as
+    RepeatDataset belong to the recipe and stay; a ConcatDataset is left with the one new data set. Annotations that
+    have to be converted are written to the work dir, or to `work_dirs/CONFIG--DATA` if the config has none.
+
+    Raises:
+        InputError: there is no such data set, or it lacks the labels that this config trains on.
+    """
+    from repvit_dense.data import checks, sources
+
+    work_dir = cfg.get('work_dir') or Path('work_dirs', f'{Path(cfg.filename or "config").stem}--{Path(data).stem}')
+    source = sources.find(data, task(cfg), work_dir)
+    for note in source.notes:
+        checks.warn(note)
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            _replace_source(loader.dataset, source, source.train if split == 'train' else source.val)
+        _set_evaluator(cfg, split, source)
+    for step in pipeline_steps(cfg):
+        if step.get('type') == 'LoadAnnotations':
+            step.pop('reduce_zero_label', None)  # taken from the data set
+            step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
+    cfg.embedded_data = cfg.get('embedded_data') or dict(source.embedded) if source.embedded else None
+    _set_class_counts(cfg.model, len(source.classes), source.things)
+
+
+def _replace_source(dataset: dict, source: 'Source', arguments: dict) -> None:
+    """Replace the keys that say which data to read, inside wrappers too."""
+    if 'datasets' in dataset:
+        dataset['datasets'] = dataset['datasets'][:1]
+    wrapped = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for part in wrapped or ():
+        _replace_source(part, source, arguments)
+    if wrapped is None:
+        for key in SOURCE_KEYS:
+            dataset.pop(key, None)
+        dataset.update(type=source.type, **copy.deepcopy(arguments))
+        if source.metainfo:
+            dataset['metainfo'] = copy.deepcopy(source.metainfo)
+
+
+def _set_evaluator(cfg: 'Config', split: str, source: 'Source') -> None:
+    """Point the metrics at the new ground truth; drop those that have none, unless no metric would remain."""
+    key, remaining = f'{split}_evaluator', [part for part in metrics(cfg, split) if _set_ground_truth(part, source)]
+    if remaining:
+        cfg[key] = remaining if isinstance(cfg[key], list) else remaining[0]
+
+
+def _set_ground_truth(metric: dict, source: 'Source') -> bool:
+    """Set the annotation file of a metric; return whether the data has one for it."""
+    if 'ann_file' not in metric:
+        return True
+    if 'Panoptic' in metric['type']:
+        metric.update(ann_file=source.ann_files['panoptic'], seg_prefix=source.ann_files['maps'])
+    elif 'instances' in source.ann_files:
+        metric['ann_file'] = source.ann_files['instances']
+    return 'Panoptic' in metric['type'] or 'instances' in source.ann_files
+
+
+def _set_class_counts(model: dict, classes: int, things: int) -> None:
+    counts = dict(zip(CLASS_COUNTS, (things, things, classes - things), strict=True))
+    for _, part in class_heads(model):
+        part.update({key: counts[key] for key in CLASS_COUNTS if key in part})
+        for name, losses in part.items():
+            for loss in losses if isinstance(losses, list) else [losses]:
+                weights = loss.get('class_weight') if isinstance(loss, dict) else None
+                if not isinstance(weights, list | tuple):
+                    continue
+                if name == 'loss_cls' and len(set(weights[:-1])) == 1:  # equal for all classes, then 'no object'
+                    loss['class_weight'] = [weights[0]] * classes + [weights[-1]]
+                else:
+                    del loss['class_weight']  # the weights were chosen for the old classes
