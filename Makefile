@@ -44,7 +44,7 @@ lint: $(READY)
 # The site's packages are installed on first use; a build needs no network.
 docs: $(VENV)/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Documentation: build/site/index.html"
+	@echo "Documentation: build/site/index.html; with search: $(BIN)/mkdocs serve"
 
 $(VENV)/docs-ready: $(READY) requirements/docs.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/docs.txt

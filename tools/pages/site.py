@@ -1,9 +1,12 @@
 """Hooks of the documentation site (mkdocs.yml): pages from the root folder, option lists, links that leave docs/."""
 
 import argparse
+import dataclasses
+import html
 import os
 import posixpath
 import re
+from importlib import import_module
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -20,6 +23,7 @@ ROOT_PAGES = {
 }
 LINK = re.compile(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)')  # an image with `!`, else a link
 COMMANDS = '<!-- commands -->'
+ARGUMENTS = re.compile(r'<!-- arguments of (\w+) -->')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -31,9 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert the option lists, and redirect or remove links to files outside docs/."""
+    """Insert the lists of options and arguments, and redirect or remove links to files outside docs/."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, option_lists())
+    markdown = ARGUMENTS.sub(lambda match: argument_table(match[1]), markdown)
     uri = page.file.src_uri
     root_names = {page: name for name, page in ROOT_PAGES.items()}
     source = root_names[uri] if page.file.generated_by else f'docs/{uri}'
@@ -74,3 +79,14 @@ def option_lists() -> str:
         os.environ.pop('COLUMNS')
         if width:
             os.environ['COLUMNS'] = width
+
+
+def argument_table(command: str) -> str:
+    """Return a Markdown table of the arguments of a function of the Python API."""
+    rows = ['| argument | default | |', '|---|---|---|']
+    for field in dataclasses.fields(import_module(f'repvit_dense.commands.{command}').Options):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = str(default) if isinstance(default, Path) else default
+        shown = 'required' if default is dataclasses.MISSING else f'`{default!r}`'
+        rows.append(f'| `{field.name}` | {shown} | {html.escape(field.metadata["help"])} |')
+    return '\n'.join(rows)
