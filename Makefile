@@ -5,7 +5,7 @@
 #   make test-learning   three heads trained until they know the embedded data, every config in two processes: most of an hour
 #   make lint            ruff, rules and format
 #   make docs            build the documentation into build/site, without network access
-#   make bench           what is promised of speed and memory beside what is measured, some twenty minutes
+#   make bench           compare speed and memory with the targets of this repository, about 20 minutes
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
 PYTHON ?= python3
 VENV := .venv
@@ -51,7 +51,7 @@ $(VENV)/docs-ready: $(READY) requirements/docs.txt
 	@touch $@
 
 bench: $(READY)
-	$(BIN)/python tools/benchmark.py --targets $(BENCH_OPTIONS)
+	$(BIN)/python -m tools.pages targets $(BENCH_OPTIONS)
 
 # Compiled once: where Python is told not to leave bytecode, as in many containers, every start would compile again.
 $(READY): $(LOCK) setup.py

@@ -9,10 +9,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'repvit_dense' / '__init__.py').read_text()).group(1)
+DEVELOPER_TOOLS = ('pages', 'check_prose.py')  # in tools/, not part of the wheel
 
 
 class BuildWithConfigs(build_py):
-    """Copy `configs/` and `tools/` into the wheel; an editable install reads them where they are."""
+    """Copy `configs/` and `tools/` into the wheel; an editable install reads the original folders."""
 
     def run(self):
         super().run()
@@ -20,7 +21,8 @@ class BuildWithConfigs(build_py):
             return
         for folder in ('configs', 'tools'):
             target = Path(self.build_lib) / 'repvit_dense' / '.mim' / folder
-            shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+            ignored = shutil.ignore_patterns('__pycache__', *DEVELOPER_TOOLS)
+            shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=ignored)
 
 
 setup(

@@ -1,7 +1,5 @@
 """Measure speed and memory of backbones, whole models and artifacts side by side in one run."""
 
-import argparse
-import dataclasses
 import json
 from typing import TYPE_CHECKING
 
@@ -15,25 +13,11 @@ if TYPE_CHECKING:
     from repvit_dense.benchmark.workload import Workload
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the fields of BenchmarkSettings as options."""
-    for field in dataclasses.fields(BenchmarkSettings):
-        arguments = dict(field.metadata)
-        flag = field.name if arguments.pop('positional', False) else f'--{field.name}'
-        if field.type is bool:
-            arguments['action'] = 'store_true'
-        elif field.default_factory is dataclasses.MISSING:
-            arguments['default'] = field.default
-        else:
-            arguments['default'] = field.default_factory()
-        parser.add_argument(flag, **arguments)
-
-
-def run(settings: BenchmarkSettings) -> int:
+def run(settings: BenchmarkSettings) -> dict:
     """Measure, print the report as a table, and write the files of `--json` and `--plot`.
 
     Returns:
-        The exit status 0.
+        The return value of `measure`.
 
     Raises:
         InputError: an option cannot be used; nothing was measured.
@@ -50,7 +34,7 @@ def run(settings: BenchmarkSettings) -> int:
         report.draw(results, settings.plot)
     if settings.json:
         write_text(settings.json, json.dumps(results, indent=2) + '\n')
-    return 0
+    return results
 
 
 def measure(settings: BenchmarkSettings) -> dict:

@@ -7,10 +7,12 @@ Batch norms therefore get random statistics, and the last layer of each head is 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from repvit_dense.exporting import export
+from repvit_dense.exporting.export import export_all
+from repvit_dense.exporting.results import ExportResult
+from repvit_dense.exporting.samples import drawn_images
+from repvit_dense.exporting.settings import ExportSettings
 from repvit_dense.model import build_model, predictor
 
 if TYPE_CHECKING:
@@ -28,23 +30,22 @@ OUTPUT_STD = {
 
 def export_artifacts(
     cfg: 'Config', targets: Sequence[str], folder: Path, size: tuple[int, int] | None = None, **options
-) -> tuple[list[export.Row], dict[str, str]]:
-    """Export the config with the weights of `build`, see `export.export_all`.
+) -> tuple[list[ExportResult], dict[str, str]]:
+    """Export the config with the weights of `build`, see `exporting.export.export_all`.
 
     Args:
         cfg: config of the model.
         targets: formats.
         folder: parent folder of the artifacts.
         size: height and width of the input in pixels; None for the size the test pipeline produces.
-        options: other options of `repvit-dense export`.
+        options: other fields of ExportSettings.
     """
     import torch
 
     checkpoint = folder / 'random.pth'
     torch.save({'state_dict': build(cfg).state_dict()}, checkpoint)
-    defaults = {'batch': 1, 'dynamic': (), 'precision': 'fp32', 'max_detections': None, 'calibration': 100}
-    settings = {**defaults, 'no_verify': False, 'to': list(targets), 'out': folder, 'size': size, **options}
-    return export.export_all(SimpleNamespace(**settings), cfg, str(checkpoint))
+    settings = ExportSettings(to=list(targets), out=folder, size=size, **options)
+    return export_all(cfg, str(checkpoint), settings)
 
 
 def build(cfg: 'Config') -> 'nn.Module':
@@ -64,7 +65,7 @@ def build(cfg: 'Config') -> 'nn.Module':
         std = next((std for pattern, std in OUTPUT_STD.items() if re.search(f'{pattern}$', name)), None)
         if std and hasattr(layer, 'weight'):
             handles.append(_scale_outputs(layer, std))
-    predictor(model, cfg)(export.drawn_images(1)[0])
+    predictor(model, cfg)(drawn_images(1)[0])
     for handle in handles:
         handle.remove()
     return model

@@ -5,7 +5,7 @@ import torch
 
 from repvit_dense import config
 from repvit_dense.benchmark import random_models
-from repvit_dense.exporting.export import drawn_images
+from repvit_dense.exporting.samples import drawn_images
 from repvit_dense.model import predictor
 
 

@@ -1,1 +1,1 @@
-"""Write pages of docs/ and check the promises of this repository: `python -m tools.pages --help`."""
+"""Pages of docs/ and checks of this repository's own targets: `python -m tools.pages --help`."""

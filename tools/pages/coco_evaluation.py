@@ -1,4 +1,4 @@
-"""COCO scores of drawn detections, by pycocotools and by what the configs of this package use."""
+"""Evaluate randomly drawn detections with COCO metrics, by pycocotools and by the metric of this package's configs."""
 
 import json
 import tempfile
@@ -13,28 +13,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 HEIGHT, WIDTH = 480, 640  # of every image, in pixels
-SIDES = 8, 300  # of an object, shortest and longest, in pixels
-CORNERS = 24  # of an outline
-CROWDS = 0.01  # share of objects that are crowds
-DETECTIONS = 30  # in an image; half of them lie around objects, the others anywhere
-NOISE = 0.15  # deviation of the former from their objects, relative to width and height
-MISTAKEN = 0.1  # share of the former that have some other class
+SIDES = 8, 300  # shortest and longest side of an object, in pixels
+CORNERS = 24  # vertices of a polygon
+CROWDS = 0.01  # fraction of objects that are crowds
+DETECTIONS = 30  # per image; half of them near objects, the others anywhere
+NOISE = 0.15  # standard deviation of detections near objects, relative to width and height
+MISTAKEN = 0.1  # fraction of detections near objects that have a random class
 
 
-def subjects(images: int = 5000, objects: int = 7, classes: int = 80, seed: int = 0) -> dict[str, Callable]:
-    """Two evaluations of the same detections, to be timed against each other.
+def evaluations(
+    images: int = 5000, objects: int = 7, classes: int = 80, seed: int = 0
+) -> dict[str, Callable[[], 'np.ndarray']]:
+    """Return two evaluations of the same detections, to be timed against each other.
 
-    What a call does is what mmdet's CocoMetric does once before and once after a validation: from the annotation file
-    and what was found, in memory, to the scores of boxes and masks.
+    A call does the work of mmdet's CocoMetric before and after a validation: it reads the annotation file and computes
+    the box and mask scores of detections in memory.
 
     Args:
-        images: how many.
-        objects: in each image.
-        classes: of objects.
-        seed: of the drawing.
+        images: number of images.
+        objects: objects per image.
+        classes: number of classes.
+        seed: random seed.
 
     Returns:
-        name of a library -> a function that gives `(2, 12)`: COCO's summary of boxes and of masks.
+        Library name -> function that returns COCO's summaries of boxes and masks, `(2, 12)`.
     """
     from mmdet.evaluation import CocoMetric
 
@@ -47,7 +49,7 @@ def subjects(images: int = 5000, objects: int = 7, classes: int = 80, seed: int 
     names = [category['name'] for category in truth['categories']]
 
     def evaluate(build: Callable) -> 'np.ndarray':
-        assert folder  # deleted with the last of these functions
+        assert folder  # keeps the folder until both functions are deleted
         with redirect_stdout(StringIO()):
             return summaries(build(ann_file=str(file), metric=['bbox', 'segm']), names, results)
 
@@ -55,26 +57,31 @@ def subjects(images: int = 5000, objects: int = 7, classes: int = 80, seed: int 
 
 
 def summaries(metric, names: list[str], results: list[tuple[dict, dict]]) -> 'np.ndarray':
-    """COCO's summary of every kind of this CocoMetric, `(kinds, 12)`; what it returns itself has three digits."""
+    """Return COCO's summary of each kind of a CocoMetric, `(kinds, 12)`.
+
+    Reads the unrounded numbers from COCOeval, because the metric itself returns three digits.
+    """
     import numpy as np
     from pycocotools.cocoeval import COCOeval
 
-    kept, summarize = [], COCOeval.summarize
+    stats, summarize = [], COCOeval.summarize
 
-    def keep(evaluation):
+    def summarize_and_record(evaluation):
         summarize(evaluation)
-        kept.append(evaluation.stats)
+        stats.append(evaluation.stats)
 
     metric.dataset_meta = {'classes': names}
-    with patch.object(COCOeval, 'summarize', keep):
+    with patch.object(COCOeval, 'summarize', summarize_and_record):
         metric.compute_metrics(results)
-    return np.stack(kept)
+    return np.stack(stats)
 
 
 def draw(images: int, objects: int, classes: int, seed: int) -> tuple[dict, list[tuple[dict, dict]]]:
-    """Ground truth as a COCO file has it; and of each image what CocoMetric keeps: its size, and what was found in it.
+    """Draw elliptic objects and detections.
 
-    All are ellipses, scores and boxes float32, masks run-length encoded.
+    Returns:
+        The ground truth in COCO's layout; and for each image its size and its detections as CocoMetric stores them:
+        float32 boxes and scores, run-length encoded masks.
     """
     import numpy as np
 
@@ -86,13 +93,13 @@ def draw(images: int, objects: int, classes: int, seed: int) -> tuple[dict, list
             annotations.append(_annotation(len(annotations) + 1, image, box, int(label), bool(crowd)))
         records.append({'id': image, 'file_name': f'{image}.jpg', 'height': HEIGHT, 'width': WIDTH})
         size = {'img_id': image, 'height': HEIGHT, 'width': WIDTH}
-        results.append((size, {'img_id': image, **_found(random, boxes, labels, classes)}))
+        results.append((size, {'img_id': image, **_detections(random, boxes, labels, classes)}))
     categories = [{'id': number + 1, 'name': f'class {number}'} for number in range(classes)]
     return {'images': records, 'annotations': annotations, 'categories': categories}, results
 
 
 def _boxes(random: 'np.random.Generator', count: int) -> 'np.ndarray':
-    """`(count, 4)` x y width height in pixels, inside the image."""
+    """Return boxes `(count, 4)` as x y width height in pixels, inside the image."""
     import numpy as np
 
     extent = np.exp(random.uniform(*np.log(SIDES), (count, 2)))
@@ -102,7 +109,7 @@ def _boxes(random: 'np.random.Generator', count: int) -> 'np.ndarray':
 def _annotation(number: int, image: int, box: 'np.ndarray', label: int, crowd: bool) -> dict:
     from pycocotools import mask as codec
 
-    (rle,) = _encoded(box[None])
+    (rle,) = _encode_masks(box[None])
     return {
         'id': number,
         'image_id': image,
@@ -110,29 +117,29 @@ def _annotation(number: int, image: int, box: 'np.ndarray', label: int, crowd: b
         'bbox': box.tolist(),
         'area': float(codec.area(rle)),
         'iscrowd': int(crowd),
-        'segmentation': {**rle, 'counts': rle['counts'].decode()} if crowd else _outlines(box[None]).tolist(),
+        'segmentation': {**rle, 'counts': rle['counts'].decode()} if crowd else _polygons(box[None]).tolist(),
     }
 
 
-def _found(random: 'np.random.Generator', boxes: 'np.ndarray', labels: 'np.ndarray', classes: int) -> dict:
+def _detections(random: 'np.random.Generator', boxes: 'np.ndarray', labels: 'np.ndarray', classes: int) -> dict:
     import numpy as np
 
     half = DETECTIONS // 2
     source = random.integers(0, len(boxes), half)
     noise = NOISE * random.standard_normal((half, 4))
-    around = boxes[source] + noise * boxes[source][:, [2, 3, 2, 3]]
-    around[:, 2:] = np.maximum(around[:, 2:], 1)
+    near = boxes[source] + noise * boxes[source][:, [2, 3, 2, 3]]
+    near[:, 2:] = np.maximum(near[:, 2:], 1)
     guesses = random.integers(0, classes, DETECTIONS)
     guesses[:half] = np.where(random.random(half) < MISTAKEN, guesses[:half], labels[source])
-    found = np.concatenate([around, _boxes(random, DETECTIONS - half)])
+    detected = np.concatenate([near, _boxes(random, DETECTIONS - half)])
     scores = np.concatenate([1 - np.abs(noise).mean(1), random.random(DETECTIONS - half)])
-    corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+    corners = np.concatenate([detected[:, :2], detected[:, :2] + detected[:, 2:]], axis=1)
     arrays = {'bboxes': corners.astype(np.float32), 'scores': scores.astype(np.float32), 'labels': guesses}
-    return {**arrays, 'masks': _encoded(found)}
+    return {**arrays, 'masks': _encode_masks(detected)}
 
 
-def _outlines(boxes: 'np.ndarray') -> 'np.ndarray':
-    """`(N, 4)` x y width height -> `(N, 2 * CORNERS)`, the ellipses in them as x1 y1 x2 y2 ..."""
+def _polygons(boxes: 'np.ndarray') -> 'np.ndarray':
+    """Return the ellipses inscribed in boxes `(N, 4)` as polygons `(N, 2 * CORNERS)`, x1 y1 x2 y2 ..."""
     import numpy as np
 
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
@@ -140,7 +147,7 @@ def _outlines(boxes: 'np.ndarray') -> 'np.ndarray':
     return (boxes[:, None, :2] + boxes[:, None, 2:] * (1 + circle) / 2).reshape(len(boxes), -1)
 
 
-def _encoded(boxes: 'np.ndarray') -> list[dict]:
+def _encode_masks(boxes: 'np.ndarray') -> list[dict]:
     from pycocotools import mask as codec
 
-    return codec.frPyObjects(_outlines(boxes).tolist(), HEIGHT, WIDTH)
+    return codec.frPyObjects(_polygons(boxes).tolist(), HEIGHT, WIDTH)

@@ -1,7 +1,8 @@
-"""How cost grows with pixels, batch and width: a picture, and a page that says what it shows."""
+"""Measure how cost grows with pixels, batch size and width, and write docs/growth.md with a chart."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,25 +10,36 @@ import torch
 
 from repvit_dense.backbones.repvit import ARCHS
 from repvit_dense.benchmark import timing, training
-from repvit_dense.benchmark.subjects import BackboneSubject, Setting
-from repvit_dense.benchmark.timing import Subject
+from repvit_dense.benchmark.subjects import BackboneSubject
+from repvit_dense.benchmark.timing import TimedCall
+from repvit_dense.benchmark.workload import Workload
 from repvit_dense.files import replacing, write_text
 from repvit_dense.reparam import reparameterize_model
+from tools.pages import options as shared
 
 ARCH = 'm1_1'
 SIDES, BATCHES = (256, 384, 512, 768, 1024), (1, 2, 4, 8)  # pixels; images
-SIDE, BATCH = 256, 1  # what stays the same while something else grows
+SIDE, BATCH = 256, 1  # constant while another quantity grows
 QUANTITIES = {'inference': 'inference, fused, s', 'training': 'training step, s', 'memory': 'saved activations, GiB'}
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options of the page."""
+
+    file: Path = shared.file_option('growth.md')
+    rounds: int = shared.rounds_option(7)
+    threads: int | None = shared.threads_option()
+
+
 class Axis(NamedTuple):
-    """One thing that grows.
+    """A quantity that grows.
 
     Attributes:
-        name: what it is.
-        values: its values, in the unit that costs are fitted to.
-        labels: of the values, as people name them.
-        settings: arch, batch and side of each.
+        name: title of the section.
+        values: numbers that the costs are fitted to.
+        labels: column titles, one per value.
+        settings: arch, batch size and image side, one per value.
     """
 
     name: str
@@ -37,8 +49,8 @@ class Axis(NamedTuple):
 
 
 def axes() -> list[Axis]:
-    """Pixels, batch, and the variants from M0.6 to M2.3, whose costs are fitted to their multiplications."""
-    macs = [_macs(arch) for arch in ARCHS]
+    """Return the axes pixels, batch size and multiply-accumulates; the latter has one value per RepViT variant."""
+    macs = [_giga_macs(arch) for arch in ARCHS]
     return [
         Axis('pixels', [side**2 for side in SIDES], [f'{side}²' for side in SIDES], [(ARCH, BATCH, s) for s in SIDES]),
         Axis('batch', BATCHES, [str(count) for count in BATCHES], [(ARCH, count, SIDE) for count in BATCHES]),
@@ -47,18 +59,18 @@ def axes() -> list[Axis]:
 
 
 def measure(axis: Axis, rounds: int) -> dict[str, list[float]]:
-    """Each of `QUANTITIES` at each value; times are medians of rounds that go through all values in turn."""
-    backbones = {arch: BackboneSubject(arch, Setting(1, (SIDE, SIDE))).build() for arch, *_ in axis.settings}
+    """Return the cost of each of `QUANTITIES` at each value; a time is the median of alternating rounds."""
+    backbones = {arch: BackboneSubject(arch, Workload(1, (SIDE, SIDE))).build() for arch, *_ in axis.settings}
     for network in backbones.values():
         network.norm_eval = True
     fused = {arch: reparameterize_model(network.eval()) for arch, network in backbones.items()}
     steps, predictions, memory = [], [], []
     for label, (arch, batch, side) in zip(axis.labels, axis.settings, strict=True):
-        images, network = Setting(batch, (side, side)).images(), backbones[arch].train()
-        steps.append(Subject(label, lambda n=network, x=images: training.training_step(n, x)))
-        predictions.append(Subject(label, lambda n=fused[arch], x=images: _predict(n, x)))
+        images, network = Workload(batch, (side, side)).images(), backbones[arch].train()
+        steps.append(TimedCall(label, lambda n=network, x=images: training.training_step(n, x)))
+        predictions.append(TimedCall(label, lambda n=fused[arch], x=images: _predict(n, x)))
         memory.append(training.saved_bytes(network, lambda n=network, x=images: n(x)) / 2**30)
-    times = [[row['median'] for row in timing.compare('', part, rounds)] for part in (predictions, steps)]
+    times = [[row['median'] for row in timing.compare('', calls, rounds)] for calls in (predictions, steps)]
     return dict(zip(QUANTITIES, (*times, memory), strict=True))
 
 
@@ -67,34 +79,45 @@ def _predict(network: torch.nn.Module, images: torch.Tensor) -> None:
     network(images)
 
 
-def _macs(arch: str) -> float:
-    """Billions, of one image of `SIDE` x `SIDE` pixels."""
-    *_, fused = BackboneSubject(arch, Setting(1, (SIDE, SIDE))).inference()
-    return fused.about['macs'] / 1e9
+def _giga_macs(arch: str) -> float:
+    """Return the multiply-accumulates of the fused backbone on one image of `SIDE` x `SIDE` pixels, in billions."""
+    *_, fused = BackboneSubject(arch, Workload(1, (SIDE, SIDE))).inference()
+    return fused.counts['macs'] / 1e9
 
 
 def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """The p of `cost = a * value ** p`, by least squares of the logarithms."""
+    """Return p of `cost = a * value ** p`, fitted by least squares to the logarithms."""
     x, y = [math.log(value) for value in values], [math.log(cost) for cost in costs]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return above / sum((a - mean_x) ** 2 for a in x)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
-def write(path: Path, rounds: int) -> None:
-    """Measure, draw beside the page (`growth.md` gets `growth.png`) and write the page."""
+def run(options: Options) -> int:
+    """Measure, draw the chart beside the page (`growth.md` gets `growth.png`) and write the page."""
     from tqdm import tqdm
 
-    found = [(axis, measure(axis, rounds)) for axis in tqdm(axes(), desc='measuring', disable=None)]
-    draw(found, path.with_suffix('.png'))
-    write_text(path, to_markdown(found, path.with_suffix('.png').name, rounds))
+    costs = [(axis, measure(axis, options.rounds)) for axis in tqdm(axes(), desc='measuring', disable=None)]
+    picture = options.file.with_suffix('.png')
+    draw(costs, picture)
+    write_text(options.file, to_markdown(costs, picture.name, options.rounds))
+    return 0
 
 
-def to_markdown(found: list[tuple[Axis, dict[str, list[float]]]], picture: str, rounds: int) -> str:
+INTRODUCTION = (
+    f'RepViT-{ARCH.replace("_", ".").upper()} with frozen batch norms on one image of {SIDE}x{SIDE} pixels. Each',
+    'table varies one quantity; the costs of the variants are fitted to their multiply-accumulates. An exponent of 1',
+    'is linear: twice the pixels, twice the cost. A fixed overhead per call gives an exponent below 1; a layer that no',
+    'longer fits into the caches would give one above 1. Generated by `python -m tools.pages growth docs/growth.md`.',
+)
+
+
+def to_markdown(costs: list[tuple[Axis, dict[str, list[float]]]], picture: str, rounds: int) -> str:
+    """Return the page: a table per axis with the exponent of each quantity."""
     lines = ['# How cost grows', '', *INTRODUCTION, '']
     lines += [f'torch {torch.__version__} on a CPU, {torch.get_num_threads()} threads, median of {rounds} rounds.', '']
     lines += [f'![cost over pixels, batch and variant]({picture})', '']
-    for axis, costs in found:
+    for axis, by_quantity in costs:
         lines += [
             f'## {axis.name}',
             '',
@@ -102,31 +125,24 @@ def to_markdown(found: list[tuple[Axis, dict[str, list[float]]]], picture: str, 
             f'|---|{"---|" * len(axis.labels)}---|',
         ]
         for key, title in QUANTITIES.items():
-            numbers = ' | '.join(f'{cost:.3g}' for cost in costs[key])
-            lines.append(f'| {title} | {numbers} | {exponent(axis.values, costs[key]):.2f} |')
+            numbers = ' | '.join(f'{cost:.3g}' for cost in by_quantity[key])
+            lines.append(f'| {title} | {numbers} | {exponent(axis.values, by_quantity[key]):.2f} |')
         lines.append('')
     return '\n'.join(lines)
 
 
-INTRODUCTION = (
-    f'RepViT-{ARCH.replace("_", ".").upper()} with frozen batch norms, one image of {SIDE}x{SIDE} pixels unless that',
-    'is what grows; the variants are fitted to their multiplications. An exponent of 1 is linear: twice the pixels,',
-    'twice the cost. Below 1 is what a small call costs besides computing; above 1 would be waste, as caches that no',
-    'longer hold a layer cause it. Generated by `python tools/benchmark.py --growth docs/growth.md`.',
-)
-
-
-def draw(found: list[tuple[Axis, dict[str, list[float]]]], path: Path) -> None:
+def draw(costs: list[tuple[Axis, dict[str, list[float]]]], path: Path) -> None:
+    """Draw one panel per axis with a line per quantity, both scales logarithmic."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(found), figsize=(5 * len(found), 4.2))
-    for panel, (axis, costs) in zip(panels, found, strict=True):
+    figure, panels = pyplot.subplots(1, len(costs), figsize=(5 * len(costs), 4.2))
+    for panel, (axis, by_quantity) in zip(panels, costs, strict=True):
         for key, title in QUANTITIES.items():
-            label = f'{title} (exponent {exponent(axis.values, costs[key]):.2f})'
-            panel.loglog(axis.values, costs[key], marker='o', label=label)
+            label = f'{title} (exponent {exponent(axis.values, by_quantity[key]):.2f})'
+            panel.loglog(axis.values, by_quantity[key], marker='o', label=label)
         panel.set_xticks(axis.values, axis.labels, rotation=30)
         panel.xaxis.minorticks_off()
         panel.set_xlabel(axis.name)

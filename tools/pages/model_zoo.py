@@ -1,37 +1,47 @@
-"""The model zoo page: every head on every backbone asked for, measured in one run, beside what was published.
+"""Measure every head on several backbones and write docs/model_zoo.md with published results.
 
-A cell is measured or says why it is empty; none is guessed. Weights are random, which changes neither parameters nor
-multiplications; so that the work after the proposals is that of a full picture, detectors with a second stage are made
-to be sure of what they see (`subjects.make_sure`).
+A cell is measured or states why it is empty. Weights are random, which changes neither parameters nor operations; the
+classifiers of two-stage detectors are sharpened (`subjects.sharpen_classifier`), so that the stages after the proposals
+process as many objects as with trained weights.
 """
 
 import re
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from repvit_dense import config
-from repvit_dense.backbones import catalogue
-from repvit_dense.benchmark.subjects import make_sure
-from repvit_dense.errors import InputError
+from repvit_dense.benchmark.subjects import sharpen_classifier
 from repvit_dense.files import write_text
+from tools.pages import options as shared
 
 if TYPE_CHECKING:
     from torch import nn
 
-# (height, width) in pixels: a common COCO photograph, an ADE20K image at test size, the other two as they are.
+# Height and width in pixels: a common COCO photo, an ADE20K image at test size, original size for the others.
 IMAGES = {'coco': (480, 640), 'ade20k': (512, 683), 'cityscapes': (1024, 2048), 'voc': (375, 500)}
-WARMUP = 1  # forward passes that are not timed; multiplications are counted in it
 PAPER = 'arXiv 2307.09283, tables 4 and 5'
+BACKBONES = ('repvit_m1_1', 'resnet18', 'mobilevitv2_100', 'poolformer_s12')
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Options of the page."""
+
+    file: Path = shared.file_option('model_zoo.md')
+    backbones: list[str] = shared.backbones_option(BACKBONES)
+    rounds: int = shared.rounds_option(7)
+    threads: int | None = shared.threads_option()
 
 
 def _results(unit: str, rows: dict[str, tuple]) -> dict[str, str]:
     return {name: unit.format(*figures) for name, figures in rows.items()}
 
 
-# Published with the recipe of the config; box and mask AP on val2017, mIoU on the validation images.
+# Results published for the recipe of the config: AP on val2017, mIoU on the validation images.
 PUBLISHED = {
     'repvit_maskrcnn_coco': _results(
         f'{{}} box, {{}} mask AP ({PAPER})',
@@ -89,11 +99,15 @@ class Cell(NamedTuple):
     """One head on one backbone.
 
     Attributes:
-        config, backbone: their names.
-        size: (height, width) in pixels of what the backbone sees of a typical image.
-        params, backbone_params: how many.
-        macs, backbone_macs: multiply-accumulates of one image, in billions.
-        seconds, backbone_seconds: of one image; median.
+        config: name of the config.
+        backbone: name of the backbone.
+        size: height and width of the backbone's input for a typical image, in pixels.
+        params: parameters of the whole model.
+        backbone_params: parameters of the backbone.
+        macs: multiply-accumulates of the whole model on one image, in billions.
+        backbone_macs: multiply-accumulates of the backbone on one image, in billions.
+        seconds: median time of the whole model for one image.
+        backbone_seconds: median time of the backbone for one image.
     """
 
     config: str
@@ -108,16 +122,13 @@ class Cell(NamedTuple):
 
 
 def heads() -> list[str]:
-    """Names of the packaged configs, first the instance then the class maps.
-
-    Those for the embedded data are left out, and those that put another backbone under one of the others.
-    """
-    found = [name for name in config.names() if name.startswith('repvit_') and 'shapes' not in name]
-    return sorted(found, key=lambda name: ('coco' not in name, name))
+    """Return the names of the packaged configs with a RepViT backbone, COCO first, without the embedded data set."""
+    names = [name for name in config.names() if name.startswith('repvit_') and 'shapes' not in name]
+    return sorted(names, key=lambda name: ('coco' not in name, name))
 
 
 def measure(name: str, backbone: str, rounds: int) -> Cell:
-    """Build a config on a backbone, in deploy form, and run it on one image of noise of the data's usual size."""
+    """Measure the fused model of a config on one image of noise of the usual size of its data."""
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -127,20 +138,21 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
 
     cfg = config.load(name, backbone=backbone)
     torch.manual_seed(0)
-    model = reparameterize_model(build_model(cfg), inplace=True).requires_grad_(False)  # or nothing can be counted
-    make_sure(model)
-    run = predictor(model, cfg)
+    # FlopCounterMode queries the autograd graph, which inference mode does not have.
+    model = reparameterize_model(build_model(cfg), inplace=True).requires_grad_(False)
+    sharpen_classifier(model)
+    predict = predictor(model, cfg)
     image = np.random.default_rng(0).integers(0, 256, (*_image_size(name), 3), np.uint8)
     timer = _Timer(model.backbone)
-    with FlopCounterMode(display=False) as counter:
-        run(image)
+    with FlopCounterMode(display=False) as counter:  # also the warm-up
+        predict(image)
     size, calls = timer.size, len(timer.seconds)
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
-        run(image)
+        predict(image)
         seconds.append(time.perf_counter() - start)
-    own = [sum(timer.seconds[i : i + calls]) for i in range(calls, len(timer.seconds), calls)]
+    backbone_seconds = [sum(timer.seconds[i : i + calls]) for i in range(calls, len(timer.seconds), calls)]
     flops = counter.get_flop_counts()
     return Cell(
         config=name,
@@ -151,12 +163,12 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
         macs=counter.get_total_flops() / 2e9,
         backbone_macs=sum(flops[f'{type(model).__name__}.backbone'].values()) / 2e9,
         seconds=statistics.median(seconds),
-        backbone_seconds=statistics.median(own),
+        backbone_seconds=statistics.median(backbone_seconds),
     )
 
 
 class _Timer:
-    """Seconds of every call of a module, and the size of its last input."""
+    """Seconds of every call of a module, and the height and width of its last input."""
 
     def __init__(self, module: 'nn.Module'):
         self.seconds, self.size = [], (0, 0)
@@ -165,10 +177,10 @@ class _Timer:
 
     def _start(self, module, inputs) -> None:
         self.size = tuple(inputs[0].shape[-2:])
-        self._began = time.perf_counter()
+        self._start_time = time.perf_counter()
 
     def _stop(self, module, inputs, outputs) -> None:
-        self.seconds.append(time.perf_counter() - self._began)
+        self.seconds.append(time.perf_counter() - self._start_time)
 
 
 def _count(module: 'nn.Module') -> int:
@@ -183,27 +195,30 @@ def _image_size(name: str) -> tuple[int, int]:
 
 
 def to_markdown(cells: Iterable[Cell], setting: str) -> str:
-    """The page: a table per head, backbones as rows."""
+    """Return the page: a table per head with one row per backbone."""
     lines = ['# Model zoo', '', *INTRODUCTION, '', f'Measured with {setting}.', '']
     cells = list(cells)
     for name in dict.fromkeys(cell.config for cell in cells):
-        own = [cell for cell in cells if cell.config == name]
-        height, width = own[0].size
+        rows = [cell for cell in cells if cell.config == name]
+        height, width = rows[0].size
         lines += [f'## [{name}](../configs/{name}.py)', '', _title(name), '']
-        lines += [f'The backbone sees {height}x{width} pixels.', '']
-        lines += ['Backbone / whole:', '', '| backbone | M parameters | GMACs | ms | result |', '|---|---|---|---|---|']
-        lines += [_row(cell) for cell in own]
-        lines += _unmeasured(name, {cell.backbone for cell in own})
+        lines += [
+            f'Input of the backbone: {height}x{width} pixels. Numbers are those of the backbone / the whole model.',
+            '',
+        ]
+        lines += ['| backbone | M parameters | GMACs | ms | result |', '|---|---|---|---|---|']
+        lines += [_row(cell) for cell in rows]
+        lines += _unmeasured(name, {cell.backbone for cell in rows})
         lines.append('')
     return '\n'.join(lines)
 
 
 INTRODUCTION = (
-    'Every head on several backbones, all in deploy form, on one image of the usual size of its data. Any backbone of',
-    'the catalogue goes under any head: `--backbone NAME`. Generated by',
-    '`python tools/benchmark.py --model-zoo docs/model_zoo.md --rounds 3`; a cell is measured, published, or says that',
-    "it is neither. 'not trained here' means that nobody has trained this pair with this toolbox and that we know of",
-    'no published result for it.',
+    'Every head on several backbones, all fused, on one image of the usual size of its data. Any backbone of the',
+    'catalogue can be combined with any head: `--backbone NAME`. Generated by',
+    '`python -m tools.pages model_zoo docs/model_zoo.md --rounds 3`. A cell shows a measurement or a published',
+    "result, or says that there is none. 'not trained here' means that nobody has trained this combination with this",
+    'toolbox and that no published result is known.',
 )
 
 
@@ -217,28 +232,30 @@ def _row(cell: Cell) -> str:
 
 
 def _unmeasured(name: str, measured: set[str]) -> list[str]:
-    """Rows of published results for backbones that were not run."""
-    rest = [(backbone, result) for backbone, result in PUBLISHED.get(name, {}).items() if backbone not in measured]
-    return [f'| {backbone} | not measured | not measured | not measured | {result} |' for backbone, result in rest]
+    """Return rows of published results for backbones that were not measured."""
+    others = [(backbone, result) for backbone, result in PUBLISHED.get(name, {}).items() if backbone not in measured]
+    return [f'| {backbone} | not measured | not measured | not measured | {result} |' for backbone, result in others]
 
 
 def _title(name: str) -> str:
-    """The first sentence of the comment at the top of the config."""
+    """Return the first sentence of the comment at the top of the config."""
     comment = re.match(r'(?:#.*\n)+', config.find(f'{name}.py').read_text())
     text = ' '.join(line.lstrip('# ') for line in comment[0].splitlines())
     return re.split(r'(?<=[^0-9])[.:] ', text + ' ')[0].strip() + '.'
 
 
-def write(path: Path, backbones: Sequence[str], rounds: int) -> None:
-    """Measure every head on these backbones, in turn, and write the page. Raises InputError for an unknown name."""
+def run(options: Options) -> int:
+    """Measure every head on the backbones and write the page.
+
+    Raises:
+        InputError: a backbone is unknown; nothing was measured.
+    """
     import torch
     from tqdm import tqdm
 
-    try:
-        names = [catalogue.find(name).name for name in backbones]
-    except ValueError as error:
-        raise InputError(f'--backbones: {error}') from error
-    pairs = [(head, name) for head in heads() for name in names]
-    cells = [measure(*pair, rounds) for pair in tqdm(pairs, desc='measuring', disable=None)]
-    setting = f'torch {torch.__version__} on a CPU, {torch.get_num_threads()} threads, median of {rounds} runs'
-    write_text(path, to_markdown(cells, setting))
+    pairs = [(head, name) for head in heads() for name in shared.resolve_backbones(options.backbones)]
+    cells = [measure(*pair, options.rounds) for pair in tqdm(pairs, desc='measuring', disable=None)]
+    threads, rounds = torch.get_num_threads(), options.rounds
+    setting = f'torch {torch.__version__} on a CPU, {threads} threads, median of {rounds} runs'
+    write_text(options.file, to_markdown(cells, setting))
+    return 0

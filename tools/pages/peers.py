@@ -1,7 +1,8 @@
-"""Like for like: every backbone of the catalogue under the same two heads, measured in one run: docs/peers.md.
+"""Measure every backbone of the catalogue under the same two heads in one run and write docs/peers.md with a chart.
 
-A cell is one head on one backbone. It takes tens of seconds, so that the whole catalogue fits into an hour: few rounds,
-one export, no certificate. What is measured is kept at once, and an interrupted run goes on where it was.
+A cell is one head on one backbone and takes tens of seconds, so that the whole catalogue takes about an hour: few
+rounds, one export, no comparison of the artifact with PyTorch. Every finished cell is stored, and an interrupted run
+continues after the last one.
 """
 
 import json
@@ -9,54 +10,62 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from repvit_dense.backbones import catalogue
-from tools.pages import model_zoo, peers_cell, peers_learning, peers_picture
-from tools.pages.peers_cell import FORMS, REFERENCE, SIZE, STEPS, TRAINED
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
+from tools.pages import model_zoo, peers_cell, peers_learning, peers_picture
+from tools.pages import options as shared
+from tools.pages.peers_cell import BATCH, FORMS, REFERENCE, SIZE, STEPS
 
 HEADS = {'repvit_semfpn_ade20k': 'Semantic FPN', 'repvit_retinanet_coco': 'RetinaNet'}
 
 
+@dataclass(kw_only=True)
+class Options:
+    """Options of the page."""
+
+    file: Path = shared.file_option('peers.md')
+    backbones: list[str] | None = shared.backbones_option(None, 'backbones of the catalogue; by default all')
+    rounds: int = shared.rounds_option(3)
+    threads: int | None = shared.threads_option()
+    json: Path | None = shared.json_option(
+        'keep the measured cells in this file; by default they are stored beside the page until all are measured'
+    )
+
+
 def backbones() -> list[str]:
-    """The catalogue without the rungs of the ladder, which are steps between two of its networks."""
+    """Return the names in the catalogue without the rungs of the ladder, which lie between two of its networks."""
     return [name for name in catalogue.BACKBONES if not name.startswith('ladder_')]
 
 
-def write(path: Path, names: Sequence[str] | None, rounds: int, kept: Path | None = None) -> int:
-    """Measure what is not measured yet, draw beside the page (`peers.md` gets `peers.png`) and write the page.
-
-    Args:
-        names: of backbones; None: all.
-        kept: where finished cells are kept, for good; None: beside the page, until every cell is there.
+def run(options: Options) -> int:
+    """Measure the missing cells, draw the chart beside the page (`peers.md` gets `peers.png`) and write the page.
 
     Returns:
-        0, or 2 where a cell failed: the page says why, and the next run tries it again.
+        0, or 2 if a cell failed; the page states the reason, and the next run measures it again.
 
     Raises:
-        InputError: an unknown name, or kept cells of another setting; nothing was measured.
+        InputError: a backbone is unknown, or the stored cells have another setting; nothing was measured.
     """
-    try:
-        found = list(dict.fromkeys(catalogue.find(name).name for name in names or backbones()))
-    except ValueError as error:
-        raise InputError(f'--backbones: {error}') from error
-    store = kept or path.with_suffix('.partial.json')
-    report = _read(store, _setting(rounds))
+    names = shared.resolve_backbones(options.backbones or backbones())
+    store = options.json or options.file.with_suffix('.partial.json')
+    report = _read(store, _setting(options.rounds))
     for head in HEADS:
-        _measure_missing(head, found, rounds, report, store)
-    cells = [report['cells'][f'{head}@{name}'] for head in HEADS for name in found]
-    failed = any('error' in cell for cell in cells)
-    rows = to_rows(cells)
-    peers_picture.draw([row for row in rows if row['head'] == next(iter(HEADS))], path.with_suffix('.png'))
-    picture = path.with_suffix('.png').name
-    write_text(path, to_markdown(rows, report['setting'], picture, peers_learning.section_of(path)))
-    if not kept and not failed:
+        _measure_missing(head, names, options.rounds, report, store)
+    cells = [report['cells'][f'{head}@{name}'] for head in HEADS for name in names]
+    has_failed = any('error' in cell for cell in cells)
+    rows, picture = to_rows(cells), options.file.with_suffix('.png')
+    peers_picture.draw([row for row in rows if row['head'] == next(iter(HEADS))], picture)
+    learning = peers_learning.section_of(options.file)
+    write_text(options.file, to_markdown(rows, report['setting'], picture.name, learning))
+    if not options.json and not has_failed:
         store.unlink(missing_ok=True)
-    return 2 if failed else 0
+    return 2 if has_failed else 0
 
 
 def _setting(rounds: int) -> dict:
@@ -83,13 +92,13 @@ def _measure_missing(head: str, names: Sequence[str], rounds: int, report: dict,
     for name in tqdm(missing, desc=HEADS[head], disable=None):
         start = time.perf_counter()
         try:
-            reference = reference or peers_cell.reference(head)
+            reference = reference or peers_cell.reference_calls(head)
             cell = peers_cell.measure(head, name, rounds, reference)
-        except Exception as error:  # of any library: the page names it, the other cells are still measured
-            why = ' '.join(str(error).split())[:200] or 'no reason given'
-            cell = {'error': f'{type(error).__name__}: {why}'}
-        took = round(time.perf_counter() - start, 1)
-        cells[f'{head}@{name}'] = {'head': head, 'backbone': name, **cell, 'took': took}
+        except Exception as error:  # any library may fail; the page shows it and the other cells are still measured
+            reason = ' '.join(str(error).split())[:200] or 'no reason given'
+            cell = {'error': f'{type(error).__name__}: {reason}'}
+        duration = round(time.perf_counter() - start, 1)
+        cells[f'{head}@{name}'] = {'head': head, 'backbone': name, **cell, 'took': duration}
         write_text(store, json.dumps(report) + '\n')
 
 
@@ -97,30 +106,33 @@ def _measure_missing(head: str, names: Sequence[str], rounds: int, report: dict,
 
 INTRODUCTION = (
     'Every backbone of the catalogue under the same Semantic FPN (`repvit_semfpn_ade20k`) and the same RetinaNet',
-    '(`repvit_retinanet_coco`), necks and heads of the same widths, random weights. Generated in one run by',
-    '`python tools/benchmark.py --peers docs/peers.md`.',
+    '(`repvit_retinanet_coco`), with equal widths of neck and head and random weights. Generated in one run by',
+    '`python -m tools.pages peers docs/peers.md`.',
 )
-HOW = (
-    '- **M parameters, GMACs**: in deploy form, of the backbone / of the whole; one image.',
-    f'- **step**: forward, backward and optimiser on {TRAINED} images, batch norms of the backbone frozen;',
-    f'  median of {STEPS} steps by the clock, after one that warms up.',
-    '- **peak**: the most that torch had allocated during a step, above what was there before it: activations and',
-    '  gradients, not the weights.',
-    '- **eager**: the deploy form in PyTorch, one normalised image to its result.',
-    '- **exported**: the same as an ONNX file in ONNX Runtime, of the backbone by itself / of the whole.',
-    '- **GMAC/s**: multiplications of the exported backbone per second: how cheap they are.',
-    '- **published**: what others report for the pair after training; nothing was trained for this page.',
+METHOD = (
+    '- **M parameters, GMACs**: of the fused backbone / of the fused model; one image.',
+    f'- **step**: forward, backward and optimiser on {BATCH} images with frozen batch norms in the backbone;',
+    f'  wall-clock median of {STEPS} steps after a warm-up step.',
+    "- **peak**: the peak of PyTorch's allocated memory during a step, minus the memory allocated before it:",
+    '  activations and gradients, not the weights.',
+    '- **eager**: the fused model in PyTorch, from one normalised image to its result.',
+    '- **exported**: the same as an ONNX file in ONNX Runtime, for the backbone by itself / the model.',
+    '- **GMAC/s**: throughput of the exported backbone.',
+    '- **published**: results reported elsewhere for the trained pair; nothing was trained for this page.',
     '',
-    f'Latencies were taken in turns with those of {REFERENCE} under the same head. A figure is the median of the',
-    f'ratios within a round, times the median that {REFERENCE} has over the whole run: a machine that gets slower',
-    'meanwhile moves no row. The layers that heads decide by are set to zero for it, so that what follows them takes',
-    'as long for every backbone.',
+    f'Latencies were measured in alternation with those of {REFERENCE} under the same head. A number is the median of',
+    f'the ratios within a round, times the median of {REFERENCE} over the whole run, so that a machine that slows down',
+    'during the run changes no row. The last layers of the heads were set to zero, so that post-processing takes',
+    'equally long for every backbone.',
 )
 
 
 def to_rows(cells: Sequence[dict]) -> list[dict]:
-    """What the page shows: cells in which each of `FORMS` is one time in seconds, `step` too, and `throughput` in MAC/s
-    is that of the exported backbone; those that failed as they are."""
+    """Reduce the measured cells to the numbers of the page.
+
+    In each row, the keys of `FORMS` and `step` have one time in seconds, and `throughput` is that of the exported
+    backbone in MAC/s. Failed cells are returned unchanged.
+    """
     measured = [cell for cell in cells if 'error' not in cell]
     base = {
         (head, form): statistics.median(
@@ -133,8 +145,8 @@ def to_rows(cells: Sequence[dict]) -> list[dict]:
     for cell in cells:
         row = dict(cell)
         for form in FORMS if 'error' not in cell else ():
-            own, reference = cell[form]['own'], cell[form]['reference']
-            ratio = statistics.median(a / b for a, b in zip(own, reference, strict=True))
+            times, reference = cell[form]['own'], cell[form]['reference']
+            ratio = statistics.median(a / b for a, b in zip(times, reference, strict=True))
             row[form] = ratio * base[cell['head'], form]
         if 'error' not in cell:
             row |= {'step': statistics.median(cell['step']), 'throughput': cell['backbone_macs'] / row['alone']}
@@ -143,7 +155,7 @@ def to_rows(cells: Sequence[dict]) -> list[dict]:
 
 
 def to_markdown(rows: Sequence[dict], setting: dict, picture: str, learning: str) -> str:
-    """The page: what was found, the picture, a table per head, and the section on learning as it is given."""
+    """Return the page: findings, chart, a table per head, the method, and the section on learning."""
     height, width = setting['size']
     lines = ['# Like for like', '', *INTRODUCTION, '']
     lines += [
@@ -154,19 +166,19 @@ def to_markdown(rows: Sequence[dict], setting: dict, picture: str, learning: str
         '',
         f'![MACs against measured latency of the exported backbones]({picture})',
         '',
-        'Along a dashed line a multiplication costs the same; the further to the upper left, the dearer it is.',
+        'Backbones on the same dashed line have the same throughput; it is lower towards the upper left.',
         '',
     ]
     for head, title in HEADS.items():
-        lines += [f'## {title}', '', 'Sorted by the exported latency of the whole.', '', *_table(rows, head), '']
-    return '\n'.join([*lines, '## How it was measured', '', *HOW, '', learning, ''])
+        lines += [f'## {title}', '', 'Sorted by the latency of the exported model.', '', *_table(rows, head), '']
+    return '\n'.join([*lines, '## Method', '', *METHOD, '', learning, ''])
 
 
 def _table(rows: Sequence[dict], head: str) -> list[str]:
     columns = ('backbone', 'M parameters', 'GMACs', 'step, s', 'peak, GiB', 'eager, ms', 'exported, ms', 'GMAC/s')
     lines = [f'| {" | ".join(columns)} | published |', '|---' * (len(columns) + 1) + '|']
-    own = [row for row in rows if row['head'] == head]
-    for row in sorted((row for row in own if 'error' not in row), key=lambda row: row['exported']):
+    rows = [row for row in rows if row['head'] == head]
+    for row in sorted((row for row in rows if 'error' not in row), key=lambda row: row['exported']):
         lines.append(
             f'| {row["backbone"]} | {row["backbone_params"] / 1e6:.2f} / {row["params"] / 1e6:.2f} '
             f'| {row["backbone_macs"] / 1e9:.2f} / {row["macs"] / 1e9:.1f} '
@@ -174,10 +186,12 @@ def _table(rows: Sequence[dict], head: str) -> list[str]:
             f'| {1000 * row["alone"]:.0f} / {1000 * row["exported"]:.0f} | {row["throughput"] / 1e9:.0f} '
             f'| {_published(row)} |'
         )
-    for row in own:
+    for row in rows:
         if 'error' in row:
-            why = row['error'].replace('|', '/')
-            lines.append(f'| {row["backbone"]} |{" - |" * (len(columns) - 1)} {_published(row)}. Not measured: {why} |')
+            reason = row['error'].replace('|', '/')
+            lines.append(
+                f'| {row["backbone"]} |{" - |" * (len(columns) - 1)} {_published(row)}. Not measured: {reason} |'
+            )
     return lines
 
 
@@ -186,27 +200,27 @@ def _published(row: dict) -> str:
 
 
 def findings(rows: Sequence[dict]) -> list[str]:
-    """Sentences on what was measured."""
+    """Return sentences about the extremes of the measured rows."""
     rows = [row for row in rows if 'error' not in row]
-    found = []
-    alone = [row for row in rows if row['head'] == next(iter(HEADS))]
-    if len(alone) > 1:
-        dear, *_, cheap = sorted(alone, key=lambda row: row['throughput'])
-        found.append(
-            f'An exported backbone does from {dear["throughput"] / 1e9:.1f} ({dear["backbone"]}) to '
-            f'{cheap["throughput"] / 1e9:.1f} GMAC/s ({cheap["backbone"]}): the dearest multiplications cost '
-            f'{cheap["throughput"] / dear["throughput"]:.1f} times the cheapest.'
+    sentences = []
+    first_head = [row for row in rows if row['head'] == next(iter(HEADS))]
+    if len(first_head) > 1:
+        low, *_, high = sorted(first_head, key=lambda row: row['throughput'])
+        sentences.append(
+            f'The throughput of the exported backbones is {low["throughput"] / 1e9:.1f} ({low["backbone"]}) to '
+            f'{high["throughput"] / 1e9:.1f} GMAC/s ({high["backbone"]}), a ratio of '
+            f'{high["throughput"] / low["throughput"]:.1f}.'
         )
-        found += _equal_macs(alone)
+        sentences += _equal_macs(first_head)
     for head, title in HEADS.items():
-        own = [row for row in rows if row['head'] == head]
-        if len(own) > 1:
-            found += _under(title, own)
-    return found
+        rows_of_head = [row for row in rows if row['head'] == head]
+        if len(rows_of_head) > 1:
+            sentences += _head_findings(title, rows_of_head)
+    return sentences
 
 
 def _equal_macs(rows: Sequence[dict]) -> list[str]:
-    """The two backbones whose MACs differ by less than a tenth and whose latencies differ most."""
+    """Return a sentence about the two backbones with MACs within 10% and the most different latencies."""
     pairs = [
         (slow['alone'] / fast['alone'], fast, slow)
         for fast in rows
@@ -218,24 +232,24 @@ def _equal_macs(rows: Sequence[dict]) -> list[str]:
         return []
     ratio, fast, slow = max(pairs, key=lambda pair: pair[0])
     return [
-        f'With about the same number of multiplications, {fast["backbone_macs"] / 1e9:.1f} and '
+        f'With nearly equal multiply-accumulates, {fast["backbone_macs"] / 1e9:.1f} and '
         f'{slow["backbone_macs"] / 1e9:.1f} G, {slow["backbone"]} takes {ratio:.1f} times as long as '
         f'{fast["backbone"]}.'
     ]
 
 
-def _under(title: str, rows: Sequence[dict]) -> list[str]:
-    """Two sentences on one head: who is fast, and how much of it is the backbone; what training asks for."""
+def _head_findings(title: str, rows: Sequence[dict]) -> list[str]:
+    """Return a sentence on the latency under one head, and one on its training step."""
     fast, *_, slow = sorted(rows, key=lambda row: row['exported'])
     share = statistics.median(row['alone'] / row['exported'] for row in rows)
     gain = statistics.median(row['eager'] / row['exported'] for row in rows)
-    quick, *_, long = sorted(rows, key=lambda row: row['step'])
-    small, *_, large = sorted(rows, key=lambda row: row['peak_bytes'])
+    shortest, *_, longest = sorted(rows, key=lambda row: row['step'])
+    smallest, *_, largest = sorted(rows, key=lambda row: row['peak_bytes'])
     return [
-        f'Under {title} the exported whole takes from {1000 * fast["exported"]:.0f} ms ({fast["backbone"]}) to '
-        f'{1000 * slow["exported"]:.0f} ms ({slow["backbone"]}), {share:.0%} of it the backbone at the median, and is '
-        f'{gain:.1f} times as fast as in PyTorch.',
-        f'A training step under {title} takes from {quick["step"]:.1f} s ({quick["backbone"]}) to {long["step"]:.1f} s '
-        f'({long["backbone"]}), and at its peak from {small["peak_bytes"] / 2**30:.2f} GiB ({small["backbone"]}) to '
-        f'{large["peak_bytes"] / 2**30:.2f} GiB ({large["backbone"]}).',
+        f'Under {title} the exported model takes {1000 * fast["exported"]:.0f} ms ({fast["backbone"]}) to '
+        f'{1000 * slow["exported"]:.0f} ms ({slow["backbone"]}); in the median the backbone takes {share:.0%} of it, '
+        f'and PyTorch takes {gain:.1f} times as long.',
+        f'A training step under {title} takes {shortest["step"]:.1f} s ({shortest["backbone"]}) to '
+        f'{longest["step"]:.1f} s ({longest["backbone"]}), with a peak of {smallest["peak_bytes"] / 2**30:.2f} GiB '
+        f'({smallest["backbone"]}) to {largest["peak_bytes"] / 2**30:.2f} GiB ({largest["backbone"]}).',
     ]

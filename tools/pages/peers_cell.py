@@ -1,138 +1,147 @@
-"""One head on one backbone, as docs/peers.md compares them: sizes, latency in three forms, training step, memory."""
+"""Measure one head on one backbone for docs/peers.md: sizes, latency in three forms, training step and memory."""
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from repvit_dense.benchmark import timing
-from repvit_dense.benchmark.subjects import ConfigSubject, Setting, Training, predicting, size
-from repvit_dense.benchmark.timing import Subject
-from repvit_dense.benchmark.training import peak_bytes
+from repvit_dense.benchmark.subjects import ConfigSubject, count_params_and_macs, timed_prediction
+from repvit_dense.benchmark.timing import TimedCall
+from repvit_dense.benchmark.training import TrainingStep, peak_bytes
+from repvit_dense.benchmark.workload import Workload
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from repvit_dense.exporting.graphs.base import Graph
 
-REFERENCE = 'repvit_m1_1'  # alive all the time: speeds of a shared machine drift, ratios to it do not
+REFERENCE = 'repvit_m1_1'  # measured in alternation with every backbone, so that ratios cancel the drift of the machine
 SIZE = (512, 512)  # height and width of the input in pixels
-TRAINED, STEPS = 2, 2  # images of a training step; how many steps are timed
-FORMS = ('eager', 'exported', 'alone')  # the last one is the backbone exported by itself
-ANSWERS = ('conv_seg', 'retina_cls')  # layers that give what a head decides by
+BATCH, STEPS = 2, 2  # images of a training step; timed steps
+FORMS = ('eager', 'exported', 'alone')  # 'alone' is the backbone exported by itself
+OUTPUT_LAYERS = ('conv_seg', 'retina_cls')  # layers whose outputs decide how much post-processing follows
 
 
-def measure(head: str, name: str, rounds: int, reference: Sequence[Subject]) -> dict:
-    """One head on one backbone.
+def measure(head: str, name: str, rounds: int, reference: Sequence[TimedCall]) -> dict:
+    """Measure one head on one backbone.
 
     Returns:
-        `params`, and `macs` of one image, both also of the backbone; of each of `FORMS` the seconds of the rounds,
-        `own`, and those of the reference in the same rounds, `reference`; `step`, seconds of training steps, and
-        `peak_bytes` of one.
+        `params`, and `macs` of one image, both also with the prefix `backbone_`. For each of `FORMS` a dict of seconds:
+        `own`, and `reference` for the reference in the same rounds. `step`, the seconds of the training steps, and
+        `peak_bytes` of one step.
     """
-    trained = training(head, name)
-    subjects = inference(trained.model, head, name, 'own')
-    seconds, parts = timing.interleave([*reference, *subjects], rounds, warmup=0)  # each ran once
+    step = training_step(head, name)
+    calls = inference_calls(step.model, head, name, 'own')
+    seconds, parts = timing.interleave([*reference, *calls], rounds, warmup=0)  # each was called once already
     times = {
-        form: {who: _from_image(seconds[f'{who} {form}'], parts[f'{who} {form}']) for who in ('own', 'reference')}
+        form: {
+            key: _without_preprocessing(seconds[f'{key} {form}'], parts[f'{key} {form}'])
+            for key in ('own', 'reference')
+        }
         for form in FORMS
     }
-    about = subjects[0].about
-    del subjects  # the deploy forms, before a step fills the memory
-    return {**about, **times, **steps(trained)}
+    counts = calls[0].counts
+    del calls  # frees the fused models before a training step needs the memory
+    return {**counts, **times, **measure_steps(step)}
 
 
-def reference(head: str) -> list[Subject]:
-    """What is measured in turns with every backbone under this head."""
-    return inference(training(head, REFERENCE).model, head, REFERENCE, 'reference')
+def reference_calls(head: str) -> list[TimedCall]:
+    """Return the calls that are timed in alternation with every backbone under this head."""
+    return inference_calls(training_step(head, REFERENCE).model, head, REFERENCE, 'reference')
 
 
-def _from_image(seconds: list[float], parts: dict[str, list[float]]) -> list[float]:
-    """From the normalised image on: making it of a picture is the same work for every backbone."""
+def _without_preprocessing(seconds: list[float], parts: dict[str, list[float]]) -> list[float]:
+    """Subtract the pre-processing, which is the same for every backbone."""
     return [
-        whole - part for whole, part in zip(seconds, parts.get('pre-processing', [0.0] * len(seconds)), strict=True)
+        total - part for total, part in zip(seconds, parts.get('pre-processing', [0.0] * len(seconds)), strict=True)
     ]
 
 
-def training(head: str, name: str) -> Training:
-    trained = ConfigSubject(f'{head}@{name}', Setting(TRAINED, SIZE)).training()
-    trained.model.backbone.norm_eval = True  # a recipe leaves those norms live that start from nothing
-    return trained
+def training_step(head: str, name: str) -> TrainingStep:
+    """Return a training step with frozen norms in the backbone."""
+    step = ConfigSubject(f'{head}@{name}', Workload(BATCH, SIZE)).training()
+    step.model.backbone.norm_eval = True  # the recipes of backbones without published weights train the norms
+    return step
 
 
-def steps(trained: Training) -> dict:
-    """Seconds of whole training steps, and what torch allocated at most in one, above what was there before."""
-    device = next(trained.model.parameters()).device
-    trained.model.train()
-    peak = peak_bytes(lambda: _step(trained), device)  # the step that warms up
+def measure_steps(step: TrainingStep) -> dict:
+    """Return the seconds of `STEPS` training steps as `step`, and the `peak_bytes` of one."""
+    device = next(step.model.parameters()).device
+    step.model.train()
+    peak = peak_bytes(lambda: _run_step(step), device)  # also the warm-up
     seconds = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        _step(trained)
+        _run_step(step)
         seconds.append(time.perf_counter() - start)
     return {'step': seconds, 'peak_bytes': peak}
 
 
-def _step(trained: Training) -> None:
-    trained.loss().backward()
-    trained.optimizer.step()
-    trained.optimizer.zero_grad()
+def _run_step(step: TrainingStep) -> None:
+    step.loss().backward()
+    step.optimizer.step()
+    step.optimizer.zero_grad()
 
 
-def inference(model: nn.Module, head: str, name: str, who: str) -> list[Subject]:
-    """A copy in deploy form in each of `FORMS`, one image; the first is `about` the numbers of both parts."""
+def inference_calls(model: nn.Module, head: str, name: str, prefix: str) -> list[TimedCall]:
+    """Return a call per form in `FORMS`, of a fused copy on one image; the first has the counts."""
     from repvit_dense.exporting import folding
     from repvit_dense.reparam import reparameterize_model
 
-    setting, cfg = Setting(1, SIZE), ConfigSubject(f'{head}@{name}', Setting(1, SIZE)).config()
+    workload = Workload(1, SIZE)
+    cfg = ConfigSubject(f'{head}@{name}', workload).config()
     fused = reparameterize_model(model.eval())
     for path, layer in fused.named_modules():
-        if path.endswith(ANSWERS):  # random answers differ from backbone to backbone, and so would what follows them
+        if path.endswith(OUTPUT_LAYERS):  # equal outputs, hence equal post-processing, for every backbone
             nn.init.zeros_(layer.weight)
-    sessions = _sessions(folding.fold_norms(copy.deepcopy(fused)), setting)
-    backbone = size(fused.backbone, lambda: fused.backbone(setting.images()), setting)
-    eager = predicting(f'{who} eager', fused, cfg, setting)
-    about = eager.about | {f'backbone_{key}': value for key, value in backbone.items()}
-    return [eager._replace(about=about), *(Subject(f'{who} {form}', call) for form, call in sessions.items())]
+    sessions = _sessions(folding.fold_norms(copy.deepcopy(fused)), workload)
+    backbone = count_params_and_macs(fused.backbone, lambda: fused.backbone(workload.images()), workload.batch)
+    eager = timed_prediction(f'{prefix} eager', fused, cfg, workload)
+    counts = eager.counts | {f'backbone_{key}': value for key, value in backbone.items()}
+    return [
+        eager._replace(counts=counts),
+        *(TimedCall(f'{prefix} {form}', call) for form, call in sessions.items()),
+    ]
 
 
-def _sessions(model: nn.Module, setting: Setting) -> dict:
-    """Calls of the whole network and of its backbone as ONNX files, which come from one export."""
+def _sessions(model: nn.Module, workload: Workload) -> dict[str, Callable[[], None]]:
+    """Export once and return calls of the whole network and of its backbone in ONNX Runtime."""
     import numpy as np
     from onnx.utils import Extractor
 
     from repvit_dense.exporting import formats, graphs
     from repvit_dense.exporting.formats import onnx
 
-    tapped = _Tapped(graphs.build(model))
-    with formats._quiet():
-        proto = onnx.convert(tapped, SIZE)
-        cut = Extractor(proto)
-    images, results = setting.images().numpy(), list(tapped.whole.outputs)
+    graph = _GraphWithFeatures(graphs.build(model))
+    with formats.silence_converters():
+        proto = onnx.convert(graph, SIZE)
+        extractor = Extractor(proto)
+    images, results = workload.images().numpy(), list(graph.whole.outputs)
     features = [output.name for output in proto.graph.output if output.name not in results]
-    given = {'images': images, 'img_hw': np.array([SIZE], np.float32)}
+    inputs = {'images': images, 'img_hw': np.array([SIZE], np.float32)}
     return {
-        'exported': _session(cut.extract_model(list(given), results), given),
-        'alone': _session(cut.extract_model(['images'], features), {'images': images}),
+        'exported': _session(extractor.extract_model(list(inputs), results), inputs),
+        'alone': _session(extractor.extract_model(['images'], features), {'images': images}),
     }
 
 
-def _session(proto: 'ModelProto', given: dict):
+def _session(proto: 'ModelProto', inputs: dict) -> Callable[[], None]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    session.run(None, given)  # the first time it allocates
-    return lambda: session.run(None, given) and None
+    session.run(None, inputs)  # the first run allocates memory
+    return lambda: session.run(None, inputs) and None
 
 
-class _Tapped(nn.Module):
-    """A graph that also returns the backbone's features, so that the exported model can be cut behind them."""
+class _GraphWithFeatures(nn.Module):
+    """A graph that also outputs the backbone's features, so that the exported model can be cut after the backbone."""
 
     def __init__(self, graph: 'Graph'):
         super().__init__()

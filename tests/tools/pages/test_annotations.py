@@ -1,4 +1,4 @@
-"""A large annotation file, here a small one: what is in it, and that check and index are measured."""
+"""Test the generated annotation file and the measurement of its check and index."""
 
 import json
 
@@ -20,10 +20,12 @@ def test_a_generated_file_passes_the_check(tmp_path):
 
 
 @pytest.mark.slow
-def test_seconds_and_memory_are_reported():
-    report = annotations.report(400)
+def test_time_and_memory_are_reported(tmp_path, capsys):
+    file = tmp_path / 'report.json'
+    assert annotations.run(annotations.Options(objects=400, json=file)) == 0
+    report = json.loads(file.read_text())
     assert report['file'] * 2**30 > 400 * 100  # bytes
     assert report['check']['seconds'] > 0 and report['index']['cpu_seconds'] > 0
-    assert report['worker']['own'] < 0.2  # GiB: no worker has a copy of what torch and mmdet take
-    text = annotations.to_text(report)
+    assert report['worker']['private'] < 0.2  # GiB: no worker has its own copy of torch and mmdet
+    text = capsys.readouterr().out
     assert text.startswith('400 objects') and 'each data-loading worker' in text

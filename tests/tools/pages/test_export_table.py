@@ -1,28 +1,28 @@
-"""The table of heads and formats."""
+"""Test the table of heads and formats in docs/deploy.md."""
 
 from pathlib import Path
 
 import pytest
 
-from tools.pages import export_table
 from repvit_dense.errors import InputError
-from repvit_dense.exporting.export import Row
+from repvit_dense.exporting.results import ExportResult
+from tools.pages import export_table
 
-RUN = Row('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14, [])
-NOT_RUN = Row('coreml', Path('x'), 1, 2, 'not run here', None, None, [])
+MEASURED = ExportResult('onnx', Path('x'), 12.3, 45.6, '99.998% of pixels', 7.8, 2.14, [])
+NOT_RUN = ExportResult('coreml', Path('x'), 1, 2, 'not run here', None, None, [])
 
 
-def test_a_cell_is_measured_or_says_why_not():
+def test_a_cell_has_a_measurement_or_a_reason():
     row = export_table.row_of(
-        'repvit_one', {'onnx': RUN, 'coreml': NOT_RUN}, {'torch': 'no'}, ['onnx', 'coreml', 'torch']
+        'repvit_one', {'onnx': MEASURED, 'coreml': NOT_RUN}, {'torch': 'no'}, ['onnx', 'coreml', 'torch']
     )
     cells = ['99.998% of pixels, 8 ms (2.1x), 46 MB, written in 12 s', 'not run here, 2 MB, written in 1 s']
     assert row == f'| `repvit_one` | {cells[0]} | {cells[1]} | fails, see below |'
 
 
-def test_what_failed_and_what_is_beyond_the_tolerance_is_explained():
+def test_failures_and_differences_beyond_the_tolerance_have_a_note():
     notes = export_table.notes_of(
-        'repvit_one', {'onnx': RUN._replace(failures=['boxes: far'])}, {'coreml': 'no operator'}
+        'repvit_one', {'onnx': MEASURED._replace(failures=['boxes: far'])}, {'coreml': 'no operator'}
     )
     assert notes == [
         '- `repvit_one`, coreml: no operator',
@@ -30,8 +30,8 @@ def test_what_failed_and_what_is_beyond_the_tolerance_is_explained():
     ]
 
 
-def test_the_table_goes_between_its_marks_and_nothing_else_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': RUN}, {}))
+def test_only_the_text_between_the_marks_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': MEASURED}, {}))
     page = tmp_path / 'deploy.md'
     page.write_text(f'before\n{export_table.BEGIN}\nold\n{export_table.END}\nafter\n')
     assert export_table.write(page, ['repvit_two'], ['onnx']) == 0
@@ -47,7 +47,7 @@ def test_rows_of_other_heads_stay(tmp_path, monkeypatch):
     page.write_text(f'{export_table.BEGIN}\n{export_table.END}\n')
     monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({}, {'onnx': 'no operator'}))
     assert export_table.write(page, ['repvit_one', 'repvit_two'], ['onnx']) == 2
-    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': RUN}, {}))
+    monkeypatch.setattr(export_table, 'export_head', lambda name, targets: ({'onnx': MEASURED}, {}))
     assert export_table.write(page, ['repvit_two'], ['onnx']) == 0
     rows = [line for line in page.read_text().splitlines() if 'repvit' in line and line[0] in '|-']
     assert len(rows) == 3  # two rows, one note
@@ -59,12 +59,12 @@ def test_rows_of_other_heads_stay(tmp_path, monkeypatch):
 def test_a_page_without_marks_is_refused(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('nothing generated here')
-    with pytest.raises(InputError, match=r'page\.md: the table goes between'):
+    with pytest.raises(InputError, match=r'page\.md: the table needs the lines'):
         export_table.write(page, [], [])
 
 
 def test_docs_have_the_marks():
-    page = (Path(__file__).parents[2] / 'docs' / 'deploy.md').read_text()
+    page = (Path(__file__).parents[3] / 'docs' / 'deploy.md').read_text()
     assert page.count(export_table.BEGIN) == page.count(export_table.END) == 1
 
 
