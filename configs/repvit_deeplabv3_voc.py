@@ -2,10 +2,10 @@
 # AdamW, lr 5e-4, weight decay 0.05 but not on norms and biases, 500 iterations of warm-up from a tenth, cosine decay to
 # 1e-6, gradients clipped to norm 10, 128 images a step (8 GPUs x 16), 50 epochs, crops of 512x512, 512 channels in the
 # pooling pyramid, an auxiliary head of weight 0.4.
-# What differs: the pyramid sees stride 32 with rates 3, 6, 9 where theirs sees stride 16 with 6, 12, 18, since RepViT
-# has no dilated stages; 50 epochs are those of the 10,582 images of trainaug (83 iterations each, 4,150 in all), they
-# add images of COCO; no rotation, no noise, no moving average of the weights; backbone batch norms are frozen, as
-# RepViT has them downstream.
+# Differences: the pyramid runs at stride 32 with rates 3, 6, 9 instead of stride 16 with 6, 12, 18, because RepViT has
+# no dilated stages; 50 epochs are counted on the 10,582 images of trainaug (83 iterations each, 4,150 in all), without
+# their additional images of COCO; no rotation, no noise, no moving average of the weights; backbone batch norms are
+# frozen, as in the reference's downstream models.
 # No published result pairs RepViT with this head.
 _base_ = [
     '_base_/models/deeplabv3.py',

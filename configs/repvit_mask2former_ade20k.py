@@ -1,7 +1,7 @@
 # Mask2Former on ADE20K, semantic, by its recipe (arXiv 2112.01527, section 4.1 and appendix A): AdamW, lr 1e-4 and a
 # tenth of it for the backbone, weight decay 0.05 but not on norms, biases and embeddings, polynomial decay of power
 # 0.9, gradients clipped to norm 0.01, 8 GPUs x 2 images for 160,000 iterations (127 epochs), crops of 512x512 out of
-# images whose shorter side is 256 to 1024 pixels. Backbone batch norms are frozen, as RepViT has them downstream.
+# images whose shorter side is 256 to 1024 pixels. Backbone batch norms are frozen, as in the reference.
 # No published result pairs RepViT with this head. mmseg's trainings of it: ResNet-50 47.9, Swin-T 48.7 mIoU.
 _base_ = [
     '_base_/models/mask2former_semantic.py',
@@ -36,7 +36,7 @@ test_cfg = dict(type='TestLoop')
 embedding = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
+    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would decay its norms
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     paramwise_cfg=dict(
         custom_keys=dict(

@@ -1,6 +1,6 @@
 # Mask2Former small enough to train on two CPU cores in ten minutes, from random weights, on the embedded data set:
-# 2100 iterations of 4 images are 4.2 times through 2,000. Masks are soon good, what they show takes longer to learn: so
-# classes weigh twice as much as in the paper, and a query counts from a probability of 0.2 on.
+# 2100 iterations of 4 images are 4.2 epochs of 2,000 images. Classes take longer to learn than masks, so their loss has
+# twice the weight of the paper's, and a query counts from a probability of 0.2.
 _base_ = [
     '_base_/models/mask2former.py',
     '_base_/datasets/shapes_panoptic_2000.py',

@@ -22,7 +22,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-# Without a name of its own it takes the run's: a second run in a process does not write into the first's folder.
+# Without a fixed name it takes that of the run, so a second run in a process writes into its own folder.
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends)
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'

@@ -1,5 +1,5 @@
 # ADE20K, the 150 classes of SceneParse150 (20,210 training, 2,000 validation images): crops of 512x512 out of images
-# whose shorter side is 256 to 1024 pixels. Label 0 ('other') is ignored, which the data set's class knows.
+# whose shorter side is 256 to 1024 pixels. The data set's class ignores label 0 ('other').
 _base_ = './segmentation.py'
 data_root = 'data/ADEChallengeData2016/'
 

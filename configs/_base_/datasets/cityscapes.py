@@ -1,5 +1,5 @@
 # Cityscapes, 19 classes (2,975 training, 500 validation images of 2048x1024): crops of 1024x1024 out of images scaled
-# by 0.5 to 2. The labels are the *_gtFine_labelTrainIds.png that cityscapesscripts makes.
+# by 0.5 to 2. The labels are the *_gtFine_labelTrainIds.png files of cityscapesscripts.
 _base_ = './segmentation.py'
 data_root = 'data/cityscapes/'
 

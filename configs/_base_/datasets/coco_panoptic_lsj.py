@@ -1,5 +1,5 @@
 # COCO 2017 panoptic, 80 things and 53 stuff classes, with large-scale jitter as in coco_instance_lsj.py. Scored by
-# panoptic quality; instances as well, for the same network gives both.
+# panoptic quality, and by AP of the instances that the same network gives.
 _base_ = 'coco_instance_lsj.py'
 data_root = 'data/coco/'
 size = (1024, 1024)

@@ -1,5 +1,5 @@
-# What the label-map data sets of mmseg have in common: loading, testing whole images, mIoU. A data set names its files
-# and its own training pipeline.
+# Common settings of mmseg's label-map data sets: loading, testing whole images, mIoU. The config of a data set adds its
+# files and training pipeline.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

@@ -18,7 +18,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=2,
-    num_workers=0,  # loading takes 10 ms; on two cores a worker would cost the training more
+    num_workers=0,  # loading takes 10 ms; on two cores a worker process costs more
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
@@ -33,7 +33,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=4,
-    num_workers=0,  # loading takes 10 ms; on two cores a worker would cost the training more
+    num_workers=0,  # loading takes 10 ms; on two cores a worker process costs more
     persistent_workers=False,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),

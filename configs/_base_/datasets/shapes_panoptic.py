@@ -1,5 +1,5 @@
-# The embedded data set with its panoptic annotations: eight shapes as things, four textures as stuff. The same pictures
-# as shapes_instance.py; the network sees them at 192x192 and is scored at their own 256x256.
+# The embedded data set with its panoptic annotations: eight shapes as things, four textures as stuff. The pictures of
+# shapes_instance.py, resized to 192x192 for the network and scored at 256x256.
 _base_ = 'shapes_instance.py'
 data_root = 'data/shapes/'
 things = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')

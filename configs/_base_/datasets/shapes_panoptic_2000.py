@@ -1,4 +1,4 @@
-# The panoptic annotations of shapes_semantic_2000.py: four times the training images, seen at 160x160.
+# The panoptic annotations of shapes_semantic_2000.py: four times the training images, resized to 160x160.
 _base_ = './shapes_panoptic.py'
 embedded_data = dict(root='data/shapes-2000', num_train=2000)
 data_root = 'data/shapes-2000/'

@@ -1,4 +1,4 @@
-# The embedded data set: 256x256 pictures of eight shapes on four textures, drawn on first use. The folder is the one of
+# The embedded data set: 256x256 pictures of eight shapes on four textures, drawn on first use, in the folder of
 # shapes_instance.py.
 embedded_data = dict(root='data/shapes', seed=0, num_train=500, num_val=100, size=(256, 256))
 data_root = 'data/shapes/'
@@ -27,7 +27,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=4,
-    num_workers=0,  # loading takes 10 ms; on two cores a worker would cost the training more
+    num_workers=0,  # loading takes 10 ms; on two cores a worker process costs more
     persistent_workers=False,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(

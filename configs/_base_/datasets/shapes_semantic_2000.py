@@ -1,5 +1,5 @@
-# The embedded data set with four times the training images, in a folder of its own; the network sees them at 160x160
-# and is scored at their own 256x256. From scratch a segmentor needs many pictures, and small ones cost less.
+# The embedded data set with four times the training images, in its own folder, resized to 160x160 for the network and
+# scored at 256x256. From scratch a segmentor needs many pictures, and small ones cost less.
 _base_ = './shapes_semantic.py'
 embedded_data = dict(root='data/shapes-2000', num_train=2000)
 data_root = 'data/shapes-2000/'

@@ -1,10 +1,10 @@
 # DeepLabv3 (arXiv 1706.05587) with an auxiliary FCN head on the stride-16 feature, from mmseg's stock parts.
-# RepViT has no dilated stages, so the pooling pyramid sees stride 32. Its rates are half those for stride 16 (6, 12,
-# 18): in pixels of the image its branches reach as far.
+# RepViT has no dilated stages, so the pooling pyramid runs at stride 32. Its rates are half those for stride 16 (6, 12,
+# 18), so that its branches have the same reach in pixels of the image.
 _base_ = './encoder_decoder.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    backbone=dict(out_indices=(2, 3)),  # strides 16 and 32: what no head reads would get no gradient
+    backbone=dict(out_indices=(2, 3)),  # strides 16 and 32; a feature that no head reads would get no gradient
     decode_head=dict(
         type='ASPPHead',
         in_channels=512,

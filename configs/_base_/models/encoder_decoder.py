@@ -1,5 +1,5 @@
-# What all segmentors have in common: mmseg's encoder-decoder on RepViT-M1.1. Features are taken at the end of each
-# stage, as the reference does for ADE20K.
+# Common settings of all segmentors: mmseg's encoder-decoder on RepViT-M1.1. Features are taken at the end of each
+# stage, as in the reference for ADE20K.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -9,8 +9,8 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(512, 512),  # of the crops trained on; smaller images are padded to it
-        test_cfg=dict(size_divisor=32),  # as an exported model takes them
+        size=(512, 512),  # of the training crops; smaller images are padded to it
+        test_cfg=dict(size_divisor=32),  # the input sizes of an exported model
     ),
     backbone=dict(type='RepViT', arch='m1_1', out_indices=(0, 1, 2, 3), tap='stage_end'),
     train_cfg=dict(),

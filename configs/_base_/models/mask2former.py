@@ -62,14 +62,14 @@ model = dict(
             use_sigmoid=False,
             reduction='mean',
             loss_weight=2.0,
-            class_weight=[1.0] * 133 + [0.1],  # the last is that of 'no object'
+            class_weight=[1.0] * 133 + [0.1],  # the last one is 'no object'
         ),
         loss_mask=mask_loss,
         loss_dice=dice_loss,
     ),
     panoptic_fusion_head=dict(type='MaskFormerFusionHead', **classes, loss_panoptic=None),
     train_cfg=dict(
-        num_points=12544,  # 112 x 112 points per mask, most of them where the prediction is undecided
+        num_points=12544,  # 112 x 112 points per mask, most of them at uncertain predictions
         oversample_ratio=3.0,
         importance_sample_ratio=0.75,
         assigner=dict(

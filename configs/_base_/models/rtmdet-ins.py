@@ -1,5 +1,5 @@
-# RTMDet-Ins (arXiv 2212.07784) from mmdet's stock parts, in the size s: RepViT-M1.1 has the widths at strides 8, 16 and
-# 32 of that size's own backbone, 128, 256 and 512.
+# RTMDet-Ins (arXiv 2212.07784) from mmdet's stock parts, in size s: at strides 8, 16 and 32 RepViT-M1.1 has the widths
+# of that size's original backbone, 128, 256 and 512.
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)
 model = dict(

@@ -1,4 +1,4 @@
-# From random weights on the embedded data set: 3,200 iterations of AdamW at 4 images a step, 6.4 times through 2,000.
+# From random weights on the embedded data set: 3,200 iterations of AdamW at 4 images a step, 6.4 epochs of 2,000.
 train_cfg = dict(type='DenseIterLoop', max_iters=3200, val_interval=800)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

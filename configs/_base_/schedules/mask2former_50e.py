@@ -8,7 +8,7 @@ test_cfg = dict(type='TestLoop')
 embedding = dict(lr_mult=1.0, decay_mult=0.0)
 optim_wrapper = dict(
     type='OptimWrapper',
-    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would put its norms under decay
+    constructor='DenseNoDecayOptimWrapperConstructor',  # a custom key for the backbone would decay its norms
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05, eps=1e-8, betas=(0.9, 0.999)),
     paramwise_cfg=dict(
         custom_keys=dict(
