@@ -1,10 +1,12 @@
 # Every target sets up .venv on first use; afterwards it starts at once.
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
-#   make test            all tests, in JOBS processes (make test PYTHON=python3.12 for another interpreter)
-#   make test-deploy     the exports that take long, Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
-#   make test-learning   three heads trained until they know the embedded data, every config in two processes: most of an hour
-#   make lint            ruff, rules and format
+#   make test            all tests in JOBS processes, with branch coverage (PYTHON=python3.12 for another interpreter)
+#   make test-deploy     slow exports: Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
+#   make test-learning   train three heads to convergence on the embedded data, and every config in two processes: most
+#                        of an hour
+#   make lint            ruff (rules and format), mypy, and tools/check_prose.py
 #   make docs            build the documentation into build/site, without network access
+#   make dist            build sdist and wheel into dist/, and run the wheel outside the checkout
 #   make bench           compare speed and memory with the targets of this repository, about 20 minutes
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
 PYTHON ?= python3
@@ -16,19 +18,19 @@ LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
 JOBS ?= 2
 
-.PHONY: demo test test-deploy test-learning lint bench docs compiled-ops lock
+.PHONY: demo test test-deploy test-learning lint docs dist bench compiled-ops lock
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 $(DEMO_OPTIONS)
 	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
 		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
 
-# A process per job, each with one thread: threads that share a core wait for each other. Files in the order that
-# tests/conftest.py gives them. When a process crashes the rest ends too, for xdist could wait for it for ever; and a
-# process crashes, with what it was doing on the screen, when something in it has stood still for long.
+# One thread per process, because threads that share a core wait for each other. tests/conftest.py sets the order of the
+# files. A crashed worker ends the run: xdist could wait for it for ever. A worker that makes no progress for 1000 s
+# prints its stack and exits. The floor of the coverage is `fail_under` in pyproject.toml.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
-		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true --cov --cov-report=term
 
 test-deploy: $(READY) requirements/deploy.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/deploy.txt
@@ -40,6 +42,8 @@ test-learning: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_prose.py
 
 # The site's packages are installed on first use; a build needs no network.
 docs: $(VENV)/docs-ready
@@ -50,12 +54,18 @@ $(VENV)/docs-ready: $(READY) requirements/docs.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/docs.txt
 	@touch $@
 
+# The wheel is built from the sdist. It runs in an environment of its own on the libraries of .venv.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
+	.ci/try-wheel $(BIN)/python dist/*.whl
+
 bench: $(READY)
 	$(BIN)/python -m tools.pages targets $(BENCH_OPTIONS)
 
-# Compiled once: where Python is told not to leave bytecode, as in many containers, every start would compile again.
+# Bytecode is compiled here: with PYTHONDONTWRITEBYTECODE, as in many containers, every start would compile again.
 $(READY): $(LOCK) setup.py
-	@test -n "$(PYVER)" || { echo "error: PYTHON=$(PYTHON) does not run; name a Python 3.10 to 3.12" >&2; exit 2; }
+	@test -n "$(PYVER)" || { echo "error: PYTHON=$(PYTHON) does not run; name a Python 3.10 to 3.13" >&2; exit 2; }
 	@echo "Setting up $(VENV) with $(PYTHON) ($(PYVER)) ..."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
@@ -64,7 +74,7 @@ $(READY): $(LOCK) setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# Without build isolation: mmcv builds its extension only where it finds torch.
+# Without build isolation, because mmcv builds its extension only if it can import torch.
 compiled-ops: $(READY)
 	$(BIN)/python -m pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall \
 		--no-binary onedl-mmcv $$(grep '^onedl-mmcv==' $(LOCK))
