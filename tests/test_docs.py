@@ -5,6 +5,7 @@ except for options that make it small. A command that several pages show runs on
 """
 
 import json
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -259,6 +260,15 @@ def test_options_exist(page):
         for flag in re.findall(r'(?<![\w-])--[a-z][a-z-]*', code if code.startswith('--') else ''):
             field = re.compile(rf'^    {flag[2:].replace("-", "_")}: ', re.M)
             assert flag in known or any(field.search(source) for source in writers), (page, flag)
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page != 'CHANGELOG.md'])
+def test_files_and_names_in_sentences_exist(page):
+    for code in inline_code(page):
+        if re.fullmatch(r'(repvit_dense|configs|docs|requirements|tests|tools)/[\w./-]+', code):
+            assert (ROOT / code).exists(), code
+        if re.fullmatch(r'repvit_dense(\.\w+)+', code):
+            assert pkgutil.resolve_name(code) is not None, code
 
 
 # --- links ---
