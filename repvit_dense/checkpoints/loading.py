@@ -11,7 +11,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 # Import the modules, not their names: if mmengine imports the backbones first, this line runs before they are defined.
-from repvit_dense.backbones import peer, repvit
+from repvit_dense.backbones import base, repvit
 from repvit_dense.checkpoints.layouts import Layout, convert, detect_layout, extract_state_dict, rename_keys
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
@@ -61,7 +61,7 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
 
 def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
     """Return the tensors for this module under its own names, a description, and descriptions of unused tensors."""
-    if isinstance(module, peer.Peer):
+    if isinstance(module, base.Peer):
         return _select_for_peer(module, state)
     whole = isinstance(getattr(module, 'backbone', None), repvit.RepViT)
     if not whole and not isinstance(module, repvit.RepViT):
@@ -95,7 +95,7 @@ def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
     return selected, description, [f'{reason} ({count} tensors)' for reason, count in unused.items()]
 
 
-def _select_for_peer(module: 'peer.Peer', state: dict) -> tuple[dict, str, list[str]]:
+def _select_for_peer(module: 'base.Peer', state: dict) -> tuple[dict, str, list[str]]:
     """Return the same as `_select`, from the peer's own state dict or from published ImageNet weights."""
     parameters, net = module.state_dict(), module.net.state_dict()
     saved = _strip_prefix(state, parameters)
@@ -191,7 +191,7 @@ def _require_fit(module: nn.Module, state: dict, parameters: dict) -> None:
     problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
     if problems:
         more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
-        name = module.name if isinstance(module, peer.Peer) else f'a {type(module).__name__}'
+        name = module.name if isinstance(module, base.Peer) else f'a {type(module).__name__}'
         raise CheckpointError(f'does not fit {name}: {"; ".join(problems[:5])}{more}')
 
 

@@ -1,7 +1,7 @@
-"""The authors' detectors and segmentors, files of mmdet 2.28 and mmseg 0.30, load into today's configs.
+"""The authors' detectors and segmentors, files of mmdet 2.28 and mmseg 0.30, load into the packaged configs.
 
-Their files are built here from the layouts in circulation: the backbone's from `golden/`, those of neck and heads as
-mmdet 2 and mmseg 0 named them (FPN, RPN, RoI heads, FPN head), written out below.
+The files are built here: the backbone's names and shapes are in `golden/`; those of neck and heads (FPN, RPN, RoI
+heads, FPN head) are written out below as mmdet 2 and mmseg 0 named them.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from repvit_dense.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'official_state_dict_shapes.json.gz'
 WIDTHS = {'m1_1': (64, 128, 256, 512), 'm1_5': (64, 128, 256, 512), 'm2_3': (80, 160, 320, 640)}
-ARCHS = tuple(WIDTHS)  # those of which detectors and segmentors were published
+ARCHS = tuple(WIDTHS)  # published as detectors and segmentors
 
 
 def with_bias(name, *shape):
@@ -52,7 +52,7 @@ def mask_rcnn():
 
 def fpn_head():
     shapes = with_bias('decode_head.conv_seg', 150, 128, 1, 1)
-    for place in ('0.0', '1.0', '2.0', '2.2', '3.0', '3.2', '3.4'):  # an upsampling lies between two convolutions
+    for place in ('0.0', '1.0', '2.0', '2.2', '3.0', '3.2', '3.4'):  # the missing numbers are upsamplings
         inputs = 256 if place.endswith('.0') else 128
         shapes |= conv_bn(f'decode_head.scale_heads.{place}', 128, inputs, 3, 3)
     return shapes
@@ -63,7 +63,7 @@ TAPS = {'repvit_maskrcnn_coco': 'stage_body', 'repvit_semfpn_ade20k': 'stage_end
 
 
 def published(name, arch):
-    """A file of the authors: state dict under `state_dict`, classes under `meta`, as their training wrote it."""
+    """Return a checkpoint as the authors' training wrote it: weights in `state_dict`, classes in `meta`."""
     with gzip.open(GOLDEN) as file:
         backbone = json.load(file)[arch]
     shapes = {f'backbone.{key}': shape for key, shape in backbone.items() if not key.startswith('classifier')}
@@ -97,15 +97,15 @@ def test_every_tensor_is_used(name, arch, capsys):
     for key, value in checkpoint['state_dict'].items():
         if not key.startswith('backbone.'):
             torch.testing.assert_close(loaded[key], value.to(loaded[key].dtype))
-    # Every tensor of the file is in the model, and none of the model's was left as it was made.
+    # The file determines every tensor of the model.
     assert len(loaded) == len(checkpoint['state_dict'])
     total = sum(value.double().sum() for value in checkpoint['state_dict'].values() if value.ndim)
-    found = sum(value.double().sum() for value in loaded.values() if value.ndim)
-    assert found.item() == pytest.approx(total.item(), rel=1e-9)
+    loaded_total = sum(value.double().sum() for value in loaded.values() if value.ndim)
+    assert loaded_total.item() == pytest.approx(total.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize('name', HEADS)
-def test_the_config_taps_what_the_file_was_trained_on(name):
+def test_the_config_has_the_tap_of_the_published_training(name):
     assert config.load(name).model.backbone.tap == TAPS[name]
 
 
@@ -133,17 +133,19 @@ def test_classes_in_another_order_are_refused(name, key):
 
 def test_fewer_classes_are_refused():
     classes = classes_of('repvit_maskrcnn_coco')[:-1]
-    with pytest.raises(InputError, match="trained on 79 classes, the data has 80.*class 79: checkpoint none, data 'toothbrush'"):
+    with pytest.raises(
+        InputError, match="trained on 79 classes, the data has 80.*class 79: checkpoint none, data 'toothbrush'"
+    ):
         config.check_trained_classes(config.load('repvit_maskrcnn_coco'), {'meta': {'CLASSES': classes}})
 
 
 @pytest.mark.parametrize('checkpoint', [{}, {'meta': None}, {'meta': {'epoch': 1}}])
-def test_a_file_that_names_no_classes_is_taken_at_its_word(checkpoint):
+def test_a_file_without_classes_is_accepted(checkpoint):
     config.check_trained_classes(config.load('repvit_maskrcnn_coco'), checkpoint)
 
 
-def test_class_order_of_coco_is_that_of_its_annotation_files():
-    """By category id, which has gaps: the last of the 80 is number 90 (COCO 2017, `instances_val2017.json`)."""
+def test_class_order_of_coco_follows_its_annotation_files():
+    """Compare with the order of category ids in `instances_val2017.json`; they have gaps and end at 90."""
     classes = classes_of('repvit_maskrcnn_coco')
     assert len(classes) == 80
     assert [classes[i] for i in (0, 1, 11, 12, 45, 79)] == [
@@ -156,8 +158,8 @@ def test_class_order_of_coco_is_that_of_its_annotation_files():
     ]
 
 
-def test_class_order_of_ade20k_is_that_of_the_benchmark():
-    """`objectInfo150.txt` of the scene parsing benchmark, most frequent first; 0 in its masks means none of them."""
+def test_class_order_of_ade20k_follows_the_benchmark():
+    """Compare with `objectInfo150.txt` of the scene parsing benchmark, most frequent class first; 0 means no class."""
     classes = classes_of('repvit_semfpn_ade20k')
     assert len(classes) == 150
     assert [classes[i] for i in (0, 1, 2, 12, 149)] == ['wall', 'building', 'sky', 'person', 'flag']
