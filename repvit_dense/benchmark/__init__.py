@@ -57,7 +57,8 @@ def measure(settings: BenchmarkSettings) -> dict:
         raise InputError('name at least one subject to measure: a backbone, a config or the folder of an artifact')
     check_device(settings.device)
     names = [*([settings.against] if settings.against else []), *settings.subjects]
-    workload = Workload(settings.batch, tuple(settings.size), settings.device, settings.precision, settings.compile)
+    size = (settings.size[0], settings.size[1])
+    workload = Workload(settings.batch, size, settings.device, settings.precision, settings.compile)
     with cpu_threads(settings.threads):
         torch.manual_seed(0)
         measured = [subjects.find(name, workload) for name in dict.fromkeys(names)]

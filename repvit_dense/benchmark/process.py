@@ -11,7 +11,7 @@ from repvit_dense.benchmark.timing import TimedCall
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    from repvit_dense.benchmark.subjects import AnySubject, ConfigSubject
+    from repvit_dense.benchmark.subjects import AnySubject
 
 ARTIFACT_CODE = """
 import sys
@@ -63,9 +63,9 @@ def first_iteration(config: str) -> float:
         command = [*COMMAND, 'train', config, '--work-dir', folder, '--cfg-options', *options]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output = []
         try:
-            output = []
-            for line in process.stdout:
+            for line in process.stdout or ():
                 output.append(line)
                 if '(train)' in line and 'loss' in line:
                     return time.perf_counter() - start
@@ -75,7 +75,7 @@ def first_iteration(config: str) -> float:
     raise InputError(f'{config}: the training ended before its first iteration: {"".join(output[-3:])}')
 
 
-def data_loading(subject: 'ConfigSubject', rounds: int) -> dict:
+def data_loading(subject: 'AnySubject', rounds: int) -> dict:
     """Train with the data loader and the data of the config and measure the wait for batches.
 
     Returns:

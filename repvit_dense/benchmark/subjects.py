@@ -174,7 +174,7 @@ class ArtifactSubject:
             raise InputError(f'{self.name}: an artifact is measured on the CPU; leave --device out')
         predict, watch = Predictor(self.name, torch.get_num_threads()), Stopwatch(torch.device('cpu'))
         predict._run = watch.timed('graph', predict._run)
-        predict._finish = watch.timed('post-processing', predict._finish)
+        predict._finish = watch.timed('post-processing', predict._finish)  # type: ignore[method-assign]
         pictures = self.workload.pictures()
 
         def call():
@@ -289,7 +289,7 @@ def _copy_sample(sample):
 def _resize_to(pipeline: list[dict], size: tuple[int, int]) -> list[dict]:
     """Return the test pipeline with every image resized and padded to `size`, height and width in pixels."""
     width_height = size[::-1]
-    changes = {'Resize': {'scale': width_height, 'keep_ratio': False}, 'Pad': {'size': width_height}}
+    changes: dict[str, dict] = {'Resize': {'scale': width_height, 'keep_ratio': False}, 'Pad': {'size': width_height}}
     return [{**step, **changes.get(step['type'], {})} for step in pipeline]
 
 

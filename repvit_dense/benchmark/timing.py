@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class Stopwatch:
 
     def __init__(self, device: 'torch.device'):
         self._cuda = device.type == 'cuda'
-        self._spans: list[tuple[str, object, object]] = []
+        self._spans: list[tuple[str, Any, Any]] = []  # part, start, end: seconds, or CUDA events
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Stopwatch:
             import torch
 
             torch.cuda.synchronize()
-        totals = {}
+        totals: dict[str, float] = {}
         for name, start, end in self._spans:
             seconds = start.elapsed_time(end) / 1000 if self._cuda else end - start
             totals[name] = totals.get(name, 0.0) + seconds
@@ -124,8 +124,8 @@ def interleave(
     Returns:
         The seconds of each round by name, and the seconds of each part by name and part.
     """
-    seconds = {name: [] for name, *_ in calls}
-    parts = {name: {} for name, *_ in calls}
+    seconds: dict[str, list[float]] = {call.name: [] for call in calls}
+    parts: dict[str, dict[str, list[float]]] = {call.name: {} for call in calls}
     for number in range(warmup + rounds):
         for name, call, _ in calls:
             time.sleep(PAUSE)

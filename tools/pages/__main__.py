@@ -35,14 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog='python -m tools.pages', description='Write a page of docs/, or check the targets of this repository.'
     )
     pages = parser.add_subparsers(dest='page', required=True, metavar='PAGE')
-    module = None
     for name, text in PAGES.items():
         page = pages.add_parser(name, help=text, description=text)
-        if [name] == argv[:1]:
-            module = import_module(f'tools.pages.{name}')
-            add_options(page, module.Options)
+        if [name] == argv[:1]:  # importing the others would only take time
+            add_options(page, import_module(f'tools.pages.{name}').Options)
     values = vars(parser.parse_args(argv))
-    del values['page']
+    module = import_module(f'tools.pages.{values.pop("page")}')
     try:
         return run(module, module.Options(**values))
     except InputError as error:

@@ -118,7 +118,7 @@ def measure_file(path: Path) -> dict[str, dict[str, float]]:
         the task, beyond that of the imports. For 'worker', a data-loading process that has read samples: `private`, its
         unshared memory in GiB, beyond that of a worker without a data set.
     """
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for task in (_check, _index):
         with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
             results |= process.submit(task, path).result()
@@ -147,7 +147,8 @@ def _index(path: Path) -> dict:
 
 @contextmanager
 def _measured() -> Iterator[dict]:
-    cost, before, start = {}, _memory('Rss'), (time.perf_counter(), time.process_time())
+    cost: dict[str, float] = {}
+    before, start = _memory('Rss'), (time.perf_counter(), time.process_time())
     with redirect_stdout(StringIO()):
         yield cost
     cost['seconds'], cost['cpu_seconds'] = time.perf_counter() - start[0], time.process_time() - start[1]

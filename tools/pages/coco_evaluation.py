@@ -40,7 +40,7 @@ def evaluations(
     """
     from mmdet.evaluation import CocoMetric
 
-    from repvit_dense.compat.coco_metric import hotcoco_metric
+    from repvit_dense.compat.coco_metric import dense_coco_metric
 
     truth, results = draw(images, objects, classes, seed)
     folder = tempfile.TemporaryDirectory()
@@ -53,7 +53,7 @@ def evaluations(
         with redirect_stdout(StringIO()):
             return summaries(build(ann_file=str(file), metric=['bbox', 'segm']), names, results)
 
-    return {'pycocotools': lambda: evaluate(CocoMetric), 'hotcoco': lambda: evaluate(hotcoco_metric)}
+    return {'pycocotools': lambda: evaluate(CocoMetric), 'hotcoco': lambda: evaluate(dense_coco_metric)}
 
 
 def summaries(metric, names: list[str], results: list[tuple[dict, dict]]) -> 'np.ndarray':
@@ -86,7 +86,8 @@ def draw(images: int, objects: int, classes: int, seed: int) -> tuple[dict, list
     import numpy as np
 
     random = np.random.default_rng(seed)
-    records, annotations, results = [], [], []
+    records, results = [], []
+    annotations: list[dict] = []
     for image in range(1, images + 1):
         boxes, labels = _boxes(random, objects), random.integers(0, classes, objects)
         for box, label, crowd in zip(boxes, labels, random.random(objects) < CROWDS, strict=True):
@@ -102,7 +103,8 @@ def _boxes(random: 'np.random.Generator', count: int) -> 'np.ndarray':
     """Return boxes `(count, 4)` as x y width height in pixels, inside the image."""
     import numpy as np
 
-    extent = np.exp(random.uniform(*np.log(SIDES), (count, 2)))
+    shortest, longest = np.log(SIDES)
+    extent = np.exp(random.uniform(shortest, longest, (count, 2)))
     return np.concatenate([random.uniform(0, 1, (count, 2)) * ((WIDTH, HEIGHT) - extent), extent], axis=1)
 
 

@@ -82,10 +82,11 @@ def row_of(name: str, written: dict[str, ExportResult], errors: dict[str, str], 
     """Return the row of a head with a cell per format: agreement with PyTorch, milliseconds, MB."""
     cells = []
     for target in targets:
-        row = written.get(target)
         if target in errors:
             cells.append('fails, see below')
-        elif row.milliseconds is None:
+            continue
+        row = written[target]
+        if row.milliseconds is None:
             cells.append(f'not run here, {row.megabytes:.0f} MB, written in {row.seconds:.0f} s')
         else:
             time = f'{row.milliseconds:.0f} ms ({row.speedup:.1f}x)'

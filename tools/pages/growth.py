@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,9 +68,9 @@ def measure(axis: Axis, rounds: int) -> dict[str, list[float]]:
     steps, predictions, memory = [], [], []
     for label, (arch, batch, side) in zip(axis.labels, axis.settings, strict=True):
         images, network = Workload(batch, (side, side)).images(), backbones[arch].train()
-        steps.append(TimedCall(label, lambda n=network, x=images: training.training_step(n, x)))
-        predictions.append(TimedCall(label, lambda n=fused[arch], x=images: _predict(n, x)))
-        memory.append(training.saved_bytes(network, lambda n=network, x=images: n(x)) / 2**30)
+        steps.append(TimedCall(label, partial(training.training_step, network, images)))
+        predictions.append(TimedCall(label, partial(_predict, fused[arch], images)))
+        memory.append(training.saved_bytes(network, partial(network, images)) / 2**30)
     times = [[row['median'] for row in timing.compare('', calls, rounds)] for calls in (predictions, steps)]
     return dict(zip(QUANTITIES, (*times, memory), strict=True))
 

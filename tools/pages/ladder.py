@@ -26,7 +26,7 @@ PAPER = 'arXiv 2307.09283'
 CLASSIFIER_SIZE = (224, 224)  # height and width of the classifier's input in pixels
 FORMS = {'training form': 'training form', 'fused': 'fused', 'ONNX': 'fused, ONNX Runtime'}
 # Rung -> method whose source the page shows after the rung's row of the table.
-SHOWN = {
+SHOWN: dict[int, Callable] = {
     0: ladder.InvertedResidual.forward,
     1: repvit.Block.forward,
     2: repvit.ChannelMixer.__init__,
@@ -56,8 +56,8 @@ class RungCost(NamedTuple):
         seconds: median time for one image, by the key of `FORMS`.
     """
 
-    params: int
-    fused_params: int
+    params: float
+    fused_params: float
     macs: float
     dense_macs: float
     seconds: dict[str, float]
@@ -74,7 +74,7 @@ def measure(size: tuple[int, int], rounds: int) -> list[RungCost]:
     with tempfile.TemporaryDirectory() as folder:
         calls = {rung: _calls(rung, size, Path(folder)) for rung in tqdm(different, desc='exporting', disable=None)}
         seconds = _medians([call for rung_calls in calls.values() for call in rung_calls], rounds)
-    costs = []
+    costs: list[RungCost] = []
     for rung in range(len(STEPS)):
         costs.append(_cost(rung, calls[rung], seconds) if rung in calls else costs[-1])
     return costs
@@ -89,7 +89,7 @@ def _medians(calls: Sequence[TimedCall], rounds: int) -> dict[str, float]:
     """Return the median seconds of each call; every round runs every call once."""
     from tqdm import tqdm
 
-    seconds = {call.name: [] for call in calls}
+    seconds: dict[str, list[float]] = {call.name: [] for call in calls}
     for number in tqdm(range(timing.WARMUP + rounds), desc='measuring', disable=None):
         for name, times in timing.interleave(calls, 1, warmup=0)[0].items():
             if number >= timing.WARMUP:
@@ -111,7 +111,7 @@ def _cost(rung: int, calls: Sequence[TimedCall], seconds: dict[str, float]) -> R
 
 def run(options: Options) -> int:
     """Measure, draw the chart beside the page (`ladder.md` gets `ladder.png`) and write the page."""
-    size, picture = tuple(options.size), options.file.with_suffix('.png')
+    size, picture = (options.size[0], options.size[1]), options.file.with_suffix('.png')
     costs = measure(size, options.rounds)
     draw(costs, size, picture)
     write_text(options.file, to_markdown(costs, size, picture.name, options.rounds))
@@ -194,6 +194,7 @@ def row_sources() -> list[str]:
     source = inspect.getsource(ladder)
     assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     table = next(node.value for node in assignments if ast.unparse(node.targets[0]) == 'STEPS')
+    assert isinstance(table, ast.Tuple)
     ends = [table.lineno, *(row.end_lineno for row in table.elts)]
     lines = source.splitlines()
     return [textwrap.dedent('\n'.join(lines[a:b])).rstrip(',') for a, b in zip(ends, ends[1:], strict=False)]
@@ -201,7 +202,7 @@ def row_sources() -> list[str]:
 
 def _code(function: Callable) -> list[str]:
     """Return the source code of a method below a link to its class."""
-    name, file = function.__qualname__.partition('.')[0], Path(inspect.getsourcefile(function)).name
+    name, file = function.__qualname__.partition('.')[0], Path(inspect.getfile(function)).name
     source = textwrap.dedent(inspect.getsource(function)).rstrip()
     return [f'[{name}](../repvit_dense/backbones/{file}):', '', '```python', source, '```']
 

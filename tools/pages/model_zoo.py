@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -171,7 +172,8 @@ class _Timer:
     """Seconds of every call of a module, and the height and width of its last input."""
 
     def __init__(self, module: 'nn.Module'):
-        self.seconds, self.size = [], (0, 0)
+        self.seconds: list[float] = []
+        self.size = (0, 0)
         module.register_forward_pre_hook(self._start)
         module.register_forward_hook(self._stop)
 
@@ -239,8 +241,8 @@ def _unmeasured(name: str, measured: set[str]) -> list[str]:
 
 def _title(name: str) -> str:
     """Return the first sentence of the comment at the top of the config."""
-    comment = re.match(r'(?:#.*\n)+', config.find(f'{name}.py').read_text())
-    text = ' '.join(line.lstrip('# ') for line in comment[0].splitlines())
+    lines = config.find(f'{name}.py').read_text().splitlines()
+    text = ' '.join(line.lstrip('# ') for line in takewhile(lambda line: line.startswith('#'), lines))
     return re.split(r'(?<=[^0-9])[.:] ', text + ' ')[0].strip() + '.'
 
 
@@ -254,7 +256,7 @@ def run(options: Options) -> int:
     from tqdm import tqdm
 
     pairs = [(head, name) for head in heads() for name in shared.resolve_backbones(options.backbones)]
-    cells = [measure(*pair, options.rounds) for pair in tqdm(pairs, desc='measuring', disable=None)]
+    cells = [measure(head, name, options.rounds) for head, name in tqdm(pairs, desc='measuring', disable=None)]
     threads, rounds = torch.get_num_threads(), options.rounds
     setting = f'torch {torch.__version__} on a CPU, {threads} threads, median of {rounds} runs'
     write_text(options.file, to_markdown(cells, setting))

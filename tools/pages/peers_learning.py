@@ -66,7 +66,7 @@ def write(path: Path, backbones: Sequence[str] = BACKBONES, runs: Path = RUNS) -
     config.prepare_data(config.load(HEAD))  # before the trainings, which would write it at the same time
     pairs = [(name, seed) for name in names for seed in SEEDS]
     with ThreadPoolExecutor(PARALLEL) as pool:
-        results = pool.map(lambda pair: score(*pair, runs), pairs)
+        results = pool.map(lambda pair: score(pair[0], pair[1], runs), pairs)
         scores = dict(zip(pairs, tqdm(results, desc='training', total=len(pairs), disable=None), strict=True))
     write_text(path, path.read_text().replace(section_of(path), section(names, scores)))
     return 2 if any(isinstance(value, str) for value in scores.values()) else 0

@@ -40,7 +40,7 @@ def draw(rows: Sequence[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(12, 9), layout='constrained')
-    families = {}
+    families: dict[str, list[tuple[float, float, str]]] = {}
     for row in rows:
         if 'error' not in row:
             title, variant = family(row['backbone'])

@@ -58,7 +58,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure the parts, print every target as it is measured, and all of them at the end."""
-    workload = Workload(options.batch, tuple(options.size), options.device, options.precision, options.compile)
+    size = (options.size[0], options.size[1])
+    workload = Workload(options.batch, size, options.device, options.precision, options.compile)
     report = measure(options.parts, options.rounds, workload)
     print(to_text(report))
     if options.json:
@@ -109,7 +110,7 @@ def to_text(report: dict) -> str:
     ]
     limited = [target for target in targets if target.met is not None]
     head = f'{report["device"]}, {report["threads"]} threads, {report["rounds"]} rounds, torch {report["torch"]}'
-    count = f'{sum(target.met for target in limited)} of {len(limited)} targets met'
+    count = f'{sum(bool(target.met) for target in limited)} of {len(limited)} targets met'
     return '\n'.join(['', head, *map(_line, targets), count])
 
 

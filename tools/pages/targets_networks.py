@@ -1,6 +1,7 @@
 """Targets of RepViT and of a whole detector in PyTorch, compared with timm's RepViT with the same weights."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def _frozen_norms(rounds: int, workload: Workload, arch: str) -> Iterator[Perfor
     images = workload.images()
     name, baseline = f'backbone training step, {arch}, {format_input(workload)}, norms frozen', 'timm, norms frozen'
     yield PerformanceTarget(name, baseline, 1.5, _step_speedup(plain, merged, workload, rounds))
-    saved = [training.saved_bytes(network, lambda n=network: n(images)) for network in (plain, merged)]
+    saved = [training.saved_bytes(network, partial(network, images)) for network in (plain, merged)]
     yield PerformanceTarget(f'{name}: saved activations', baseline, 55, 100 * saved[1] / saved[0], '%', at_least=False)
     error = max(_gradient_error(arch, workload) for _ in range(GRADIENT_DRAWS))
     name = f'{name}, {GRADIENT_DRAWS} networks: largest relative gradient error'
@@ -65,12 +66,13 @@ def _live_norms(rounds: int, workload: Workload, arch: str) -> Iterator[Performa
 def backbone_inference(rounds: int, workload: Workload, arch: str = ARCH) -> Iterator[PerformanceTarget]:
     """Measure the fused backbone against timm's with every branch and norm."""
     merged, plain = (network.eval() for network in _merged_and_plain(arch, workload))
-    images, calls = workload.images(), []
+    images = workload.images()
+    calls = {}
     for name, network in (('plain', plain), ('fused', reparameterize_model(merged))):
         forward = torch.compile(network) if workload.compiled else network
-        calls.append(timing.synchronized(name, lambda forward=forward: forward(images), workload.device))
+        calls[name] = timing.synchronized(name, partial(forward, images), workload.device)
     with torch.inference_mode(), workload.autocast():
-        ratio = speedup(*calls, BACKBONE_ROUNDS_FACTOR * rounds)
+        ratio = speedup(calls['plain'], calls['fused'], BACKBONE_ROUNDS_FACTOR * rounds)
     name = f'backbone inference, {arch}, {format_input(workload)}, fused, channels_last'
     yield PerformanceTarget(name, 'every branch and norm by itself, contiguous', 1.35, ratio)
 
@@ -134,5 +136,5 @@ def _step_call(network: nn.Module, images: torch.Tensor, workload: Workload) -> 
 
 def _step_speedup(plain: nn.Module, merged: nn.Module, workload: Workload, rounds: int) -> float:
     images = workload.images()
-    calls = [_step_call(network, images, workload) for network in (plain, merged)]
-    return speedup(*calls, BACKBONE_ROUNDS_FACTOR * rounds)
+    baseline, call = (_step_call(network, images, workload) for network in (plain, merged))
+    return speedup(baseline, call, BACKBONE_ROUNDS_FACTOR * rounds)

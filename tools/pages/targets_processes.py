@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from repvit_dense import config
@@ -23,7 +24,7 @@ def evaluation(rounds: int, images: int = 5000) -> Iterator[PerformanceTarget]:
         scores[name] = evaluation()
 
     calls = [
-        TimedCall(name, lambda name=name, evaluation=evaluation: evaluate(name, evaluation))
+        TimedCall(name, partial(evaluate, name, evaluation))
         for name, evaluation in coco_evaluation.evaluations(images).items()
     ]
     ratio = timing.compare('', calls, 1, warmup=0)[1]['speedup']
