@@ -1,12 +1,18 @@
-"""Backbones, registered in mmengine's root registry: mmdet, mmseg and every other OpenMMLab library finds them."""
+"""Backbones, registered in mmengine's root registry so that every OpenMMLab library finds them.
 
-from repvit_dense.backbones.edgevit import EdgeViT
-from repvit_dense.backbones.ladder import Ladder
-from repvit_dense.backbones.mobile_former import MobileFormer
-from repvit_dense.backbones.pvt import PVT
-from repvit_dense.backbones.repvit import RepViT
-from repvit_dense.backbones.shufflenet import ShuffleNetV2
-from repvit_dense.backbones.simple_fpn import ViTPyramid
-from repvit_dense.backbones.timm_features import TimmFeatures
+Every module of this folder whose name does not begin with an underscore is imported; `base` says how to add one.
+"""
 
-__all__ = ['EdgeViT', 'Ladder', 'MobileFormer', 'PVT', 'RepViT', 'ShuffleNetV2', 'TimmFeatures', 'ViTPyramid']
+import importlib
+import pkgutil
+
+# Importing mmengine makes the plugin import modules that import this package: this has to end before the loop begins.
+import mmengine  # noqa: F401
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith('_'):
+        importlib.import_module(f'{__name__}.{_module.name}')
+
+from repvit_dense.backbones.repvit import RepViT  # noqa: E402
+
+__all__ = ['RepViT']

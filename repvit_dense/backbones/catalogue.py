@@ -1,4 +1,4 @@
-"""Every backbone a config may ask for by name, and the published weights of each. Imports nothing heavy."""
+"""All backbones by name, with the published weights of each. This module imports only the standard library."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,28 +11,28 @@ HUB = 'https://huggingface.co/'
 PVT_RELEASE = 'https://github.com/whai362/PVT/releases/download/v2/'
 TORCHVISION = 'https://download.pytorch.org/models/'
 
-# What images were normalised by, RGB from 0 to 255, other than by ImageNet's own mean and deviation.
+# Normalisations of images, RGB from 0 to 255, other than by ImageNet's mean and standard deviation.
 TO_MINUS_ONE = {'mean': (127.5, 127.5, 127.5), 'std': (127.5, 127.5, 127.5)}
 TO_ZERO = {'mean': (0.0, 0.0, 0.0), 'std': (255.0, 255.0, 255.0)}
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One row of the catalogue.
+    """A row of the catalogue.
 
     Attributes:
-        name: what a config or `--backbone` says.
+        name: the name in a config or after `--backbone`.
         type, args: registry name and arguments that build it.
         channels, strides: of its features, stage by stage.
-        licence: of the published weights (SPDX; Apple's own begin with LicenseRef).
-        weights: names of published ImageNet weights and where they are.
-        default_weights: the name in `weights` that the COCO and ADE20K recipes start from. Empty, as are `weights`
-            and `licence`, where none were published under a licence: a recipe then starts from nothing.
-        downstream: published detectors and segmentors on this backbone, likewise.
-        no_decay: parts of names of parameters, besides norms and biases, that take no weight decay: position
+        licence: of the published weights (SPDX; Apple's licences begin with LicenseRef).
+        weights: names and URLs of published ImageNet weights.
+        default_weights: the name in `weights` that the COCO and ADE20K recipes start from. If no weights were published
+            under a licence, this, `weights` and `licence` are empty, and a recipe starts from random weights.
+        downstream: names and URLs of published detectors and segmentors on this backbone.
+        no_decay: substrings of the names of parameters, besides norms and biases, without weight decay: position
             embeddings and tables, layer scales.
-        mean, std: by which the images were normalised that the weights were trained on, RGB from 0 to 255. Others in
-            the data preprocessor lose accuracy silently.
+        mean, std: the normalisation of the images that the weights were trained on, RGB from 0 to 255. Another one in
+            the data preprocessor loses accuracy silently.
     """
 
     name: str
@@ -69,8 +69,8 @@ def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e', downstre
     )
 
 
-def _timm(name: str, channels, tag: str, licence='Apache-2.0', model_name='', type='TimmFeatures', args=(), **fields):
-    """A network of timm. Its weights are on the hub, under the model's name and a tag of the training."""
+def _timm(name: str, channels, tag: str, licence='Apache-2.0', model_name='', type='DenseTimm', args=(), **fields):
+    """Return the row of a network of timm, whose weights are on the hub under the model's name and a training tag."""
     model_name = model_name or name
     repo = f'timm/{model_name}.{tag}'
     return Backbone(
@@ -125,7 +125,7 @@ def _vit(size: str, width: int) -> Backbone:
         (width // 4, width // 2, width, width),
         'augreg_in21k_ft_in1k',
         model_name=f'vit_{size}_patch16_224',
-        type='ViTPyramid',
+        type='DenseViT',
         no_decay=('cls_token', 'pos_embed'),
         **TO_MINUS_ONE,
     )
@@ -144,7 +144,7 @@ def _pvt(size: str, depths) -> Backbone:
     file = f'pvt_{size}.pth'
     return Backbone(
         name=f'pvt_{size}',
-        type='PVT',
+        type='DensePVT',
         args={'depths': depths},
         channels=(64, 128, 320, 512),
         strides=(4, 8, 16, 32),
@@ -156,10 +156,10 @@ def _pvt(size: str, depths) -> Backbone:
 
 
 def _unpublished(family: str, size: str, type: str, channels, **fields) -> Backbone:
-    """No authors have published weights of these with a licence.
+    """Return the row of a backbone whose weights nobody has published under a licence.
 
-    EdgeViT's and those of the rungs of the ladder are not public, Mobile-Former's (github.com/AAboys/MobileFormer) come
-    without one.
+    The weights of EdgeViT and of the ladder's rungs are not public; those of Mobile-Former
+    (github.com/AAboys/MobileFormer) come without a licence.
     """
     return Backbone(
         name=f'{family}_{size}',
@@ -175,24 +175,24 @@ def _unpublished(family: str, size: str, type: str, channels, **fields) -> Backb
 
 
 def _edgevit(size: str, channels) -> Backbone:
-    return _unpublished('edgevit', size, 'EdgeViT', channels)
+    return _unpublished('edgevit', size, 'DenseEdgeViT', channels)
 
 
 def _mobile_former(size: str, channels) -> Backbone:
-    return _unpublished('mobile_former', size, 'MobileFormer', channels, no_decay=('tokens',))
+    return _unpublished('mobile_former', size, 'DenseMobileFormer', channels, no_decay=('tokens',))
 
 
 def _ladder(rung: int, channels, like: Backbone | None = None) -> Backbone:
-    """A rung between MobileNetV3-L and RepViT-M0.9; weights that fit are those of `like`."""
-    row = like or _unpublished('ladder', str(rung), 'Ladder', channels)
-    return replace(row, name=f'ladder_{rung}', type='Ladder', args={'rung': rung}, channels=channels)
+    """Return the row of a rung between MobileNetV3-L and RepViT-M0.9; it loads the weights of `like`."""
+    row = like or _unpublished('ladder', str(rung), 'RepViTLadder', channels)
+    return replace(row, name=f'ladder_{rung}', type='RepViTLadder', args={'rung': rung}, channels=channels)
 
 
 def _shufflenetv2() -> Backbone:
     file = 'shufflenetv2_x1-5666bf0f80.pth'
     return Backbone(
         name='shufflenetv2',
-        type='ShuffleNetV2',
+        type='DenseShuffleNetV2',
         args={},
         channels=(24, 116, 232, 464),
         strides=(4, 8, 16, 32),
@@ -276,7 +276,7 @@ BACKBONES = {
 
 
 def find(name: str) -> Backbone:
-    """The entry of this name; RepViT variants also by their short one, `m1_1`. Raises ValueError with the nearest."""
+    """Return the row of this name; RepViT variants also have a short one, `m1_1`. Raises ValueError."""
     entry = BACKBONES.get(name) or BACKBONES.get(f'repvit_{name}')
     if entry is None:
         raise ValueError(f"unknown backbone '{name}'; nearest: {nearest(name, BACKBONES)}")
@@ -284,16 +284,13 @@ def find(name: str) -> Backbone:
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """Where published weights are.
+    """Return the URL of published weights, and the name of the cached file.
 
     Args:
         name: of weights in the catalogue: a Hugging Face repository or the file name of the authors' release.
 
-    Returns:
-        their URL, and the file name under which a download is kept.
-
     Raises:
-        ValueError: names the nearest known ones.
+        ValueError: the name is unknown; the message lists the most similar ones.
     """
     known = {}
     for entry in BACKBONES.values():
@@ -304,7 +301,7 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def cache_name(url: str) -> str:
-    """The file name under which a download is kept: the URL's own, but every file of the hub is `model.safetensors`."""
+    """Return the file name for a cached download: the URL's, or the repository's since the hub's are all the same."""
     path = PurePosixPath(unquote(urlsplit(url).path))
     if url.startswith(HUB) and 'resolve' in path.parts[3:4]:
         return path.parts[2] + path.suffix
@@ -312,5 +309,5 @@ def cache_name(url: str) -> str:
 
 
 def nearest(name: str, known) -> str:
-    """The three most similar of the known names, for an error message."""
+    """Return the three most similar known names, for an error message."""
     return ', '.join(difflib.get_close_matches(name, known, n=3, cutoff=0))

@@ -1,26 +1,27 @@
-"""EdgeViT, convolutions for what is near and attention among few positions for what is far, as a dense backbone.
+"""EdgeViT: convolutions for the neighbourhood, attention between a few positions for distant ones.
 
 Source: "EdgeViTs: Competing Light-weight CNNs on Mobile Devices with Vision Transformers", arXiv 2205.03436, section 3
-and figures 2 and 3. What the paper leaves open (the 5x5 of the local window, where which norm stands) and the depths
-are those of the authors' release, github.com/saic-fi/edgevit, so that weights trained with it fit.
+and figures 2 and 3. The paper does not state the depths, the size of the local window and the positions of the norms;
+they follow the authors' release, github.com/saic-fi/edgevit, so that weights trained with it fit.
 
-Classifiers of these sizes have 4.07, 6.77 and 13.11 million parameters and 0.55, 1.13 and 1.91 billion multiply-adds,
-where the paper states 4.1, 6.7, 11.1 and 0.6, 1.1, 1.9. Of S others count 13.1 million as well (arXiv 2403.19963, table
-1), and no depths that anybody gives for it come to 11.1: 1, 2, 3, 2, as unofficial ports have them, make 8.76
-million and 1.37 billion; 1, 1, 5, 2 would make 11.12 million, but 1.67 billion.
+Classifiers of these sizes have 4.07, 6.77 and 13.11 million parameters and 0.55, 1.13 and 1.91 billion multiply-adds.
+The paper states 4.1, 6.7, 11.1 and 0.6, 1.1, 1.9. Others count 13.1 million for S as well (arXiv 2403.19963, table 1),
+and no published depths give 11.1: depths 1, 2, 3, 2, as in unofficial ports, give 8.76 million and 1.37 billion; 1, 1,
+5, 2 would give 11.12 million, but 1.67 billion.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repvit_dense.backbones.base import Peer, run_block
 from repvit_dense.backbones.convolution import Conv2d, gelu
-from repvit_dense.backbones.peer import LayerNorm2d, Peer, check_options, recomputed, stochastic_depth
+from repvit_dense.backbones.layers import LayerNorm2d, stochastic_depth
 from repvit_dense.reparam import bn_affine, conv_like, merge_depthwise
 
 # Widths and blocks per stage, channels per attention head.
@@ -29,14 +30,14 @@ ARCHS = {
     'xs': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 1, 3, 1), 'head_dim': 48},
     's': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 2, 5, 3), 'head_dim': 48},
 }
-PATCHES = (4, 2, 2, 2)  # side of the patches that begin each stage, in positions of the stage before
-RATES = (4, 2, 2, 1)  # side of the windows with one delegate each, in positions
+PATCHES = (4, 2, 2, 2)  # side of the patches at the start of each stage, in positions of the previous stage
+RATES = (4, 2, 2, 1)  # side of the windows, in positions; each window has one delegate
 EXPANSION = 4  # of the feed-forward networks
-EPS = 1e-6  # of the layer norms before attention and feed-forward network
+EPS = 1e-6  # of the layer norms before attention and before the feed-forward network
 
 
 class Position(nn.Module):
-    """Conditional position encoding (arXiv 2102.10882): a depthwise 3x3 of `x`, added to it. Shape is kept."""
+    """Conditional position encoding (arXiv 2102.10882): a depthwise 3x3 convolution added to its input."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -46,12 +47,12 @@ class Position(nn.Module):
         return x + self.conv(x)
 
     def fuse(self) -> nn.Conv2d:
-        nothing = torch.zeros_like(self.conv.weight[..., :1, :1])
-        return conv_like(self.conv, merge_depthwise(self.conv.weight, nothing), self.conv.bias)
+        pointwise = torch.zeros_like(self.conv.weight[..., :1, :1])
+        return conv_like(self.conv, merge_depthwise(self.conv.weight, pointwise), self.conv.bias)
 
 
 class NormConv(nn.Module):
-    """Batch norm, then a 1x1 convolution; without padding, the one folds into the other."""
+    """Batch norm, then a 1x1 convolution; the norm can be folded because the convolution has no padding."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -68,7 +69,7 @@ class NormConv(nn.Module):
 
 
 class LocalAggregation(nn.Module):
-    """Gathers what is near (section 3, figure 3a): 1x1, depthwise 5x5, 1x1, then feed-forward. `(B, C, H, W)` kept."""
+    """Local aggregation (section 3, figure 3a): 1x1, depthwise 5x5, 1x1, then feed-forward. `(B, C, H, W)` is kept."""
 
     def __init__(self, channels: int, drop_path: float):
         super().__init__()
@@ -86,10 +87,10 @@ class LocalAggregation(nn.Module):
 
 
 class DelegateAttention(nn.Module):
-    """Global sparse attention and local propagation (section 3, figures 3b and 3c). `(B, H, W, C)` kept.
+    """Global sparse attention and local propagation (section 3, figures 3b and 3c). `(B, H, W, C)` is kept.
 
-    The upper left position of every window of `rate x rate` attends to those of the other windows; a depthwise
-    transposed convolution spreads what it learnt over its window. H and W are multiples of `rate`.
+    The upper left position of every window of `rate x rate`, its delegate, attends to the delegates of the other
+    windows; a depthwise transposed convolution spreads the result over the window. H and W are multiples of `rate`.
     """
 
     def __init__(self, channels: int, heads: int, rate: int):
@@ -104,10 +105,10 @@ class DelegateAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         height, width = height // self.rate, width // self.rate
-        # By whole windows, since an export for any size does not see how long `::rate` is.
+        # Indexed by windows: an export for any size cannot tell the length of `::rate`.
         delegates = x.reshape(batch, height, self.rate, width, self.rate, channels)[:, :, 0, :, 0]
-        # Each on its own: transposed together, they come out wrong in OpenVINO 2026 where there are as many delegates
-        # as heads.
+        # Transposed one by one: OpenVINO 2026 computes the joint transpose wrongly if there are as many delegates as
+        # heads.
         split = (batch, height * width, self.heads, channels // self.heads)
         q, k, v = (part.reshape(split).transpose(1, 2) for part in self.qkv(delegates).chunk(3, -1))
         x = F.scaled_dot_product_attention(q, k, v)
@@ -118,7 +119,7 @@ class DelegateAttention(nn.Module):
 
 
 class SparseTransformer(nn.Module):
-    """A transformer block around the attention of delegates: `(B, C, H, W)`, kept."""
+    """A transformer block around the attention of delegates. `(B, C, H, W)` is kept."""
 
     def __init__(self, channels: int, heads: int, rate: int, drop_path: float):
         super().__init__()
@@ -140,7 +141,7 @@ class SparseTransformer(nn.Module):
 class Stage(nn.Module):
     """Patches, then local-global-local bottlenecks (section 3, figure 2): `(B, C, H, W)` to `(B, C', H / p, W / p)`.
 
-    Where every position is its own delegate there is nothing to gather or spread: a plain transformer block remains.
+    With rate 1 every position is its own delegate, and a block is a plain transformer block.
     """
 
     def __init__(self, in_channels: int, channels: int, patch: int, heads: int, rate: int, drop_path: Sequence[float]):
@@ -155,48 +156,34 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, with_cp: bool) -> Tensor:
         x = self.patch_embed(x)
         for block in self.blocks:
-            x = recomputed(block, with_cp, x)
+            x = run_block(block, with_cp, x)
         return x
 
 
 @MODELS.register_module()
-class EdgeViT(Peer):
+class DenseEdgeViT(Peer):
     """EdgeViT (arXiv 2205.03436) at any image size from 64 pixels on.
 
     Args:
         arch: a name in `ARCHS`.
-        out_indices, frozen_stages, norm_eval, init_cfg: see `Peer`. Later stages are not built.
-        with_cp: recompute blocks in the backward pass instead of storing their activations; a live batch norm then
-            updates its statistics twice per step.
-        drop_path_rate: largest stochastic-depth rate, growing over the blocks.
+        drop_path_rate: largest stochastic-depth rate; the rates grow over the blocks.
+        options: arguments of `DenseBackbone`.
 
     Raises:
         ValueError: an argument is unknown or out of range.
     """
 
-    multiple = 32  # patches are cut without padding, and windows of stage 3 take two positions of stride 16
+    multiple = 32  # patches are cut without padding, and the windows of stage 3 have two positions of stride 16
 
-    def __init__(
-        self,
-        arch: str = 'xs',
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float = 0.0,
-        init_cfg: Mapping | None = None,
-    ):
-        check_options(out_indices, frozen_stages)
+    def __init__(self, arch: str = 'xs', drop_path_rate: float = 0.0, **options):
+        super().__init__(f'EdgeViT-{arch.upper()}', **options)
         if arch not in ARCHS:
             raise ValueError(f"unknown arch '{arch}'; known: {', '.join(ARCHS)}")
-        stages = _build_stages(**ARCHS[arch], last=out_indices[-1], drop_path_rate=drop_path_rate)
-        net = nn.ModuleDict({'stages': stages})
+        stages = _build_stages(**ARCHS[arch], last=self.out_indices[-1], drop_path_rate=drop_path_rate)
         parts = {'stages.0.patch_embed': 0} | {f'stages.{i}': i + 1 for i in range(len(stages))}
-        name, channels = f'EdgeViT-{arch.upper()}', ARCHS[arch]['embed_dims']
-        super().__init__(name, net, channels, parts, out_indices, frozen_stages, norm_eval, None, init_cfg)
-        self.with_cp = with_cp
+        self.set_net(nn.ModuleDict({'stages': stages}), ARCHS[arch]['embed_dims'], parts)
 
-    def _features(self, x: Tensor) -> Sequence[Tensor]:
+    def _features(self, x: Tensor) -> list[Tensor]:
         outs = []
         for stage in self.net['stages']:
             x = stage(x, self.with_cp)
@@ -204,19 +191,19 @@ class EdgeViT(Peer):
         return [outs[i] for i in self.out_indices]
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        given, unused = {}, []
+        converted, unused = {}, []
         for key, value in state.items():
-            stage, own = _own_name(key)
+            stage, name = _rename(key)
             if stage >= len(self.net['stages']) or re.match(r'(backbone\.)?(norm|head)\.', key):
                 unused.append(key)
             else:
-                given[own] = value
-        return given, unused
+                converted[name] = value
+        return converted, unused
 
 
 def _build_stages(embed_dims, depths, head_dim, last: int, drop_path_rate: float) -> nn.ModuleList:
-    """Stages 0 to `last`; the stochastic-depth rates are those of the whole network."""
-    rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+    """Build stages 0 to `last`, with the stochastic-depth rates of the whole network."""
+    rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(depths)
     stages = nn.ModuleList()
     for i in range(last + 1):
         before, width = (3, *embed_dims)[i], embed_dims[i]
@@ -230,7 +217,7 @@ def _build_stages(embed_dims, depths, head_dim, last: int, drop_path_rate: float
 
 # --- published weights ---
 
-# The authors' names of modules, within `patch_embed{1..4}` and within `blocks{1..4}.{0..}`, and ours.
+# The authors' names of modules, within `patch_embed{1..4}` and within `blocks{1..4}.{0..}`, and the names here.
 _PATCHES = {'proj': '0', 'norm': '1'}
 _BLOCKS = {
     'LocalAgg.pos_embed': 'local.position.conv',
@@ -253,8 +240,8 @@ _BLOCKS = {
 }
 
 
-def _own_name(key: str) -> tuple[int, str]:
-    """Of a published tensor the stage it belongs to (0 if unknown) and its name here, or its own where it has none."""
+def _rename(key: str) -> tuple[int, str]:
+    """Return the stage of a published tensor (0 if unknown) and its name here, or `key` itself if it has none."""
     patch = re.fullmatch(r'(?:.*\.)?patch_embed([1-4])\.(\w+)\.(\w+)', key)
     if patch and patch[2] in _PATCHES:
         stage = int(patch[1]) - 1

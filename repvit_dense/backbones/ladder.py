@@ -1,16 +1,17 @@
-"""The way from MobileNetV3-L to RepViT-M0.9, one decision after another: nine networks out of one table.
+"""The steps from MobileNetV3-L to RepViT-M0.9, one decision at a time: nine networks from one table.
 
-Source: "RepViT: Revisiting Mobile CNN From ViT Perspective", arXiv 2307.09283 (version 8), section 3; where it starts,
-"Searching for MobileNetV3", arXiv 1905.02244, table 1. The paper says what each decision is, not every number of the
-networks in between. Those follow from two rules: a decision changes what its row of `STEPS` names and nothing else, and
-a block that MobileNetV3-L does not have takes kernel and squeeze-and-excite after the last one of its stage.
+Source: "RepViT: Revisiting Mobile CNN From ViT Perspective", arXiv 2307.09283 (version 8), section 3; the first network
+is from "Searching for MobileNetV3", arXiv 1905.02244, table 1. The paper states each decision, but not every number of
+the networks in between. Those follow from two rules: a decision changes the switches that its row of `STEPS` names and
+no others, and a block that MobileNetV3-L does not have copies kernel and squeeze-and-excite of the last one in its
+stage.
 
-A dense backbone ends where a classifier begins, and the paper counts the 1x1 convolution to 960 channels as a part of
-MobileNetV3-L's classifier (section 3.3): the last feature of rungs 0 and 1 has 160 channels, and rung 5 is rung 4.
+A dense backbone ends before the classifier, and the paper counts the 1x1 convolution to 960 channels as a part of
+MobileNetV3-L's classifier (section 3.3): the last feature of rungs 0 and 1 has 160 channels, and rung 5 equals rung 4.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repvit_dense.backbones.convolution import gelu
-from repvit_dense.backbones.peer import Peer, check_options, stochastic_depth
-from repvit_dense.backbones.repvit import Block, ConvBN, Downsample, RepDWConv, SqueezeExcite, Stage, Stem
+from repvit_dense.backbones.base import Peer
+from repvit_dense.backbones.convolution import channels_last, gelu
+from repvit_dense.backbones.layers import ConvBN, GeluConvBN, RepDWConv, SqueezeExcite, stochastic_depth
+from repvit_dense.backbones.repvit import Block, Downsample, Stage, Stem
 
 
 class Spec(NamedTuple):
@@ -35,8 +37,8 @@ class Spec(NamedTuple):
     stride: int = 1
 
 
-# MobileNetV3-L's blocks of strides 4, 8, 16 and 32; the first of each is the way down. Before them come a convolution
-# and a separable one, `SEPARABLE`.
+# MobileNetV3-L's blocks of strides 4, 8, 16 and 32; the first of each downsamples. They follow a convolution and a
+# separable convolution, `SEPARABLE`.
 SEPARABLE = Spec(3, 16, 16, False)
 MOBILENETV3_L = (
     (Spec(3, 64, 24, False), Spec(3, 72, 24, False)),
@@ -50,17 +52,18 @@ MOBILENETV3_L = (
 
 
 class Switches(NamedTuple):
-    """What distinguishes the rungs; at first MobileNetV3-L.
+    """The properties in which the rungs differ. The defaults are MobileNetV3-L.
 
     Attributes:
-        separate: blocks mix positions first and channels then, else they are inverted bottlenecks.
-        expansion: of every channel mixer, times the channels it takes; None: MobileNetV3-L's own.
-        widths: of the four stages; None: MobileNetV3-L's own.
-        stem: filters of the one convolution before the separable one, or of two of stride 2 that are the whole stem.
-        deep_downsampling: the way down is a module of its own, with a block before it.
-        depths: blocks of the stages, the way down and the block before the next one not counted.
-        kernel: side of every depthwise kernel; None: MobileNetV3-L's own.
-        alternate_se: squeeze-and-excite in every other block, else where MobileNetV3-L has it.
+        separate: blocks mix positions first and channels second; otherwise they are inverted bottlenecks.
+        expansion: ratio of hidden to input channels of every channel mixer; None keeps MobileNetV3-L's.
+        widths: channels of the four stages; None keeps MobileNetV3-L's.
+        stem: filters of the one convolution before the separable one, or of the two stride-2 convolutions that form
+            the whole stem.
+        deep_downsampling: downsampling is a module of its own, preceded by one more block.
+        depths: blocks of the stages, without the downsampling block and the block before the next downsampling.
+        kernel: side of every depthwise kernel; None keeps MobileNetV3-L's.
+        alternate_se: squeeze-and-excite in every other block; otherwise in the same blocks as MobileNetV3-L.
     """
 
     separate: bool = False
@@ -74,14 +77,14 @@ class Switches(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One decision.
+    """One decision of the paper.
 
     Attributes:
-        decision: what is done.
+        decision: its name.
         section: of the paper.
         top1: accuracy of the classifier on ImageNet in per cent, after 300 epochs without distillation.
-        ms: its latency on an iPhone 12.
-        change: the switches it sets; none where no dense feature changes.
+        ms: latency of the classifier on an iPhone 12.
+        change: the switches it sets; empty if no dense feature changes.
     """
 
     decision: str
@@ -92,25 +95,25 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    # GELU takes the place of hard-swish and ReLU; trained as lightweight ViTs are.
+    # GELU replaces hard-swish and ReLU; trained with the recipe of lightweight ViTs.
     Step('MobileNetV3-L with GELU', '3.1', 71.5, 1.01, {}),
-    # First positions, by a depthwise convolution that can be re-parameterised and then squeeze-and-excite; afterwards
-    # channels, by two 1x1 convolutions.
+    # First a re-parameterisable depthwise convolution and squeeze-and-excite mix positions, then two 1x1 convolutions
+    # mix channels.
     Step('token mixer apart from channel mixer', '3.2', 68.3, 0.81, {'separate': True}),
-    # It was 2.3 to 6. Alone this gives 0.65 ms, which is then spent on width. Both on the blocks of MobileNetV3-L give
-    # 73.0% in 0.91 ms.
+    # The ratios were 2.3 to 6. Expansion 2 alone gives 0.65 ms; the time saved pays for the width. Both on the blocks
+    # of MobileNetV3-L give 73.0% in 0.91 ms.
     Step('expansion 2, and more width', '3.2', 73.5, 0.89, {'expansion': 2, 'widths': (48, 96, 192, 384)}),
-    # For a convolution, a separable one and an inverted bottleneck: two convolutions of stride 2.
+    # Two convolutions of stride 2 replace a convolution, a separable convolution and an inverted bottleneck.
     Step('early convolutions as stem', '3.3', 73.9, 0.86, {'stem': (24, 48)}),
-    # For a block with a stride: one more block, a depthwise convolution of stride 2, a 1x1 and a channel mixer.
+    # One more block, a depthwise convolution of stride 2, a 1x1 and a channel mixer replace a block with stride 2.
     Step('deeper downsampling', '3.3', 75.4, 0.96, {'deep_downsampling': True}),
-    # Global pooling and one linear layer, without the 1x1 convolution and the linear layer that made more channels.
+    # Global pooling and one linear layer, without the 1x1 convolution and the linear layer that added channels.
     Step('simple classifier', '3.3', 74.8, 0.77, {}),
-    # It was 1:2:5:2. Accounts of an earlier version of the paper have 1.02 ms here.
+    # The ratio was 1:2:5:2. Accounts of an earlier version of the paper have 1.02 ms here.
     Step('stage ratio 1:1:7:1', '3.3', 76.9, 0.91, {'depths': (2, 2, 14, 2)}),
-    # Some are 5x5 in MobileNetV3-L, those of strides 8 and 32.
+    # In MobileNetV3-L, some kernels of strides 8 and 32 are 5x5.
     Step('3x3 kernels everywhere', '3.4', 76.9, 0.89, {'kernel': 3}),
-    # In the first, third, fifth ... of each stage, and nowhere else. This is RepViT-M0.9.
+    # In the first, third, fifth ... block of each stage, and in no other. This is RepViT-M0.9.
     Step('squeeze-and-excite in every other block', '3.4', 77.4, 0.87, {'alternate_se': True}),
 )
 RUNGS = tuple(accumulate(STEPS, lambda below, step: below._replace(**step.change), initial=Switches()))[1:]
@@ -118,21 +121,21 @@ LAST = len(RUNGS) - 1
 
 
 class StagePlan(NamedTuple):
-    """The blocks of one stage, in the order in which they run; None where there is no such block."""
+    """The blocks of one stage in the order in which they run; None stands for no block."""
 
     down: Spec | None
     blocks: list[Spec]
-    pre: Spec | None  # before the next way down
+    pre: Spec | None  # before the next downsampling
 
 
 def plan(switches: Switches) -> list[StagePlan]:
-    """What the switches make of MobileNetV3-L's blocks."""
+    """Return the blocks of all four stages: MobileNetV3-L's, changed by the switches."""
     channels, stages = switches.stem[-1], []
-    for i, (down, *own) in enumerate(MOBILENETV3_L):
+    for i, (down, *rows) in enumerate(MOBILENETV3_L):
         has_down = i > 0 or len(switches.stem) == 1  # the stem of two convolutions is at stride 4 already
         has_pre = switches.deep_downsampling and i < len(MOBILENETV3_L) - 1
         depth = switches.depths[i]
-        body = [own[min(j, len(own) - 1)] for j in range(depth + has_pre)]
+        body = [rows[min(j, len(rows) - 1)] for j in range(depth + has_pre)]
         if switches.alternate_se:
             down = down._replace(se=False)
             body = [row._replace(se=j % 2 == 0 and j < depth) for j, row in enumerate(body)]
@@ -158,39 +161,40 @@ def _switched(row: Spec, switches: Switches, stage: int, channels: int, stride: 
 class InvertedResidual(nn.Module):
     """MobileNetV3's block (arXiv 1905.02244, figure 4): 1x1 expansion, depthwise, squeeze-and-excite, 1x1 projection.
 
-    The gate is a hard sigmoid, its hidden width a quarter of the expanded one rounded up to a multiple of 8.
+    The gate is a hard sigmoid; its hidden width is a quarter of the expanded one, rounded up to a multiple of 8.
     """
 
     def __init__(self, spec: Spec, drop_path: float = 0.0):
         super().__init__()
-        self.expands, self.residual = spec.hidden != spec.channels, spec.stride == 1 and spec.channels == spec.out
-        self.expand = ConvBN(spec.channels, spec.hidden) if self.expands else nn.Identity()
-        self.depthwise = ConvBN(spec.hidden, spec.hidden, spec.kernel, spec.stride, groups=spec.hidden)
+        expands, self.residual = spec.hidden != spec.channels, spec.stride == 1 and spec.channels == spec.out
+        self.expand = ConvBN(spec.channels, spec.hidden) if expands else nn.Identity()
+        depthwise = GeluConvBN if expands else ConvBN
+        self.depthwise = depthwise(spec.hidden, spec.hidden, spec.kernel, spec.stride, groups=spec.hidden)
         self.se = SqueezeExcite(spec.hidden, -(-spec.hidden // 32) * 8, F.hardsigmoid) if spec.se else None
-        self.project = ConvBN(spec.hidden, spec.out)
+        self.project = (ConvBN if spec.se else GeluConvBN)(spec.hidden, spec.out)
         self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.depthwise(self.expand(x), after_gelu=self.expands)
-        out = self.project(self.se(gelu(out))) if self.se else self.project(out, after_gelu=True)
+        out = self.depthwise(self.expand(x))
+        out = self.project(self.se(gelu(out)) if self.se else out)
         return x + self.drop_path(out) if self.residual else out
 
 
 class Transition(nn.Module):
-    """A block of separate mixers that changes stride or width, so that nothing can be added to what it gives."""
+    """A block of separate mixers that changes stride or width, which leaves no shape for a residual connection."""
 
     def __init__(self, spec: Spec):
         super().__init__()
         channels, kernel = spec.channels, spec.kernel
-        # The identity is one of the branches that are re-parameterised: with a stride there is none.
-        shrinking = spec.stride == 2
-        self.token_mixer = ConvBN(channels, channels, kernel, 2, channels) if shrinking else RepDWConv(channels, kernel)
+        # With a stride there is no identity branch, and nothing to re-parameterise.
+        shrinks = spec.stride == 2
+        self.token_mixer = ConvBN(channels, channels, kernel, 2, channels) if shrinks else RepDWConv(channels, kernel)
         self.se = SqueezeExcite(channels) if spec.se else nn.Identity()
         self.conv1 = ConvBN(channels, spec.hidden)
-        self.conv2 = ConvBN(spec.hidden, spec.out)
+        self.conv2 = GeluConvBN(spec.hidden, spec.out)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(self.se(self.token_mixer(x))), after_gelu=True)
+        return self.conv2(self.conv1(self.se(self.token_mixer(x))))
 
 
 class SeparableStem(nn.Module):
@@ -209,24 +213,24 @@ class SeparableStem(nn.Module):
 
 
 def build(switches: Switches, stages: int = len(MOBILENETV3_L), drop_path_rate: float = 0.0) -> nn.ModuleDict:
-    """`stem` and the first `stages` stages; the last of these ends where its feature is taken."""
+    """Build `stem` and the first `stages` stages; the last of these has no block before the next downsampling."""
     plans = plan(switches)
-    separable = len(switches.stem) == 1
+    has_separable = len(switches.stem) == 1
     # One stochastic-depth rate per block of the whole network, in order.
-    total = separable + sum((p.down is not None) + len(p.blocks) + (p.pre is not None) for p in plans)
+    total = has_separable + sum((p.down is not None) + len(p.blocks) + (p.pre is not None) for p in plans)
     rates = iter([drop_path_rate * i / (total - 1) for i in range(total)])
-    if separable:
+    if has_separable:
         (channels,) = switches.stem
         spec = _switched(SEPARABLE, switches._replace(widths=(channels,)), 0, channels, 1)
         stem = SeparableStem(channels, _block(spec, switches, next(rates)))
     else:
         stem = Stem(3, switches.stem[-1])
     built = nn.ModuleList()
-    for i, own in enumerate(plans[:stages]):
-        down = _down(own.down, switches, next(rates)) if own.down else nn.Identity()
-        blocks = [_block(spec, switches, next(rates)) for spec in own.blocks]
-        rate = next(rates) if own.pre else 0.0
-        pre = _block(own.pre, switches, rate) if own.pre and i < stages - 1 else nn.Identity()
+    for i, stage in enumerate(plans[:stages]):
+        down = _downsample(stage.down, switches, next(rates)) if stage.down else nn.Identity()
+        blocks = [_block(spec, switches, next(rates)) for spec in stage.blocks]
+        rate = next(rates) if stage.pre else 0.0
+        pre = _block(stage.pre, switches, rate) if stage.pre and i < stages - 1 else nn.Identity()
         built.append(Stage(down, blocks, pre))
     return nn.ModuleDict({'stem': stem, 'stages': built})
 
@@ -239,57 +243,46 @@ def _block(spec: Spec, switches: Switches, drop_path: float) -> nn.Module:
     return Block(spec.channels, spec.se, drop_path, kernel_size=spec.kernel, hidden=spec.hidden)
 
 
-def _down(spec: Spec, switches: Switches, drop_path: float) -> nn.Module:
+def _downsample(spec: Spec, switches: Switches, drop_path: float) -> nn.Module:
     if not switches.deep_downsampling:
         return _block(spec, switches, drop_path)
     return Downsample(spec.channels, spec.out, drop_path, kernel_size=spec.kernel, use_se=spec.se)
 
 
 @MODELS.register_module()
-class Ladder(Peer):
-    """A rung of the ladder as a dense backbone, at any image size; a feature is what its stage's last block gives.
+class RepViTLadder(Peer):
+    """A rung between MobileNetV3-L and RepViT-M0.9, at any image size.
 
-    From rung 4 on that is the block before the way down begins, `tap='stage_body'` of `RepViT`.
+    A feature is the output of its stage's last block; from rung 4 on, that of the block before the downsampling begins
+    (`tap='stage_body'` of `RepViT`).
 
     Args:
         rung: 0 (MobileNetV3-L) to 8 (RepViT-M0.9). The last has the modules of `RepViT('m0_9')` under the same names,
-            below `net`, and takes its published weights. The first takes timm's of `mobilenetv3_large_100`: every
-            tensor fits, but these were trained with hard-swish and ReLU, where the ladder has GELU from the start, so
-            they are something to train from, not something to use.
-        out_indices, frozen_stages, norm_eval, init_cfg: see `Peer`. Later stages are not built.
-        with_cp: recompute each block in the backward pass instead of storing its activations.
-        drop_path_rate: largest stochastic-depth rate, growing linearly over the blocks.
+            below `net`, and loads its published weights. The first loads timm's of `mobilenetv3_large_100`: every
+            tensor fits, but they were trained with hard-swish and ReLU instead of GELU, so they are a starting point
+            for training and not for use as they are.
+        drop_path_rate: largest stochastic-depth rate; the rates grow linearly over the blocks.
+        options: arguments of `DenseBackbone`.
 
     Raises:
         ValueError: an argument is unknown or out of range.
     """
 
-    multiple = 1  # every way down rounds up: there is nothing to pad
+    multiple = 1  # every downsampling rounds up: nothing has to be padded
 
-    def __init__(
-        self,
-        rung: int = LAST,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float = 0.0,
-        init_cfg: Mapping | None = None,
-    ):
-        check_options(out_indices, frozen_stages)
+    def __init__(self, rung: int = LAST, drop_path_rate: float = 0.0, **options):
+        super().__init__(f'Ladder-{rung}', **options)
         if rung not in range(len(RUNGS)):
             raise ValueError(f'rung must be 0 (MobileNetV3-L) to {LAST} (RepViT-M0.9), got {rung}')
-        net = build(RUNGS[rung], out_indices[-1] + 1, drop_path_rate)
+        self.rung = rung
+        # The layout that `from_published` receives the weights of the last rung in, whoever published them.
+        self.layout = 'repvit_dense' if rung == LAST else None
+        net = build(RUNGS[rung], self.out_indices[-1] + 1, drop_path_rate)
         parts = {'stem': 0} | {f'stages.{i}': i + 1 for i in range(len(net['stages']))}
-        channels = [own.blocks[-1].out for own in plan(RUNGS[rung])]
-        super().__init__(f'Ladder-{rung}', net, channels, parts, out_indices, frozen_stages, norm_eval, None, init_cfg)
-        self.rung, self.with_cp = rung, with_cp
-        self.layout = 'repvit_dense' if rung == LAST else None  # of RepViT's, which `from_published` then gets
+        self.set_net(net, [stage.blocks[-1].out for stage in plan(RUNGS[rung])], parts)
 
-    def _features(self, x: Tensor) -> Sequence[Tensor]:
-        if x.is_cpu and not torch.compiler.is_compiling():
-            x = x.contiguous(memory_format=torch.channels_last)  # oneDNN is faster on it; every layer below keeps it
-        x, outs = self.net['stem'](x), []
+    def _features(self, x: Tensor) -> list[Tensor]:
+        x, outs = self.net['stem'](channels_last(x)), []
         for i, stage in enumerate(self.net['stages']):
             body, x = stage(x, self.with_cp)
             if i in self.out_indices:
@@ -298,7 +291,7 @@ class Ladder(Peer):
 
     def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         if self.rung == 0:
-            state = {_own_name(key): value for key, value in state.items()}
+            state = {_rename_from_timm(key): value for key, value in state.items()}
         with torch.device('meta'):
             whole = build(RUNGS[self.rung]).state_dict()
         wanted = self.net.state_dict()
@@ -309,7 +302,7 @@ class Ladder(Peer):
 # --- published weights ---
 
 CLASSIFIER = re.compile(r'(head|conv_head|classifier|blocks\.6)\.')  # RepViT's, and timm's MobileNetV3
-# timm's stages of MobileNetV3: ours, and how many of its blocks come before.
+# For each of timm's stages of MobileNetV3: the stage here, and the number of its blocks that come before.
 _STAGES = {'1': (0, 0), '2': (1, 0), '3': (2, 0), '4': (2, 4), '5': (3, 0)}
 _PARTS = {
     **{'conv_pw': 'expand.conv', 'bn1': 'expand.bn', 'conv_dw': 'depthwise.conv', 'bn2': 'depthwise.bn'},
@@ -322,8 +315,8 @@ _STEM = {
 }
 
 
-def _own_name(key: str) -> str:
-    """The name here of a tensor of timm's MobileNetV3-L, or its own where it has none."""
+def _rename_from_timm(key: str) -> str:
+    """Return this package's name of a tensor of timm's MobileNetV3-L, or `key` itself if it has none."""
     module, _, parameter = key.rpartition('.')
     if module in _STEM:
         return f'stem.{_STEM[module]}.{parameter}'
@@ -332,5 +325,5 @@ def _own_name(key: str) -> str:
         return key
     stage, before = _STAGES[match[1]]
     block = before + int(match[2])
-    place = f'blocks.{block - 1}' if block else 'downsample'
-    return f'stages.{stage}.{place}.{_PARTS[match[3]]}.{parameter}'
+    path = f'blocks.{block - 1}' if block else 'downsample'
+    return f'stages.{stage}.{path}.{_PARTS[match[3]]}.{parameter}'

@@ -1,11 +1,11 @@
-"""Mobile-Former: a MobileNet beside a transformer of a few learnt tokens, and a bridge between them in every block.
+"""Mobile-Former: a MobileNet and a transformer of a few learnt tokens in parallel, with a bridge in every block.
 
-Source: "Mobile-Former: Bridging MobileNet and Transformer", arXiv 2108.05895. What its tables do not settle follows the
-authors' model (github.com/AAboys/MobileFormer): the gate of `MobileToFormer` and tokens as their own keys and values in
-`Former`, as the stated counts of parameters want it, where channels are shuffled, and the scale of the first weights.
+Source: "Mobile-Former: Bridging MobileNet and Transformer", arXiv 2108.05895. Details that its tables leave open follow
+the authors' model (github.com/AAboys/MobileFormer): the gate of `MobileToFormer`, tokens as their own keys and values
+in `Former` (which the published parameter counts require), the positions of the channel shuffles, and the scale of the
+initial weights.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repvit_dense.backbones.peer import Peer, check_options, recomputed, stochastic_depth
-from repvit_dense.backbones.repvit import ConvBN
+from repvit_dense.backbones.base import Peer, run_block
+from repvit_dense.backbones.layers import ConvBN, stochastic_depth
 
 BRIDGE_HEADS, FORMER_HEADS = 2, 4
 
@@ -29,6 +29,7 @@ class Arch(NamedTuple):
     groups: int = 1  # of all 1x1 convolutions
 
     def blocks(self) -> list[list[tuple[int, int]]]:
+        """Return expansion and channels of each block, stage by stage."""
         return [[tuple(map(int, block.split('x'))) for block in stage.split()] for stage in self.stages.split(',')]
 
 
@@ -48,11 +49,11 @@ ARCHS = {
 
 
 class Shuffle(nn.Module):
-    """Interleave the channels of `of` groups (arXiv 1707.01083, section 3.1), where 1x1 convolutions are grouped."""
+    """Channel shuffle over `shuffled` groups (arXiv 1707.01083, section 3.1), if 1x1 convolutions have groups."""
 
-    def __init__(self, of: int, groups: int):
+    def __init__(self, shuffled: int, groups: int):
         super().__init__()
-        self.groups = of if groups > 1 else 1
+        self.groups = shuffled if groups > 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:
@@ -61,9 +62,9 @@ class Shuffle(nn.Module):
 
 
 class DynamicReLU(nn.Module):
-    """`max(a x, b x)`, a in [0, 2] and b in [-1, 1] per channel out of the first token (section 3, Mobile sub-block).
+    """`max(a x, b x)`, a in [0, 2] and b in [-1, 1] per channel, from the first token (section 3, Mobile sub-block).
 
-    Source of the form: arXiv 2003.10027, section 3.
+    Source of the formula: arXiv 2003.10027, section 3.
     """
 
     def __init__(self, channels: int, width: int):
@@ -77,7 +78,7 @@ class DynamicReLU(nn.Module):
 
 
 class LiteBottleneck(nn.Module):
-    """Depthwise expansion, ReLU6, 1x1 (arXiv 2108.05894, section 3): the one block without a Former beside it."""
+    """Depthwise expansion, ReLU6, 1x1 (arXiv 2108.05894, section 3): the only block without a Former."""
 
     def __init__(self, channels: int, out_channels: int, expansion: int, stride: int, groups: int):
         super().__init__()
@@ -93,7 +94,7 @@ class LiteBottleneck(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, depthwise, 1x1, of stride 1 (section 3, Mobile sub-block)."""
+    """1x1, depthwise, 1x1 with stride 1 (section 3, Mobile sub-block)."""
 
     def __init__(self, channels: int, out_channels: int, expansion: int, groups: int, width: int, drop_path: float):
         super().__init__()
@@ -114,7 +115,7 @@ class Bottleneck(nn.Module):
 
 
 class DownBottleneck(nn.Module):
-    """Twice depthwise expansion and 1x1, the first of stride 2, the second residual (section 3, downsample block)."""
+    """Depthwise expansion and 1x1, twice: first with stride 2, then residual (section 3, downsample block)."""
 
     def __init__(self, channels: int, out_channels: int, expansion: int, groups: int, width: int, drop_path: float):
         super().__init__()
@@ -138,12 +139,12 @@ class DownBottleneck(nn.Module):
 
 
 def _heads(x: Tensor, heads: int = BRIDGE_HEADS) -> Tensor:
-    """A map, `(B, C, H, W)`, to `(B, heads, C / heads, H * W)`; tokens, `(B, M, C)`, to `(B, heads, M, C / heads)`."""
+    """Split the heads of a map, `(B, heads, C / heads, H * W)`, or of tokens, `(B, heads, M, C / heads)`."""
     return x.flatten(2).unflatten(1, (heads, -1)) if x.ndim == 4 else x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 class MobileToFormer(nn.Module):
-    """Tokens attend to the map, which is key and value as it is (section 3, equation 1); layer norm afterwards."""
+    """Attention of tokens to the map, which is key and value without projection (section 3, equation 1); layer norm."""
 
     def __init__(self, channels: int, width: int, drop_path: float = 0.0):
         super().__init__()
@@ -181,7 +182,7 @@ class Former(nn.Module):
 
 
 class FormerToMobile(nn.Module):
-    """The map, which is the query as it is, attends to the tokens (section 3, equation 2)."""
+    """Attention of the map, which is the query without projection, to the tokens (section 3, equation 2)."""
 
     def __init__(self, channels: int, width: int, drop_path: float = 0.0):
         super().__init__()
@@ -197,7 +198,7 @@ class FormerToMobile(nn.Module):
 
 
 class Block(nn.Module):
-    """Mobile to Former, Former, Mobile, Former to Mobile (section 3): a map and tokens to the like."""
+    """Mobile to Former, Former, Mobile, Former to Mobile (section 3): a map and tokens to a map and tokens."""
 
     def __init__(self, mobile: nn.Module, channels: int, out_channels: int, width: int, drop_path: float):
         super().__init__()
@@ -212,7 +213,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Stem, tokens and blocks up to the last of `stages` stages; what only the classifier reads is not built."""
+    """Stem, tokens and the blocks of the first `stages` stages, without the parts that only the classifier reads."""
 
     def __init__(self, arch: Arch, stages: int, drop_path_rate: float):
         super().__init__()
@@ -230,7 +231,7 @@ class Net(nn.Module):
                 mobile = kind(channels, out_channels, expansion, arch.groups, width, rate)
                 self.blocks.append(Block(mobile, channels, out_channels, width, rate))
                 channels = out_channels
-            stride = 1  # from the second stage on, every stage begins with a way down
+            stride = 1  # from the second stage on, every stage begins with a downsampling
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
@@ -239,52 +240,37 @@ class Net(nn.Module):
 
 
 @MODELS.register_module()
-class MobileFormer(Peer):
+class DenseMobileFormer(Peer):
     """Mobile-Former at any image size from 64 pixels on; a feature is the map after the last block of its stride.
 
     Args:
-        arch: a key of `ARCHS`, named by the multiply-adds of the classifier at 224 pixels.
-        out_indices, frozen_stages, norm_eval, init_cfg: see `Peer`. Later stages are not built. The tokens are frozen
-            with the stem; the lite bottleneck counts with the first stage.
-        with_cp: recompute blocks in the backward pass; a live batch norm then updates its statistics twice per step.
-        drop_path_rate: largest stochastic-depth rate, growing over the blocks.
+        arch: a key of `ARCHS`, named after the multiply-adds of the classifier at 224 pixels.
+        drop_path_rate: largest stochastic-depth rate; the rates grow over the blocks.
+        options: arguments of `DenseBackbone`. The tokens are frozen with the stem; the lite bottleneck belongs to the
+            first stage.
 
     Raises:
         ValueError: an argument is unknown or out of range.
     """
 
-    multiple = 1  # every way down rounds up: there is nothing to pad
+    multiple = 1  # every downsampling rounds up: nothing has to be padded
 
-    def __init__(
-        self,
-        arch: str = '294m',
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        with_cp: bool = False,
-        drop_path_rate: float = 0.0,
-        init_cfg: Mapping | None = None,
-    ):
-        check_options(out_indices, frozen_stages)
+    def __init__(self, arch: str = '294m', drop_path_rate: float = 0.0, **options):
+        super().__init__(f'Mobile-Former-{arch.upper()}', **options)
         if arch not in ARCHS:
             raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got '{arch}'")
         stages = ARCHS[arch].blocks()
-        net = Net(ARCHS[arch], out_indices[-1] + 1, drop_path_rate)
+        net = Net(ARCHS[arch], self.out_indices[-1] + 1, drop_path_rate)
         stage_of = [0, *(i for i, stage in enumerate(stages) for _ in stage)]  # the stage of each block
         parts = {'tokens': 0, 'stem': 0} | {f'blocks.{i}': stage_of[i] + 1 for i in range(len(net.blocks))}
-        channels, name = [stage[-1][1] for stage in stages], f'Mobile-Former-{arch.upper()}'
-        super().__init__(name, net, channels, parts, out_indices, frozen_stages, norm_eval, None, init_cfg)
-        self.with_cp = with_cp
-        self.ends = [max(i for i, own in enumerate(stage_of) if own == stage) for stage in self.out_indices]
+        self.set_net(net, [stage[-1][1] for stage in stages], parts)
+        self.ends = [max(i for i, other in enumerate(stage_of) if other == stage) for stage in self.out_indices]
 
-    def _features(self, x: Tensor) -> Sequence[Tensor]:
+    def _features(self, x: Tensor) -> list[Tensor]:
         x, outs = self.net.blocks[0](F.relu6(self.net.stem(x))), []
         tokens = self.net.tokens.expand(x.shape[0], -1, -1)
         for i, block in enumerate(self.net.blocks[1:], 1):
-            x, tokens = recomputed(block, self.with_cp, x, tokens)
+            x, tokens = run_block(block, self.with_cp, x, tokens)
             if i in self.ends:
                 outs.append(x)
         return outs
-
-    def from_published(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        return state, []  # the authors' weights come without a licence: there is no published layout to convert

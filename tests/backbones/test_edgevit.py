@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repvit_dense import config
 from repvit_dense.backbones import catalogue, edgevit
-from repvit_dense.backbones.edgevit import ARCHS, EdgeViT
+from repvit_dense.backbones.edgevit import ARCHS, DenseEdgeViT
 from repvit_dense.benchmark import random_models
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
@@ -41,7 +41,7 @@ def stirred(net):
 @pytest.mark.parametrize(('arch', 'millions'), [('xxs', 4.1), ('xs', 6.7), ('s', 13.1)])
 def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
     width = ARCHS[arch]['embed_dims'][-1]
-    backbone = sum(p.numel() for p in EdgeViT(arch).parameters())
+    backbone = sum(p.numel() for p in DenseEdgeViT(arch).parameters())
     head = 2 * width + CLASSES * width + CLASSES
     assert backbone + head == pytest.approx(1e6 * millions, abs=min(1e5, 0.011e6 * millions))
 
@@ -49,7 +49,7 @@ def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
 @torch.no_grad()
 @pytest.mark.parametrize(('arch', 'billions'), [('xxs', 0.6), ('xs', 1.1), ('s', 1.9)])
 def test_a_classifier_multiplies_as_often_as_published(arch, billions):
-    net = EdgeViT(arch).eval()
+    net = DenseEdgeViT(arch).eval()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the counter misses a CPU's own
         net(torch.zeros(1, 3, 224, 224))
     assert round(counter.get_total_flops() / 2e9, 1) == billions
@@ -82,7 +82,7 @@ def authors_state(arch):
 @pytest.mark.parametrize('prefix', ['', 'backbone.'])
 @pytest.mark.parametrize(('arch', 'out_indices'), [('xxs', (0, 1, 2, 3)), ('xs', (0, 1))])
 def test_the_authors_weights_fill_it(arch, out_indices, prefix):
-    net = EdgeViT(arch, out_indices)
+    net = DenseEdgeViT(arch, out_indices=out_indices)
     state = authors_state(arch)
     load_checkpoint(net, {'state_dict': {prefix + key: value for key, value in state.items()}})
     block = net.net.stages[1].blocks[0]
@@ -94,11 +94,11 @@ def test_the_authors_weights_fill_it(arch, out_indices, prefix):
 
 def test_weights_of_another_size_are_refused():
     with pytest.raises(CheckpointError, match='another variant than EdgeViT-XXS: stages.0.patch_embed.0.weight'):
-        load_checkpoint(EdgeViT('xxs', (0,)), authors_state('xs'))
+        load_checkpoint(DenseEdgeViT('xxs', out_indices=(0,)), authors_state('xs'))
 
 
 def test_its_own_weights_go_back_in():
-    source, net = EdgeViT('xxs', (0, 1)), EdgeViT('xxs', (0, 1))
+    source, net = DenseEdgeViT('xxs', out_indices=(0, 1)), DenseEdgeViT('xxs', out_indices=(0, 1))
     load_checkpoint(net, source.state_dict())
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
 
@@ -135,7 +135,7 @@ def test_what_is_local_stays_local_and_what_delegates_know_is_everywhere():
 
 
 def test_the_last_stage_is_a_plain_transformer():
-    stages = EdgeViT('xxs').net.stages
+    stages = DenseEdgeViT('xxs').net.stages
     assert [hasattr(stage.blocks[0], 'local') for stage in stages] == [True, True, True, False]
     assert [stage.blocks[0].sparse.attention.heads for stage in stages] == [1, 2, 4, 8]
 
@@ -147,7 +147,7 @@ def test_the_last_stage_is_a_plain_transformer():
 @pytest.mark.parametrize('size', [(64, 64), (65, 97)])
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2)])
 def test_fused_equals_unfused(size, out_indices):
-    net = stirred(EdgeViT('xxs', out_indices)).double()
+    net = stirred(DenseEdgeViT('xxs', out_indices=out_indices)).double()
     fused = reparameterize_model(net)
     assert any(isinstance(module, _BatchNorm) for module in net.modules())
     assert not any(isinstance(module, _BatchNorm | edgevit.Position) for module in fused.modules())
@@ -159,7 +159,7 @@ def test_fused_equals_unfused(size, out_indices):
 
 @torch.no_grad()
 def test_fewer_outputs_are_those_of_the_whole():
-    whole, part = EdgeViT('xxs').eval(), EdgeViT('xxs', (1, 2)).eval()
+    whole, part = DenseEdgeViT('xxs').eval(), DenseEdgeViT('xxs', out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     image = torch.rand(1, 3, 64, 96)
     for a, b in zip(part(image), whole(image)[1:3], strict=True):
@@ -168,22 +168,25 @@ def test_fewer_outputs_are_those_of_the_whole():
 
 
 def test_frozen_stages_take_no_gradient_and_keep_their_statistics():
-    net = EdgeViT('xxs', frozen_stages=2).train()
+    net = DenseEdgeViT('xxs', frozen_stages=2).train()
     learning = {name.split('.')[2] for name, p in net.named_parameters() if p.requires_grad}
     assert learning == {'2', '3'}
     assert [stage.training for stage in net.net.stages] == [False, False, True, True]
-    stem = EdgeViT('xxs', frozen_stages=0)
+    stem = DenseEdgeViT('xxs', frozen_stages=0)
     still = [name for name, p in stem.named_parameters() if not p.requires_grad]
     assert still and all(name.startswith('net.stages.0.patch_embed.') for name in still)
 
 
 def test_norm_eval_keeps_batch_norms_on_their_statistics():
-    norms = [m for m in EdgeViT('xxs', norm_eval=True).train().modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in DenseEdgeViT('xxs', norm_eval=True).train().modules() if isinstance(m, _BatchNorm)]
     assert norms and not any(norm.training for norm in norms)
 
 
 def test_recomputed_blocks_give_the_same_gradients():
-    plain, recomputed = EdgeViT('xxs', (0, 1)).train(), EdgeViT('xxs', (0, 1), with_cp=True).train()
+    plain, recomputed = (
+        DenseEdgeViT('xxs', out_indices=(0, 1)).train(),
+        DenseEdgeViT('xxs', out_indices=(0, 1), with_cp=True).train(),
+    )
     recomputed.load_state_dict(plain.state_dict())
     image = torch.rand(2, 3, 64, 64)
     for net in (plain, recomputed):
@@ -193,7 +196,7 @@ def test_recomputed_blocks_give_the_same_gradients():
 
 
 def test_stochastic_depth_grows_over_the_blocks_and_drops_only_in_training():
-    net = EdgeViT('xxs', drop_path_rate=0.6)
+    net = DenseEdgeViT('xxs', drop_path_rate=0.6)
     rates = [getattr(block.sparse.drop_path, 'p', 0) for stage in net.net.stages for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     image = torch.rand(2, 3, 64, 64)
@@ -204,14 +207,14 @@ def test_stochastic_depth_grows_over_the_blocks_and_drops_only_in_training():
 
 def test_an_unknown_size_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown arch 'm'; known: xxs, xs, s"):
-        EdgeViT('m')
+        DenseEdgeViT('m')
 
 
 def test_the_catalogue_builds_every_size():
     for arch, row in ARCHS.items():
         entry = catalogue.find(f'edgevit_{arch}')
-        assert (entry.type, entry.args, entry.channels) == ('EdgeViT', {'arch': arch}, row['embed_dims'])
-        assert MODELS.get(entry.type) is EdgeViT
+        assert (entry.type, entry.args, entry.channels) == ('DenseEdgeViT', {'arch': arch}, row['embed_dims'])
+        assert MODELS.get(entry.type) is DenseEdgeViT
 
 
 @pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}])

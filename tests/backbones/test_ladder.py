@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from repvit_dense import config
-from repvit_dense.backbones import Ladder, RepViT, catalogue, ladder
-from repvit_dense.backbones.ladder import LAST, MOBILENETV3_L, RUNGS, STEPS, plan
-from repvit_dense.backbones.repvit import ConvBN, RepDWConv, SqueezeExcite
+from repvit_dense.backbones import RepViT, catalogue, ladder
+from repvit_dense.backbones.ladder import LAST, MOBILENETV3_L, RUNGS, STEPS, RepViTLadder, plan
+from repvit_dense.backbones.layers import ConvBN, RepDWConv, SqueezeExcite
 from repvit_dense.benchmark import random_models
 from repvit_dense.checkpoints.layouts import convert
 from repvit_dense.checkpoints.loading import load_checkpoint
@@ -44,7 +44,7 @@ def gradients(net, image):
 def cost(rung):
     """Parameters, and multiplications at 224x224."""
     with torch.device('meta'):
-        net, image = Ladder(rung).eval(), torch.empty(1, 3, 224, 224)
+        net, image = RepViTLadder(rung).eval(), torch.empty(1, 3, 224, 224)
     with FlopCounterMode(display=False) as counter:
         net(image)
     return sum(p.numel() for p in net.parameters()), counter.get_total_flops() / 2
@@ -141,7 +141,7 @@ def mobilenet(randomize_bn):
 
 @torch.no_grad()
 def test_the_first_rung_is_timms_mobilenetv3(mobilenet):
-    net = Ladder(0).double().eval()
+    net = RepViTLadder(0).double().eval()
     load_checkpoint(net, mobilenet.state_dict())
     image = images((70, 96), 1, torch.float64)
     # Before the 1x1 convolution that the paper counts as a part of the classifier.
@@ -155,7 +155,7 @@ def test_the_first_rung_is_timms_mobilenetv3(mobilenet):
 def test_timms_file_fills_the_first_rung(mobilenet, out_indices, tmp_path):
     file = tmp_path / 'mobilenetv3_large_100.pth'
     torch.save(mobilenet.state_dict(), file)
-    net = Ladder(0, out_indices, init_cfg={'type': 'Pretrained', 'checkpoint': str(file)})
+    net = RepViTLadder(0, out_indices=out_indices, init_cfg={'type': 'Pretrained', 'checkpoint': str(file)})
     net.init_weights()
     published = [float(value.double().sum()) for value in mobilenet.state_dict().values()]
     own = [float(value.double().sum()) for key, value in net.state_dict().items() if 'num_batches' not in key]
@@ -167,7 +167,7 @@ def test_timms_file_fills_the_first_rung(mobilenet, out_indices, tmp_path):
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2)])
 def test_the_last_rung_is_repvit(size, out_indices, randomize_bn):
     repvit = randomize_bn(RepViT('m0_9', out_indices)).eval()
-    net = Ladder(LAST, out_indices).eval()
+    net = RepViTLadder(LAST, out_indices=out_indices).eval()
     net.net.load_state_dict(repvit.state_dict())
     image = images(size)
     assert all(torch.equal(a, b) for a, b in zip(net(image), repvit(image), strict=True))
@@ -178,7 +178,7 @@ def test_the_last_rung_is_repvit(size, out_indices, randomize_bn):
 def test_the_last_rung_trains_as_repvit_does(randomize_bn):
     torch.manual_seed(0)
     repvit = randomize_bn(RepViT('m0_9', norm_eval=True)).train()
-    net = Ladder(LAST, norm_eval=True).train()
+    net = RepViTLadder(LAST, norm_eval=True).train()
     net.net.load_state_dict(repvit.state_dict())
     for a, b in zip(gradients(net, images()), gradients(repvit, images()), strict=True):
         assert torch.equal(a, b)
@@ -191,7 +191,7 @@ def test_the_last_rung_trains_as_repvit_does(randomize_bn):
 def test_repvits_files_fill_the_last_rung(layout, out_indices, prefix, randomize_bn):
     classifier = randomize_bn(timm.create_model('repvit_m0_9')).state_dict()
     published = {prefix + key: value for key, value in convert(classifier, layout).items()}
-    net = Ladder(LAST, out_indices)
+    net = RepViTLadder(LAST, out_indices=out_indices)
     load_checkpoint(net, {'model': published})
     expected = convert(classifier, 'repvit_dense')
     assert all(torch.equal(value, expected[key]) for key, value in net.net.state_dict().items())
@@ -200,7 +200,7 @@ def test_repvits_files_fill_the_last_rung(layout, out_indices, prefix, randomize
 REFUSALS = [
     (LAST, lambda: RepViT('m1_1').state_dict(), 'another variant than Ladder-8: stem.conv1.conv.weight is'),
     (LAST, lambda: RepViT('m0_9', deploy=True).state_dict(), 'does not fit Ladder-8: .* is missing'),
-    (LAST, lambda: Ladder(0).net.state_dict(), 'another architecture than RepViT'),
+    (LAST, lambda: RepViTLadder(0).net.state_dict(), 'another architecture than RepViT'),
     (7, lambda: RepViT('m0_9').state_dict(), 'does not fit Ladder-7: .* is missing'),
     (0, lambda: timm.create_model('mobilenetv3_large_075').state_dict(), 'another variant than Ladder-0: '),
     (0, lambda: timm.create_model('resnet18').state_dict(), 'Ladder-0'),
@@ -209,7 +209,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(('rung', 'source', 'message'), REFUSALS)
 def test_other_weights_are_refused(rung, source, message):
-    net = Ladder(rung)
+    net = RepViTLadder(rung)
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(net, source())
@@ -218,7 +218,7 @@ def test_other_weights_are_refused(rung, source, message):
 
 @every_rung
 def test_its_own_weights_go_back_in(rung):
-    source, net = Ladder(rung, (0, 1)), Ladder(rung, (0, 1))
+    source, net = RepViTLadder(rung, out_indices=(0, 1)), RepViTLadder(rung, out_indices=(0, 1))
     load_checkpoint(net, {'state_dict': {f'backbone.{key}': value for key, value in source.state_dict().items()}})
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
 
@@ -229,7 +229,7 @@ def test_its_own_weights_go_back_in(rung):
 @torch.no_grad()
 @every_rung
 def test_fused_equals_unfused(rung, randomize_bn):
-    net = randomize_bn(Ladder(rung)).double().eval()
+    net = randomize_bn(RepViTLadder(rung)).double().eval()
     fused = reparameterize_model(net)
     assert not any(isinstance(module, _BatchNorm | ConvBN | RepDWConv) for module in fused.modules())
     image = images((65, 97), 1, torch.float64)
@@ -241,10 +241,10 @@ def test_fused_equals_unfused(rung, randomize_bn):
 
 @every_rung
 def test_merged_kernels_have_the_gradients_of_the_plain_form(rung, randomize_bn, monkeypatch):
-    net = randomize_bn(Ladder(rung, norm_eval=True)).double().train()
+    net = randomize_bn(RepViTLadder(rung, norm_eval=True)).double().train()
     image = images(batch=1, dtype=torch.float64)
     merged = gradients(net, image)
-    monkeypatch.setattr('repvit_dense.backbones.repvit.frozen', lambda bn: False)
+    monkeypatch.setattr('repvit_dense.backbones.layers.is_frozen', lambda bn: False)
     plain = gradients(net, image)
     floor = 1e-6 * max(gradient.abs().max() for gradient in plain)
     for a, b in zip(merged, plain, strict=True):
@@ -254,7 +254,7 @@ def test_merged_kernels_have_the_gradients_of_the_plain_form(rung, randomize_bn,
 @torch.no_grad()
 @some_rungs
 def test_fewer_outputs_are_those_of_the_whole(rung):
-    whole, part = Ladder(rung).eval(), Ladder(rung, (1, 2)).eval()
+    whole, part = RepViTLadder(rung).eval(), RepViTLadder(rung, out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     for a, b in zip(part(images()), whole(images())[1:3], strict=True):
         assert torch.equal(a, b)
@@ -264,29 +264,32 @@ def test_fewer_outputs_are_those_of_the_whole(rung):
 @every_rung
 @pytest.mark.parametrize('out_indices', [(0,), (1, 2)])
 def test_no_parameter_is_idle(rung, out_indices):
-    net = Ladder(rung, out_indices).train()
+    net = RepViTLadder(rung, out_indices=out_indices).train()
     sum(feature.square().mean() for feature in net(images())).backward()
     assert [key for key, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
 @some_rungs
 def test_frozen_stages_neither_learn_nor_count(rung):
-    net = Ladder(rung, frozen_stages=2).train()
+    net = RepViTLadder(rung, frozen_stages=2).train()
     learning = {key.split('.')[2] for key, parameter in net.named_parameters() if parameter.requires_grad}
     assert learning == {'2', '3'}
     assert [stage.training for stage in net.net.stages] == [False, False, True, True]
-    still = [key for key, p in Ladder(rung, frozen_stages=0).named_parameters() if not p.requires_grad]
+    still = [key for key, p in RepViTLadder(rung, frozen_stages=0).named_parameters() if not p.requires_grad]
     assert still and all(key.startswith('net.stem.') for key in still)
 
 
 def test_norm_eval_keeps_running_statistics():
-    norms = [module for module in Ladder(1, norm_eval=True).train().modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in RepViTLadder(1, norm_eval=True).train().modules() if isinstance(module, _BatchNorm)]
     assert norms and not any(norm.training for norm in norms)
 
 
 @some_rungs
 def test_recomputed_blocks_give_the_same_gradients_and_statistics(rung):
-    plain, recomputed = Ladder(rung, (0, 1)).double().train(), Ladder(rung, (0, 1), with_cp=True).double().train()
+    plain, recomputed = (
+        RepViTLadder(rung, out_indices=(0, 1)).double().train(),
+        RepViTLadder(rung, out_indices=(0, 1), with_cp=True).double().train(),
+    )
     recomputed.load_state_dict(plain.state_dict())
     image = images(dtype=torch.float64).requires_grad_()
     for a, b in zip(gradients(plain, image), gradients(recomputed, image), strict=True):
@@ -300,13 +303,13 @@ def test_stochastic_depth_grows_over_the_blocks():
         drops = (getattr(module, 'drop_path', None) for module in net.modules())
         return [drop.p for drop in drops if hasattr(drop, 'p')]
 
-    assert rates(Ladder(LAST, drop_path_rate=0.5)) == rates(RepViT('m0_9', drop_path_rate=0.5))
-    own = rates(Ladder(0, drop_path_rate=0.5))
+    assert rates(RepViTLadder(LAST, drop_path_rate=0.5)) == rates(RepViT('m0_9', drop_path_rate=0.5))
+    own = rates(RepViTLadder(0, drop_path_rate=0.5))
     assert own == sorted(own) and own[-1] == 0.5
 
 
 def test_squeeze_and_excite_is_mobilenetv3s_first_and_repvits_then():
-    first, then = ([m for m in Ladder(rung).modules() if isinstance(m, SqueezeExcite)] for rung in (0, 1))
+    first, then = ([m for m in RepViTLadder(rung).modules() if isinstance(m, SqueezeExcite)] for rung in (0, 1))
     assert [(se.fc1.in_channels, se.fc1.out_channels) for se in first[:3]] == [(72, 24), (120, 32), (120, 32)]
     assert [(se.fc1.in_channels, se.fc1.out_channels) for se in then[:3]] == [(24, 8), (40, 8), (40, 8)]
     assert torch.equal(first[0].gate(torch.tensor(3.0)), torch.tensor(1.0))
@@ -315,7 +318,7 @@ def test_squeeze_and_excite_is_mobilenetv3s_first_and_repvits_then():
 @pytest.mark.parametrize('rung', [-1, 9])
 def test_an_unknown_rung_is_refused(rung):
     with pytest.raises(ValueError, match=rf'rung must be 0 \(MobileNetV3-L\) to 8 \(RepViT-M0.9\), got {rung}'):
-        Ladder(rung)
+        RepViTLadder(rung)
 
 
 @every_rung
@@ -330,7 +333,7 @@ def test_the_catalogue_has_every_rung(rung):
 @torch.no_grad()
 @some_rungs
 def test_it_is_captured_for_all_multiples_of_32(rung, randomize_bn):
-    net = reparameterize_model(randomize_bn(Ladder(rung)).eval())
+    net = reparameterize_model(randomize_bn(RepViTLadder(rung)).eval())
     sides = {axis: 32 * torch.export.Dim(name, min=1) for axis, name in ((2, 'rows'), (3, 'columns'))}
     program = torch.export.export(net, (images((96, 128)),), dynamic_shapes=(sides,))
     for a, b in zip(program.module()(images((64, 160))), net(images((64, 160))), strict=True):

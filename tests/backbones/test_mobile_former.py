@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from repvit_dense import config
-from repvit_dense.backbones import MobileFormer, mobile_former
-from repvit_dense.backbones.repvit import ConvBN
+from repvit_dense.backbones import mobile_former
+from repvit_dense.backbones.layers import ConvBN
+from repvit_dense.backbones.mobile_former import DenseMobileFormer
 from repvit_dense.benchmark import random_models
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
@@ -35,7 +36,7 @@ class Classifier(nn.Module):
     def __init__(self, arch):
         super().__init__()
         (_, width), channels = mobile_former.ARCHS[arch].tokens, mobile_former.ARCHS[arch].blocks()[-1][-1][1]
-        self.backbone = MobileFormer(arch, out_indices=(3,))
+        self.backbone = DenseMobileFormer(arch, out_indices=(3,))
         self.to_former = mobile_former.MobileToFormer(channels, width)
         self.expand = ConvBN(channels, 6 * channels, groups=mobile_former.ARCHS[arch].groups)
         hidden = PUBLISHED[arch][1]
@@ -134,7 +135,7 @@ def test_shuffling_lets_grouped_convolutions_see_all_groups():
 @torch.no_grad()
 def test_what_is_far_away_reaches_the_finest_map_by_the_tokens():
     """Convolutions up to stride 4 see less than 64 pixels around them."""
-    net = stirred(MobileFormer('26m', out_indices=(0,)))
+    net = stirred(DenseMobileFormer('26m', out_indices=(0,)))
     image = torch.rand(1, 3, 64, 256)
     other = image.clone()
     other[..., 128:] = 0
@@ -146,7 +147,7 @@ def test_what_is_far_away_reaches_the_finest_map_by_the_tokens():
 
 
 def test_fewer_outputs_are_those_of_the_whole_and_leave_no_parameter_idle():
-    whole, part = stirred(MobileFormer('96m')), MobileFormer('96m', out_indices=(1, 2)).eval()
+    whole, part = stirred(DenseMobileFormer('96m')), DenseMobileFormer('96m', out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     image = torch.rand(2, 3, 64, 70)
     outs, expected = part(image), whole(image)
@@ -158,7 +159,7 @@ def test_fewer_outputs_are_those_of_the_whole_and_leave_no_parameter_idle():
 
 
 def test_frozen_stages_neither_learn_nor_count():
-    net = MobileFormer('96m', frozen_stages=2).train()
+    net = DenseMobileFormer('96m', frozen_stages=2).train()
     body = tuple(f'net.blocks.{i}.' for i in range(4))  # the lite bottleneck, one block, two blocks
     held = ('net.tokens', 'net.stem.', *body)
     sum(out.square().mean() for out in net(torch.rand(2, 3, 64, 64))).backward()
@@ -168,7 +169,7 @@ def test_frozen_stages_neither_learn_nor_count():
 
 
 def test_norm_eval_keeps_running_statistics():
-    net = MobileFormer('26m', norm_eval=True).train()
+    net = DenseMobileFormer('26m', norm_eval=True).train()
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     before = [bn.running_mean.clone() for bn in norms]
     net(torch.rand(2, 3, 64, 64))
@@ -176,14 +177,14 @@ def test_norm_eval_keeps_running_statistics():
 
 
 def test_stochastic_depth_grows_over_the_blocks():
-    net = MobileFormer('96m', drop_path_rate=0.2)
+    net = DenseMobileFormer('96m', drop_path_rate=0.2)
     rates = [block.former.drop_path.p for block in net.net.blocks[1:]]
     assert rates == pytest.approx([0.025 * i for i in range(1, 9)])
 
 
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="arch must be one of 26m, 52m, .*, got '100m'"):
-        MobileFormer('100m')
+        DenseMobileFormer('100m')
 
 
 def test_its_detector_is_retinanets_recipe():
@@ -197,7 +198,7 @@ def test_its_detector_is_retinanets_recipe():
 
 
 def test_own_weights_are_loaded_and_others_refused():
-    net, other = MobileFormer('26m'), MobileFormer('26m')
+    net, other = DenseMobileFormer('26m'), DenseMobileFormer('26m')
     load_checkpoint(other, net.state_dict())
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in other.state_dict().items())
     with pytest.raises(CheckpointError, match='weights of another architecture than Mobile-Former-26M'):
@@ -207,7 +208,7 @@ def test_own_weights_are_loaded_and_others_refused():
 @torch.no_grad()
 @pytest.mark.parametrize('arch', ['26m', '96m'])
 def test_fused_equals_unfused(arch):
-    net = stirred(MobileFormer(arch)).double()
+    net = stirred(DenseMobileFormer(arch)).double()
     before = copy.deepcopy(net.state_dict())
     fused = reparameterize_model(net)
     assert not any(isinstance(module, _BatchNorm) for module in fused.modules())

@@ -10,7 +10,10 @@ from timm.models import efficientformer
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from repvit_dense.backbones import TimmFeatures, ViTPyramid, catalogue, timm_adapted
+from repvit_dense.backbones import _timm_adapted as timm_adapted
+from repvit_dense.backbones import catalogue
+from repvit_dense.backbones.timm_features import DenseTimm
+from repvit_dense.backbones.vit import DenseViT
 from repvit_dense.reparam import reparameterize_model
 
 
@@ -61,7 +64,7 @@ def assert_same(ours, theirs):
     ],
 )
 def test_features_at_timms_size_are_timms(name, size):
-    ours = stirred(TimmFeatures(name))
+    ours = stirred(DenseTimm(name))
     image = torch.rand(1, 3, size, size)
     taps = len(timm.create_model(name).feature_info)
     theirs = timms(ours.net, name).forward_intermediates(image, indices=list(range(taps)), intermediates_only=True)
@@ -70,7 +73,7 @@ def test_features_at_timms_size_are_timms(name, size):
 
 @torch.no_grad()
 def test_transformer_at_timms_size_is_timms_and_gives_the_middle_of_the_pyramid():
-    ours = stirred(ViTPyramid('vit_tiny_patch16_224', out_indices=(2, 3)))
+    ours = stirred(DenseViT('vit_tiny_patch16_224', out_indices=(2, 3)))
     image = torch.rand(1, 3, 224, 224)
     whole = timms(ours.net, 'vit_tiny_patch16_224')
     (theirs,) = whole.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)
@@ -81,7 +84,7 @@ def test_transformer_at_timms_size_is_timms_and_gives_the_middle_of_the_pyramid(
 def test_swin_shifts_windows_wherever_the_map_is_larger_than_one():
     """As timm does in a network that it builds for that size."""
     name = 'swin_tiny_patch4_window7_224'
-    ours = stirred(TimmFeatures(name))
+    ours = stirred(DenseTimm(name))
     image = torch.rand(1, 3, 256, 256)
     theirs = timms(ours.net, name, img_size=256, window_size=7)
     assert any(block.shift_size != (0, 0) for block in theirs.layers[3].blocks)
@@ -90,7 +93,7 @@ def test_swin_shifts_windows_wherever_the_map_is_larger_than_one():
 
 @torch.no_grad()
 def test_mvitv2_at_another_size_is_timms_with_stretched_tables():
-    ours = stirred(TimmFeatures('mvitv2_tiny'))
+    ours = stirred(DenseTimm('mvitv2_tiny'))
     theirs = timm.create_model('mvitv2_tiny', num_classes=0, img_size=128).eval()
     state = theirs.state_dict() | ours.net.state_dict()
     for key, value in theirs.state_dict().items():
@@ -109,7 +112,7 @@ def stretched(table, trained, size):
 @torch.no_grad()
 def test_efficientformerv2_at_another_size_is_timms_with_stretched_tables():
     size = (64, 128)
-    ours = stirred(TimmFeatures('efficientformerv2_s0'))
+    ours = stirred(DenseTimm('efficientformerv2_s0'))
     theirs = timm.create_model('efficientformerv2_s0', num_classes=0, img_size=size).eval()
     state = theirs.state_dict() | ours.net.state_dict()
     tables = 0
@@ -214,14 +217,14 @@ def test_frozen_stages_neither_learn_nor_drop_nor_count(name):
 
 @pytest.mark.parametrize(('stages', 'learning'), [(-1, True), (0, False)])
 def test_the_stem_is_frozen_from_stage_zero_on(stages, learning):
-    net = TimmFeatures('resnet18', frozen_stages=stages)
+    net = DenseTimm('resnet18', frozen_stages=stages)
     assert net.net.conv1.weight.requires_grad is learning
     assert net.net.layer1[0].conv1.weight.requires_grad
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'efficientformerv2_s0'])
 def test_norm_eval_keeps_running_statistics(name):
-    net = TimmFeatures(name, norm_eval=True).train()
+    net = DenseTimm(name, norm_eval=True).train()
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     before = [bn.running_mean.clone() for bn in norms]
     net(torch.rand(2, 3, 64, 64))
@@ -255,14 +258,14 @@ def test_stochastic_depth_is_passed_on():
     def rates(net):
         return [module.drop_prob for module in net.modules() if type(module).__name__ == 'DropPath']
 
-    assert rates(TimmFeatures('swin_tiny_patch4_window7_224')) == []
-    assert max(rates(TimmFeatures('swin_tiny_patch4_window7_224', drop_path_rate=0.2))) == pytest.approx(0.2)
+    assert rates(DenseTimm('swin_tiny_patch4_window7_224')) == []
+    assert max(rates(DenseTimm('swin_tiny_patch4_window7_224', drop_path_rate=0.2))) == pytest.approx(0.2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(('kind', 'axes'), [('LN', (1,)), ('GN', (1, 2, 3))])
 def test_output_norms_normalise(kind, axes):
-    outs = TimmFeatures('resnet18', out_norm=kind).eval()(torch.rand(2, 3, 64, 64))
+    outs = DenseTimm('resnet18', out_norm=kind).eval()(torch.rand(2, 3, 64, 64))
     for out in outs:
         assert out.mean(axes).abs().max() < 1e-4
         torch.testing.assert_close(out.var(axes, correction=0), torch.ones_like(out.mean(axes)), rtol=0.1, atol=0)
@@ -284,7 +287,7 @@ def test_a_copy_is_independent(name):
 
 def test_building_on_the_meta_device_takes_no_memory():
     with torch.device('meta'):
-        net = TimmFeatures('mobileone_s0')
+        net = DenseTimm('mobileone_s0')
     assert net.out_channels == (48, 128, 256, 1024)
     assert all(parameter.is_meta for parameter in net.parameters())
 
@@ -293,7 +296,7 @@ def test_building_on_the_meta_device_takes_no_memory():
 @pytest.mark.parametrize('name', ['mobilenetv2_100', 'mobilevit_xxs', 'mobileone_s0', 'efficientformerv2_s0'])
 def test_synchronised_norms_keep_their_activations(name):
     """As a config with `sync_bn='torch'` has it; torch's conversion alone loses them."""
-    net = stirred(TimmFeatures(name)).double()
+    net = stirred(DenseTimm(name)).double()
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     expected = net(image)
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net).eval()
@@ -331,12 +334,12 @@ def test_attention_can_be_traced(name):
 )
 def test_what_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        TimmFeatures(**arguments)
+        DenseTimm(**arguments)
 
 
 def test_a_pyramid_needs_a_plain_transformer():
     with pytest.raises(ValueError, match="timm's resnet18 is no plain transformer on patches of 16 pixels"):
-        ViTPyramid('resnet18')
+        DenseViT('resnet18')
 
 
 # --- fusing ---
@@ -345,7 +348,7 @@ def test_a_pyramid_needs_a_plain_transformer():
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['mobileone_s0', 'mobileone_s4', 'fastvit_sa12'])
 def test_fused_equals_unfused(name):
-    net = stirred(TimmFeatures(name)).double()
+    net = stirred(DenseTimm(name)).double()
     fused = reparameterize_model(net)
     assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in net.parameters())
     kinds = (timm_adapted.MobileOneBlock, timm_adapted.FastMobileOneBlock, timm_adapted.RepMixer)
@@ -372,7 +375,7 @@ def test_fusing_leaves_other_networks_be(name):
 
 @torch.no_grad()
 def test_a_network_that_timm_fuses_in_place_is_fused_block_by_block():
-    net = stirred(TimmFeatures('repvit_m0_9'))
+    net = stirred(DenseTimm('repvit_m0_9'))
     fused = reparameterize_model(net)
     assert not any(isinstance(module, _BatchNorm) for module in fused.modules())
     assert any(isinstance(module, _BatchNorm) for module in net.modules())

@@ -19,7 +19,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
-from repvit_dense.backbones.repvit import ConvBN
+from repvit_dense.backbones.layers import ConvBN
 from repvit_dense.engine.guard import TrainingStopped
 from repvit_dense.engine.runner import DenseRunner
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 
-from repvit_dense.backbones.repvit import ConvBN
+from repvit_dense.backbones.layers import ConvBN
 
 SWITCH = {'type': 'DenseFuseHook'}
 

@@ -1,10 +1,10 @@
-"""timm's modules, as dense prediction needs them: attention at any image size, blocks that can be fused.
+"""timm's modules adapted to dense prediction: attention at any image size, blocks that can be fused.
 
-A network is built by timm; then the modules in question change class (`adapt`). Parameters, their names and the result
-at timm's own image size stay what they were.
+timm builds the network, then `adapt` changes the class of some of its modules. Parameters, their names and the result
+at timm's own image size do not change.
 
-Relative positions are interpolated where the map has another size than in pretraining: the offsets of the table are
-stretched over the offsets of the map, and offset 0 stays offset 0. Gradients reach the table through it.
+Tables of relative positions are interpolated if the map has another size than in pretraining: the offsets of the table
+are stretched to the offsets of the map, and offset 0 stays offset 0. Gradients pass through the interpolation.
 """
 
 import copy
@@ -16,7 +16,7 @@ from timm.models import byobnet, efficientformer, efficientformer_v2, fastvit, m
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Module of a family -> arguments without which its networks take one image size only.
+# Arguments of the networks in a module of timm without which they accept one image size only.
 OPTIONS = {
     'timm.models.swin_transformer': {'strict_img_size': False},
     'timm.models.vision_transformer': {'dynamic_img_size': True},
@@ -24,18 +24,18 @@ OPTIONS = {
 
 
 def adapt(net: nn.Module) -> nn.Module:
-    """Give every module of `net` that has a class of its own below that class, in place; returns `net`."""
+    """Change the class of every module that `ADAPTED` names, in place. Return `net`."""
     for module in net.modules():
         module.__class__ = ADAPTED.get(type(module), type(module))
-    if hasattr(net, 'fuse'):  # of the whole network, in place: `reparameterize_model` takes its blocks one by one
+    if hasattr(net, 'fuse'):  # it fuses the whole network in place; `reparameterize_model` fuses its blocks one by one
         net.fuse = None
     return net
 
 
 def restore_activations(net: nn.Module) -> None:
-    """Undo, in place, what `torch.nn.SyncBatchNorm.convert_sync_batchnorm` does to timm's norms with an activation.
+    """Restore, in place, the activations of timm's norms after `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
 
-    It makes plain SyncBatchNorms of them that still hold the activation but never call it.
+    torch converts them to plain SyncBatchNorms, which hold the activation but never call it.
     """
     for module in net.modules():
         if type(module) is nn.SyncBatchNorm and hasattr(module, 'act'):
@@ -46,7 +46,7 @@ def restore_activations(net: nn.Module) -> None:
 
 
 class SwinBlock(swin_transformer.SwinTransformerBlock):
-    """Shifts its windows wherever the map is larger than one; timm decides that once, for the pretraining size."""
+    """A block that shifts its windows if the map exceeds one window; timm decides this for the pretraining size."""
 
     def _attn(self, x: Tensor) -> Tensor:
         sides = zip(x.shape[1:3], self.window_size, self.target_shift_size, strict=True)
@@ -58,7 +58,7 @@ class SwinBlock(swin_transformer.SwinTransformerBlock):
 
 
 class MultiScaleAttention(mvitv2.MultiScaleAttention):
-    """Pooling attention (arXiv 2112.01526, section 4.1) whose tables of relative positions fit themselves to the map.
+    """Pooling attention (arXiv 2112.01526, section 4.1) with tables of relative positions interpolated to the map.
 
     Maps are `(h, w)`, tokens `(B, h * w, C)`; a class token is not supported.
     """
@@ -78,7 +78,7 @@ class MultiScaleAttention(mvitv2.MultiScaleAttention):
         return self.proj(x.transpose(1, 2).reshape(batch, -1, self.dim_out)), q_size
 
     def _pool(self, x: Tensor, size, pool, norm) -> tuple[Tensor, list[int]]:
-        """`(B, heads, h * w, C)` through a pooling, which changes h and w, and a norm, where there are any."""
+        """Apply pooling, which changes h and w, and norm, each of which may be None, to `(B, heads, h * w, C)`."""
         if pool is not None:
             batch, heads, _, channels = x.shape
             x = pool(x.transpose(2, 3).reshape(batch * heads, channels, *size))
@@ -87,7 +87,7 @@ class MultiScaleAttention(mvitv2.MultiScaleAttention):
         return (x if norm is None else norm(x)), list(size)
 
     def _positions(self, q: Tensor, q_size, k_size) -> Tensor:
-        """What the offset between two positions, row and column apart, adds to their score: `(B, heads, Nq, Nk)`."""
+        """Return the part of the scores, `(B, heads, Nq, Nk)`, that depends on the offset in rows and columns."""
         batch, heads, _, channels = q.shape
         q = q.reshape(batch, heads, *q_size, channels)
         rows = torch.einsum('bnhwc,hkc->bnhwk', q, _relative(self.rel_pos_h, q_size[0], k_size[0]))
@@ -96,11 +96,11 @@ class MultiScaleAttention(mvitv2.MultiScaleAttention):
 
 
 def _relative(table: Tensor, q: int, k: int) -> Tensor:
-    """Of a table `(2 n - 1, C)` of offsets between n positions, the rows for q queries and k keys: `(q, k, C)`."""
+    """Return the rows `(q, k, C)` for q queries and k keys of a table `(2 n - 1, C)` of offsets between n positions."""
     longest = max(q, k)
     if len(table) != 2 * longest - 1:
         table = F.interpolate(table.T[None], 2 * longest - 1, mode='linear')[0].T
-    # Where keys (or queries) were pooled, one of theirs spans several of the others.
+    # If keys (or queries) were pooled, one position of theirs spans several of the others.
     queries = torch.arange(q, device=table.device)[:, None] * max(k / q, 1.0)
     keys = torch.arange(k, device=table.device)[None] * max(q / k, 1.0)
     return table[(queries - keys + (k - 1) * max(q / k, 1.0)).long()]
@@ -110,17 +110,17 @@ def _relative(table: Tensor, q: int, k: int) -> Tensor:
 
 
 class _OffsetBias:
-    """Attention biases by absolute offset, `(heads, R_h * R_w)` for a map of `R_h x R_w`, at any size of the map."""
+    """A table of attention biases by absolute offset, `(heads, R_h * R_w)` for `R_h x R_w` maps, for any map size."""
 
     def biases(self, size: tuple[int, int], trained: tuple[int, int], stride: int = 1) -> Tensor:
-        """`(heads, Nq, Nk)` for a map of this size, with queries at every `stride`-th row and column.
+        """Return `(heads, Nq, Nk)` biases for a map of this size, with queries at every `stride`-th row and column.
 
-        The last one is kept, outside training: predicting at one size computes it once.
+        Without gradients the last result is cached, so that prediction at one size computes it once.
         """
-        keep = not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
+        use_cache = not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
         table = self.attention_biases
-        key = (*size, str(table.device), table.dtype, table._version) if keep else None
-        if keep and key in self.attention_bias_cache:
+        key = (*size, str(table.device), table.dtype, table._version) if use_cache else None
+        if use_cache and key in self.attention_bias_cache:
             return self.attention_bias_cache[key]
         table = table.reshape(1, -1, *trained)
         if size != trained:
@@ -128,7 +128,7 @@ class _OffsetBias:
         rows, columns = (_offsets(side, stride, table.device) for side in size)  # (queries, keys) each
         index = rows[:, None, :, None] * size[1] + columns[None, :, None, :]
         biases = table[0].flatten(1)[:, index.reshape(rows.shape[0] * columns.shape[0], -1)]
-        if keep:
+        if use_cache:
             self.attention_bias_cache = {key: biases}
         return biases
 
@@ -145,14 +145,14 @@ class TokenAttention(_OffsetBias, efficientformer.Attention):
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, self.num_heads, -1).transpose(1, 2)
         q, k, v = qkv.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
-        side = math.isqrt(int(self.attention_biases.shape[1]))  # timm knows one resolution, 7 x 7
+        side = math.isqrt(int(self.attention_biases.shape[1]))  # timm's only resolution is 7 x 7
         scores = (q * self.scale) @ k.transpose(-2, -1) + self.biases(size, (side, side))
         x = scores.softmax(-1) @ v
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, self.val_attn_dim))
 
 
 class TokenBlock(efficientformer.MetaBlock1d):
-    """EfficientFormer's attention block on a map `(B, C, h, w)`, which it makes tokens of and back."""
+    """EfficientFormer's attention block on a map `(B, C, h, w)`, converted to tokens and back."""
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
@@ -163,14 +163,14 @@ class TokenBlock(efficientformer.MetaBlock1d):
 
 
 class Unflattened(efficientformer.Flat):
-    """Nothing: the blocks after it take maps."""
+    """An identity in place of timm's flattening, since the blocks after it expect maps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class EfficientFormer(efficientformer.EfficientFormer):
-    """All its stages give maps, so the size of the last needs no guess."""
+    """EfficientFormer with maps from all stages, so that the size of the last one need not be guessed."""
 
     def forward_intermediates(self, x: Tensor, indices, **_) -> list[Tensor]:
         x, outs = self.stem(x), []
@@ -200,7 +200,7 @@ class MapAttention(_OffsetBias, efficientformer_v2.Attention2d):
 
 
 class DownsamplingAttention(_OffsetBias, efficientformer_v2.Attention2dDownsample):
-    """EfficientFormerV2's attention from every second row and column to the whole map: `(B, C, h / 2, w / 2)`."""
+    """EfficientFormerV2's attention with queries at every second row and column: `(B, C, h / 2, w / 2)`."""
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, value = self.q(x), self.k(x), self.v(x)
@@ -215,40 +215,43 @@ class DownsamplingAttention(_OffsetBias, efficientformer_v2.Attention2dDownsampl
 
 
 class _Fusable:
-    """timm fuses these in place, `reparameterize_model` wants a new module. A subclass names timm's class last."""
+    """Adds `fuse()`, which returns a new module, to blocks that timm fuses in place.
+
+    A subclass names timm's class as its last base.
+    """
 
     def fuse(self) -> nn.Module:
         fused = copy.deepcopy(self)
         for norm in fused.modules():
-            if isinstance(norm, nn.SyncBatchNorm):  # folds like any other, but timm asks for this class
+            if isinstance(norm, nn.SyncBatchNorm):  # can be folded too, but timm accepts only this class
                 norm.__class__ = nn.BatchNorm2d
         fused.reparameterize()
-        fused.__class__ = type(self).__bases__[-1]  # fused once is fused for good
+        fused.__class__ = type(self).__bases__[-1]  # a fused block has nothing to fuse
         return fused.train(self.training)
 
 
 class MobileOneBlock(_Fusable, byobnet.MobileOneBlock):
-    pass
+    """timm's `byobnet.MobileOneBlock` that `reparameterize_model` can fuse."""
 
 
 class RepVggBlock(_Fusable, byobnet.RepVggBlock):
-    pass
+    """timm's `byobnet.RepVggBlock` that `reparameterize_model` can fuse."""
 
 
 class FastMobileOneBlock(_Fusable, fastvit.MobileOneBlock):
-    pass
+    """timm's `fastvit.MobileOneBlock` that `reparameterize_model` can fuse."""
 
 
 class LargeKernelConv(_Fusable, fastvit.ReparamLargeKernelConv):
-    pass
+    """timm's `fastvit.ReparamLargeKernelConv` that `reparameterize_model` can fuse."""
 
 
 class RepMixer(_Fusable, fastvit.RepMixer):
-    pass
+    """timm's `fastvit.RepMixer` that `reparameterize_model` can fuse."""
 
 
 class PositionalEncoding(_Fusable, fastvit.RepConditionalPosEnc):
-    pass
+    """timm's `fastvit.RepConditionalPosEnc` that `reparameterize_model` can fuse."""
 
 
 ADAPTED = {
