@@ -1,16 +1,17 @@
-"""Register this package's parts with OpenMMLab, as soon as mmengine is imported and not before."""
+"""Register this package's parts with OpenMMLab as soon as mmengine is imported, and not before."""
 
 import importlib
 import importlib.abc
 import importlib.util
 import sys
+import warnings
 
-# Importing one of these registers what it defines.
-PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoints', 'repvit_dense.engine')
+# Modules that register classes when they are imported.
+PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoints.loading', 'repvit_dense.engine')
 
 
 def install() -> None:
-    """Register now where mmengine is loaded (`custom_imports` in a config), else right after its first import."""
+    """Register now if mmengine is imported (`custom_imports` in a config), otherwise right after its first import."""
     if 'mmengine' in sys.modules:
         register()
     elif not any(isinstance(finder, _AfterMmengine) for finder in sys.meta_path):
@@ -18,18 +19,18 @@ def install() -> None:
 
 
 def register() -> None:
-    """Import every part that registers something; a second call does nothing."""
+    """Import all parts that register something; a second call does nothing."""
     for part in PARTS:
         importlib.import_module(part)
 
 
 class _AfterMmengine(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Find mmengine as usual, but call `register` when its own import has run to the end."""
+    """A finder that leaves mmengine's import as it is and calls `register` at its end."""
 
     def find_spec(self, name, path=None, target=None):
         if name != 'mmengine':
             return None
-        sys.meta_path.remove(self)  # once is enough, and the search below must not come back here
+        sys.meta_path.remove(self)  # it is needed once, and the search below must not find it
         spec = importlib.util.find_spec(name)
         if spec is not None:
             self.loader, spec.loader = spec.loader, self
@@ -41,4 +42,11 @@ class _AfterMmengine(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        register()
+        try:
+            register()
+        except Exception as error:
+            warnings.warn(
+                'repvit_dense is not registered with OpenMMLab, so configs that use it will fail. '
+                f'Cause: {type(error).__name__}: {error}',
+                stacklevel=2,
+            )

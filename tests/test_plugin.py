@@ -1,4 +1,4 @@
-"""What importing the package does, in interpreters where nothing has been imported yet."""
+"""The effects of importing the package, in interpreters that have not imported anything yet."""
 
 import json
 import subprocess
@@ -15,16 +15,23 @@ from mmengine.registry import HOOKS, LOOPS, MODELS, WEIGHT_INITIALIZERS
 
 assert 'RepViT' in MODELS
 assert 'DensePretrainedInit' in WEIGHT_INITIALIZERS
-for name in ('DenseNonFiniteLossHook', 'DenseProgressHook', 'DenseReportHook', 'DenseSaveOnSignalHook', 'DenseFuseHook'):
-    assert name in HOOKS, name
+for name in ('FuseHook', 'NonFiniteLossHook', 'ProgressHook', 'ReportHook', 'SaveOnSignalHook'):
+    assert f'Dense{name}' in HOOKS, name
 assert 'DenseEpochLoop' in LOOPS
 """
 CONFIG = """
 custom_imports = dict(imports=['repvit_dense'], allow_failed_imports=False)
 model = dict(backbone=dict(type='RepViT', arch='m0_6'))
 """
+BROKEN = """
+import warnings
+import repvit_dense
+from repvit_dense import plugin
 
-# Each in a process where torch is there and mmengine is not: forked, for torch takes seconds.
+plugin.PARTS = ('repvit_dense.no_such_part',)
+"""
+
+# Each runs in a fork of a process that has imported torch, which takes seconds, but not mmengine.
 CASES = {
     'package first': """
 import importlib
@@ -34,7 +41,7 @@ waiting = [finder for finder in sys.meta_path if type(finder).__module__ == 'rep
 assert len(waiting) == 1
 assert 'mmengine' not in sys.modules
 
-from mmengine.config import Config  # a part of it will do
+from mmengine.config import Config  # importing a part of mmengine is enough
 import mmengine
 assert waiting[0] not in sys.meta_path
 assert type(mmengine.__loader__).__module__ == type(mmengine.__spec__.loader).__module__ == '_frozen_importlib_external'
@@ -43,7 +50,7 @@ assert type(mmengine.__loader__).__module__ == type(mmengine.__spec__.loader).__
     'mmengine first': 'import mmengine\nimport repvit_dense\n' + REGISTERED,
     'reparam': 'import repvit_dense.reparam\nassert "mmengine" not in sys.modules\nimport mmengine\n' + REGISTERED,
     'backbones': 'from repvit_dense.backbones import RepViT\n' + REGISTERED,
-    'checkpoint': 'from repvit_dense.checkpoints.layouts import load_checkpoint\n' + REGISTERED,
+    'checkpoint': 'from repvit_dense.checkpoints.loading import load_checkpoint\n' + REGISTERED,
     'engine': 'from repvit_dense.engine.runner import DenseRunner\n' + REGISTERED,
     'custom_imports': f"""
 import pathlib, tempfile
@@ -59,12 +66,32 @@ assert type(backbone).__module__ == 'repvit_dense.backbones.repvit'
 from mmseg.registry import MODELS
 assert type(MODELS.build(cfg.model.backbone)) is type(backbone)
 """,
+    'an error becomes one warning': BROKEN
+    + """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import mmengine
+caught = [str(warning.message) for warning in caught if 'repvit_dense' in str(warning.message)]
+assert len(caught) == 1, caught
+assert "ModuleNotFoundError: No module named 'repvit_dense.no_such_part'" in caught[0]
+assert mmengine.__version__
+""",
+    'an error is raised by an explicit import': """
+import mmengine
+sys.modules['repvit_dense.engine'] = None  # importing it fails
+try:
+    import repvit_dense
+except ImportError as error:
+    assert 'repvit_dense.engine' in str(error)
+else:
+    raise AssertionError('no error')
+""",
 }
 
 FORK = """
 import json, os, sys, tempfile, traceback
 import torch
-import torch.distributed.fsdp, torch.distributed.optim, torchvision  # what mmengine and mmcv take of it
+import torch.distributed.fsdp, torch.distributed.optim, torchvision  # parts that mmengine and mmcv import
 
 assert 'mmengine' not in sys.modules
 results = {}

@@ -1,7 +1,7 @@
-"""What mmdet's CocoMetric takes from pycocotools, on hotcoco: reading annotations, matching, accumulating.
+"""The parts of pycocotools that mmdet's CocoMetric uses, on hotcoco: reading annotations, matching, accumulating.
 
-hotcoco does it in compiled code on all CPU cores. Precision and recall equal those of pycocotools, with one exception:
-an object whose annotation id is 0 counts as found where it is found; pycocotools takes that id for 'no match'.
+hotcoco is compiled code on all CPU cores. Its precision and recall equal those of pycocotools, with one exception: an
+object with annotation id 0 can be matched. pycocotools reads the id 0 as "no match".
 """
 
 import warnings
@@ -9,7 +9,7 @@ import warnings
 import hotcoco
 from pycocotools.cocoeval import COCOeval
 
-# What the metric sets before it evaluates; both libraries call these alike.
+# Parameters that the metric sets before it evaluates; both libraries use the same names.
 PARAMETERS = ('imgIds', 'catIds', 'iouThrs', 'maxDets', 'useCats')
 
 
@@ -17,33 +17,39 @@ class Annotations(hotcoco.COCO):
     """A COCO file, with the methods that CocoMetric calls."""
 
     def get_cat_ids(self, cat_names=()) -> list[int]:
-        """Ids of these categories in the order of the file, as labels are numbered; hotcoco's own are sorted."""
+        """Return the ids of these categories in the order of the file, which numbers the labels; hotcoco sorts them."""
         return [number for number, category in self.cats.items() if category['name'] in cat_names]
 
     def loadRes(self, results: list[dict]) -> hotcoco.COCO:  # noqa: N802
+        """Return the detections as a COCO object; raise IndexError without any, like pycocotools.
+
+        CocoMetric catches that error and returns no scores.
+        """
         if not results:
-            raise IndexError('no detections')  # as pycocotools does: the metric then gives no scores
+            raise IndexError('no detections')
         return super().loadRes(results)
 
 
 class Evaluation(COCOeval):
-    """The summary is pycocotools' own: its mAP counts 100 detections, whatever `maxDets` ends with."""
+    """A COCOeval that matches with hotcoco. The summary is pycocotools' own: its mAP uses at most 100 detections."""
 
     def evaluate(self) -> None:
+        """Match detections with objects."""
         self.engine = hotcoco.COCOeval(self.cocoGt, self.cocoDt, self.params.iouType)
         for name in PARAMETERS:
             setattr(self.engine.params, name, getattr(self.params, name))
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*max_dets differ')  # mmdet's numbers, on purpose
+            warnings.filterwarnings('ignore', message='.*max_dets differ')  # mmdet chooses other numbers on purpose
             self.engine.evaluate()
 
     def accumulate(self) -> None:
+        """Compute precision and recall."""
         self.engine.accumulate()
         self.eval = self.engine.eval
 
 
 def read(file: str):
-    """Annotations of a COCO file; of one whose ids are text, those of pycocotools, which alone takes them."""
+    """Return the annotations of a COCO file; those of pycocotools if an id is text, which hotcoco refuses."""
     from mmdet.datasets.api_wrappers import COCO
 
     try:
@@ -52,6 +58,6 @@ def read(file: str):
         return COCO(file)
 
 
-def evaluation(truth, found, kind: str) -> COCOeval:
-    """The evaluation of `kind` 'bbox' or 'segm' that goes with what `read` gave."""
-    return (Evaluation if isinstance(truth, Annotations) else COCOeval)(truth, found, kind)
+def evaluation(truth, detections, kind: str) -> COCOeval:
+    """Return the evaluation for annotations from `read`; `kind` is 'bbox' or 'segm'."""
+    return (Evaluation if isinstance(truth, Annotations) else COCOeval)(truth, detections, kind)

@@ -1,4 +1,4 @@
-"""mmdet's CocoMetric, many times faster."""
+"""mmdet's CocoMetric on hotcoco: the same numbers, many times faster."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 @METRICS.register_module(name='DenseCocoMetric')
-def hotcoco_metric(**settings) -> 'CocoMetric':
-    """Build a CocoMetric of these settings that evaluates with hotcoco: the same names and numbers, see `coco_api`."""
+def dense_coco_metric(**settings) -> 'CocoMetric':
+    """Build a CocoMetric that evaluates with hotcoco; arguments, names and scores are those of CocoMetric."""
     return _metric_class()(**settings)
 
 
 @functools.cache
 def _metric_class() -> 'type[CocoMetric]':
-    """Made at the first use: importing this module must not import mmdet."""
+    """Define the class at the first use, because importing this module must not import mmdet."""
     from mmdet.evaluation import CocoMetric
     from mmengine.fileio import dump, load
 
     from repvit_dense.compat.coco_api import evaluation, read
 
-    # The metric takes these from its module, at no place where a subclass could say otherwise.
+    # The metric looks these names up in its module; a subclass cannot override them.
     replace = functools.partial(patch.multiple, CocoMetric.__module__)
 
     class DenseCocoMetric(CocoMetric):
@@ -33,18 +33,19 @@ def _metric_class() -> 'type[CocoMetric]':
                 super().__init__(**settings)
 
         def compute_metrics(self, results):
-            detections = {}  # by the name of the file that the metric writes and at once reads again
+            # The metric writes its detections to files and reads them back at once; keep them in memory instead.
+            detections = {}  # by file name
 
-            def keep(content, file):
+            def store(content, file):
                 if isinstance(content, list) and self.outfile_prefix is None:
                     detections[file] = content
                 else:
                     dump(content, file)
 
-            def take(file):
+            def fetch(file):
                 return detections[file] if file in detections else load(file)
 
-            with replace(COCO=read, COCOeval=evaluation, COCOevalMP=evaluation, dump=keep, load=take):
+            with replace(COCO=read, COCOeval=evaluation, COCOevalMP=evaluation, dump=store, load=fetch):
                 return super().compute_metrics(results)
 
     return DenseCocoMetric

@@ -1,6 +1,9 @@
-"""Many processes: batch norms that see all of them, and the same on CPUs, for which torch and mmengine lack a part."""
+"""Distributed training on CPUs and GPUs: synchronised batch norms, process groups without a GPU, restarted jobs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronize(model: nn.Module) -> None:
-    """Let the live batch norms of a model, in place, take their statistics over all processes.
+    """Replace the live batch norms of a model, in place, by norms with statistics over all processes.
 
-    Those that stay on running statistics in training (`norm_eval`, frozen stages) stay what they are.
+    Norms that use running statistics in training (`norm_eval`, frozen stages) are not replaced.
     """
     model.train()
     for module in list(model.modules()):
@@ -26,20 +29,24 @@ def synchronize(model: nn.Module) -> None:
 
 
 class CPUSyncBatchNorm(_BatchNorm):
-    """torch's SyncBatchNorm is for GPUs alone: it has no other kernel, and DistributedDataParallel refuses it."""
+    """A synchronised batch norm for CPUs.
+
+    torch's SyncBatchNorm has no CPU kernel, and DistributedDataParallel refuses it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(B, C, ...)`, by the statistics of all processes in training mode."""
         if self.training:
             x = self._normalize(x)
         else:
             x = batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps)
-        return self.act(self.drop(x)) if hasattr(self, 'act') else x  # timm's norms have both
+        return self.act(self.drop(x)) if hasattr(self, 'act') else x  # norms of timm include both
 
     def _normalize(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        number = all_reduce(x.new_tensor(x.numel() / x.shape[1]))  # of the values of a channel, in all processes
-        mean = all_reduce(x.sum(dims)) / number  # gradients flow through the sum
+        number = all_reduce(x.new_tensor(x.numel() / x.shape[1]))  # values per channel, in all processes
+        mean = all_reduce(x.sum(dims)) / number  # differentiable
         centred = x - mean.view(shape)
         variance = all_reduce(centred.square().sum(dims)) / number
         with torch.no_grad():
@@ -50,18 +57,20 @@ class CPUSyncBatchNorm(_BatchNorm):
         return centred * scale.view(shape) + self.bias.view(shape)
 
 
-def allow_cpu() -> None:
-    """Let mmengine's launchers start processes without a GPU: every one of them calls this."""
-    torch.cuda.set_device = lambda device: None
+@contextmanager
+def without_gpu() -> Iterator[None]:
+    """Let mmengine's launchers start a process group without a GPU: all of them call `torch.cuda.set_device`."""
+    with patch.object(torch.cuda, 'set_device', lambda device: None):
+        yield
 
 
 def fresh_store() -> dict:
-    """Arguments of `init_process_group` for a job that torchrun has started again on one machine; else none.
+    """Return arguments of `init_process_group` for a job that torchrun has restarted on one machine; {} otherwise.
 
-    torchrun keeps one store over all restarts, in which torch 2.11 finds the addresses of the processes that died.
+    torchrun uses one store for all restarts, in which torch 2.11 finds the addresses of the processes that died.
     """
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-    if restarts == '0' or os.environ['GROUP_WORLD_SIZE'] != '1':  # machines count their restarts each by itself
+    if restarts == '0' or os.environ['GROUP_WORLD_SIZE'] != '1':  # each machine counts its own restarts
         return {}
     store = TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False)
     numbers = {'rank': int(os.environ['RANK']), 'world_size': int(os.environ['WORLD_SIZE'])}

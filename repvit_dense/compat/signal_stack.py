@@ -1,4 +1,4 @@
-"""The memory that a thread handles signals on, kept from OpenVINO's hands."""
+"""Protect the memory on which a thread handles signals from OpenVINO."""
 
 import ctypes
 import sys
@@ -14,13 +14,13 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Whatever is loaded inside, this thread's signal stack is afterwards the one that it was before.
+    """Restore the signal stack of this thread at the end, whatever is loaded inside.
 
-    OpenVINO's CPU plugin replaces it when it is loaded (its class `SigAltStackSetup`). When two plugins are unloaded in
-    the order in which they were loaded, the second puts the first one's back, which is freed by then: the next signal
-    that Python handles, a Ctrl-C or the end of a child, ends the process without a word.
+    OpenVINO's CPU plugin replaces the stack when it is loaded (its class `SigAltStackSetup`). If two plugins are
+    unloaded in the order in which they were loaded, the second one restores the stack of the first, whose memory is
+    freed by then. The next signal that Python handles, such as Ctrl-C or the end of a child, kills the process.
     """
-    if sys.platform != 'linux':  # where the plugin leaves it alone
+    if sys.platform != 'linux':  # the plugin replaces the stack on Linux only
         yield
         return
     library, before = ctypes.CDLL(None), _Stack()

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 @MODELS.register_module(name='DenseSSDHead')
-def predicting_ssd_head(**settings) -> 'SSDHead':
-    """Build an SSDHead (arXiv 1512.02325) of these settings.
+def dense_ssd_head(**settings) -> 'SSDHead':
+    """Build an SSDHead (arXiv 1512.02325) that can predict; the arguments are those of SSDHead.
 
-    Since version 3.2, mmdet asks every head's `loss_cls` whether it has an activation of its own before it predicts;
-    this head computes its loss itself and has none, so it ends in an AttributeError. None means: no, softmax.
+    Since version 3.2 mmdet asks the `loss_cls` of each head for a custom activation before it predicts. SSDHead lacks
+    the attribute, because it computes its loss itself, and fails with an AttributeError. None selects softmax.
     """
     from mmdet.models import SSDHead
 

@@ -1,8 +1,7 @@
-"""Hooks and loops that mmengine lacks. Importing this package registers them."""
+"""Hooks, loops and the runner that mmengine lacks. Importing this package registers them."""
 
-from repvit_dense.compat import panoptic_api
-from repvit_dense.compat.coco_metric import hotcoco_metric
-from repvit_dense.compat.ssd_head import predicting_ssd_head
+from repvit_dense.compat.coco_metric import dense_coco_metric
+from repvit_dense.compat.ssd_head import dense_ssd_head
 from repvit_dense.engine.fusing import DenseFuseHook
 from repvit_dense.engine.guard import DenseNonFiniteLossHook, DenseSaveOnSignalHook
 from repvit_dense.engine.loops import DenseEpochLoop, DenseIterLoop
@@ -12,18 +11,16 @@ from repvit_dense.engine.recent import DenseRecentCheckpointHook
 from repvit_dense.engine.report import DensePicturesHook, DenseReportHook
 
 __all__ = [
+    'DenseEpochLoop',
+    'DenseFuseHook',
+    'DenseIterLoop',
     'DenseNoDecayOptimWrapperConstructor',
     'DenseNonFiniteLossHook',
     'DensePicturesHook',
     'DenseProgressHook',
     'DenseRecentCheckpointHook',
     'DenseReportHook',
-    'DenseEpochLoop',
-    'DenseIterLoop',
     'DenseSaveOnSignalHook',
-    'DenseFuseHook',
-    'hotcoco_metric',
-    'predicting_ssd_head',
+    'dense_coco_metric',
+    'dense_ssd_head',
 ]
-
-panoptic_api.install()  # mmdet looks for it once, when it is imported, and that comes after mmengine

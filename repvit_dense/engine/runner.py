@@ -1,82 +1,87 @@
-"""mmengine's Runner with safe, strict checkpoint loading and whole-file checkpoint writing, on GPUs and CPUs."""
+"""mmengine's Runner with safe, strict checkpoint loading and atomic checkpoint writing, on GPUs and CPUs."""
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import master_only
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from repvit_dense.checkpoints.layouts import load_checkpoint
-from repvit_dense.checkpoints.reading import CheckpointError, read, use_safe_loading
+from repvit_dense import compat
+from repvit_dense.checkpoints.loading import load_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError, read
 from repvit_dense.compat import distributed
+from repvit_dense.files import replacing
 from repvit_dense.memory import no_collector
 
-# What training cannot go on without.
+# The entries of a checkpoint that training cannot be resumed without.
 STATE = ('meta', 'message_hub', 'optimizer')
 
 
 class DenseRunner(Runner):
-    """Loads through `repvit_dense.checkpoints.layouts` and writes checkpoints to a temporary name first.
+    """A Runner that loads with `repvit_dense.checkpoints` and replaces a checkpoint only by a complete one.
 
-    Under a launcher live batch norms are synchronized. Processes on CPUs talk through gloo, whatever the config says.
+    Its construction, `train`, `val` and `test` make the changes to other libraries that `repvit_dense.compat` lists for
+    a run, and undo them when they end. Under a launcher, live batch norms are synchronised. Processes on CPUs use the
+    backend gloo, whatever the config says.
     """
 
     def __init__(self, *args, **kwargs):
-        use_safe_loading()
-        super().__init__(*args, **kwargs)
+        with compat.patched(read):
+            super().__init__(*args, **kwargs)
 
     def train(self):
+        """Train; return the model."""
         return self._run(super().train)
 
     def val(self):
+        """Validate; return the metrics."""
         return self._run(super().val)
 
     def test(self):
+        """Test; return the metrics."""
         return self._run(super().test)
 
+    def _run(self, run):
+        with compat.patched(read):
+            try:
+                return run()
+            finally:
+                self.call_hook('on_exit')  # after an error too, unlike mmengine's `after_run`
+
     def setup_env(self, env_cfg):
+        """Start the process group, on CPUs if there is no GPU."""
+        cpu = self.distributed and not torch.cuda.is_available()
         if self.distributed:
-            dist_cfg = {**env_cfg.get('dist_cfg', {}), **distributed.fresh_store()}
-            if not torch.cuda.is_available():
-                distributed.allow_cpu()
-                dist_cfg['backend'] = 'gloo'
-            env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
-        super().setup_env(env_cfg)
+            backend = {'backend': 'gloo'} if cpu else {}
+            env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), **distributed.fresh_store(), **backend}}
+        with distributed.without_gpu() if cpu else nullcontext():
+            super().setup_env(env_cfg)
 
     @staticmethod
     def build_dataloader(*args, **kwargs):
-        with no_collector():  # reading a million annotations makes nothing but what is kept
+        """Build a data loader with the garbage collector off: a million new annotations contain no garbage."""
+        with no_collector():
             return Runner.build_dataloader(*args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg, model):
+        """Wrap the model for distributed training, with synchronised batch norms."""
         if self.distributed and not is_model_wrapper(model):
             distributed.synchronize(model)
             if not torch.cuda.is_available():  # mmengine would name a GPU
                 model_wrapper_cfg = {'broadcast_buffers': False, **(model_wrapper_cfg or {}), 'device_ids': None}
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def _run(self, run):
-        try:
-            return run()
-        finally:
-            self.call_hook('on_exit')  # also after an error, unlike mmengine's `after_run`
-
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=()):
+        """Load weights, strictly, and return the content of the checkpoint.
+
+        Raises:
+            CheckpointError: unreadable, unsafe, of another model, or not complete enough to resume from.
+        """
         checkpoint = read(filename, map_location)
-        lacking = [key for key in STATE if key not in checkpoint]
-        if self._resume and lacking:
-            raise CheckpointError(
-                f'{filename}: training cannot go on from here, the file holds weights but no {", ".join(lacking)}. '
-                'Resume from the last checkpoint of a run (epoch_N.pth), or start anew with these weights: '
-                f'--cfg-options load_from={filename}'
-            )
-        if self._resume and checkpoint['meta'].get('world_size', self.world_size) != self.world_size:
-            raise CheckpointError(
-                f'{filename}: written by {checkpoint["meta"]["world_size"]} processes, and now there is '
-                f'{self.world_size}; the batches would be others. Start as many to go on'
-            )
+        if self._resume:
+            self._check_resumable(filename, checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         try:
@@ -87,24 +92,45 @@ class DenseRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    def _check_resumable(self, filename, checkpoint: dict) -> None:
+        missing = [key for key in STATE if key not in checkpoint]
+        if missing:
+            raise CheckpointError(
+                f'{filename}: training cannot be resumed from this file, it holds weights but no {", ".join(missing)}. '
+                'Resume from the last checkpoint of a run (epoch_N.pth), or start a new training with these weights: '
+                f'--cfg-options load_from={filename}'
+            )
+        processes = checkpoint['meta'].get('world_size', self.world_size)
+        if processes != self.world_size:
+            raise CheckpointError(
+                f'{filename}: written by a training with {processes} processes, but this one has {self.world_size}, '
+                f'which would change the batches. Start {processes} processes to resume'
+            )
+
     def resume(self, filename, *args, **kwargs) -> None:
+        """Restore the state of a training and the order of its data."""
         super().resume(filename, *args, **kwargs)
         self.set_last_checkpoint(filename)
-        # The order of the data was drawn from this start's seed; the batches to pass over are those of the first start.
+        # The samplers were built with this start's seed; the batches to skip are those of the first start's seed.
         loader = self.train_dataloader
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
             if hasattr(sampler, 'seed') and not self._randomness_cfg.get('diff_rank_seed'):
                 sampler.seed = self.seed
 
+    @master_only
     def save_checkpoint(self, out_dir, filename, *args, meta=None, **kwargs) -> None:
-        partial = f'{filename}.partial'
+        """Write a checkpoint; an existing file of this name is replaced only by a complete one."""
         meta = {**(meta or {}), 'world_size': self.world_size}
-        super().save_checkpoint(out_dir, partial, *args, meta=meta, **kwargs)
-        if is_main_process():
-            _publish(Path(out_dir, partial), Path(out_dir, filename))
+        with replacing(Path(out_dir, filename), reuse=True) as partial:
+            super().save_checkpoint(str(partial.parent), partial.name, *args, meta=meta, **kwargs)
 
     def save_resumable(self, filename: str, iterations: int) -> Path:
-        """Save after so many iterations, in the middle of an epoch too, as what `--resume` goes on from."""
+        """Save a checkpoint that `--resume` continues from, within an epoch too; return its path.
+
+        Args:
+            filename: name of the file in the work directory.
+            iterations: number of iterations that are finished.
+        """
         self.save_checkpoint(self.work_dir, filename, meta={'epoch': self.epoch, 'iter': iterations})
         path = Path(self.work_dir, filename)
         self.set_last_checkpoint(path)
@@ -112,27 +138,10 @@ class DenseRunner(Runner):
 
     @master_only
     def set_last_checkpoint(self, path: str | Path | None) -> None:
-        """Name what `--resume` goes on from; None: nothing yet."""
+        """Record the checkpoint that `--resume` continues from; None removes the record."""
         pointer = Path(self.work_dir, 'last_checkpoint')
         if path is None:
             pointer.unlink(missing_ok=True)
             return
-        partial = pointer.with_suffix('.partial')
-        partial.write_text(str(path))
-        _publish(partial, pointer)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    """Rename a file that is written; it lies on the disk under its name, whole, also when the power fails next."""
-    _to_disk(partial)
-    partial.replace(path)
-    if os.name == 'posix':  # elsewhere a folder cannot be opened
-        _to_disk(path.parent)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with replacing(pointer, reuse=True) as partial:
+            partial.write_text(str(path))

@@ -1,5 +1,6 @@
-"""Checkpoints: written whole or not at all, loaded strictly, and nothing in a file is ever run."""
+"""The runner writes whole checkpoints, loads them strictly and never executes code from them."""
 
+import gc
 import pickle
 from pathlib import Path
 
@@ -7,18 +8,21 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
-from mmengine.runner import find_latest_checkpoint
+from mmengine.registry import DATASETS
+from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 
-from repvit_dense.checkpoints.layouts import CheckpointError
-from repvit_dense.cli import _find_checkpoint, _last_checkpoint
+from repvit_dense.checkpoints.reading import CheckpointError
+from repvit_dense.checkpoints.work_dir import find_checkpoint, last_checkpoint
+from repvit_dense.engine.runner import DenseRunner
 
 ITERATIONS = 8
 ONE_EPOCH = {'type': 'DenseEpochLoop', 'max_epochs': 1}
 
 
 class Harmful:
-    """Unpickling it leaves a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -29,13 +33,13 @@ class Harmful:
 
 @pytest.fixture
 def trained(tmp_path, toy):
-    """The work dir of one epoch of training."""
+    """Train one epoch; return the work dir."""
     toy(tmp_path / 'trained', train_cfg=ONE_EPOCH).train()
     return tmp_path / 'trained'
 
 
 def edited(path, function):
-    """The checkpoint with something changed, in a file beside it."""
+    """Change a copy of a checkpoint with `function`; return its path."""
     content = torch.load(path, weights_only=False)
     function(content)
     other = path.with_name('edited.pth')
@@ -47,7 +51,7 @@ def edited(path, function):
 
 
 def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
-    """A full disk, half way through the next file, or through one that is to replace an older one of the same name."""
+    """Simulate a full disk while a new file is written, and while an older file of the same name is replaced."""
     old = (trained / 'epoch_1.pth').read_bytes()
 
     def put_half(self, content, path):
@@ -58,16 +62,15 @@ def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
     with pytest.raises(OSError, match='No space'):
         toy(trained, load_from=str(trained / 'epoch_1.pth'), resume=True, seed=None).train()
     assert not (trained / 'epoch_2.pth').exists()
-    # Half a file is there, and nobody takes it for a checkpoint.
-    assert list(trained.glob('*.partial'))
+    assert not list(trained.glob('*.partial'))
     assert find_latest_checkpoint(str(trained)) == str(trained / 'epoch_1.pth')
-    assert _last_checkpoint(trained) == str(trained / 'epoch_1.pth')
-    assert _find_checkpoint(str(trained)) == str(trained / 'best_toy_mAP_epoch_1.pth')
+    assert last_checkpoint(trained) == str(trained / 'epoch_1.pth')
+    assert find_checkpoint(str(trained)) == str(trained / 'best_toy_mAP_epoch_1.pth')
 
     with pytest.raises(OSError, match='No space'):
         toy(trained, train_cfg=ONE_EPOCH).train()
     assert (trained / 'epoch_1.pth').read_bytes() == old
-    assert _last_checkpoint(trained) is None  # the file is of the training before, and another one has begun
+    assert last_checkpoint(trained) is None  # the file belongs to the previous training in this folder
 
 
 def test_an_error_in_torch_save_leaves_the_old_file(trained, toy, monkeypatch):
@@ -82,14 +85,20 @@ def test_an_error_in_torch_save_leaves_the_old_file(trained, toy, monkeypatch):
     assert (trained / 'epoch_1.pth').read_bytes() == old
 
 
-def test_a_finished_save_leaves_nothing_beside(trained):
+def test_a_half_written_file_is_not_taken_for_a_checkpoint(trained):
+    """A killed process leaves its temporary file behind."""
+    (trained / 'epoch_2.pth.partial').write_bytes(b'half')
+    assert find_latest_checkpoint(str(trained)) == last_checkpoint(trained) == str(trained / 'epoch_1.pth')
+
+
+def test_a_finished_save_leaves_no_other_file(trained):
     assert sorted(path.name for path in trained.glob('*.pth*')) == ['best_toy_mAP_epoch_1.pth', 'epoch_1.pth']
 
 
 # --- loading ---
 
 
-def test_weights_arrive(trained, toy, tmp_path):
+def test_weights_are_loaded(trained, toy, tmp_path):
     expected = torch.load(trained / 'epoch_1.pth', weights_only=False)['state_dict']
     runner = toy(tmp_path / 'new', load_from=str(trained / 'epoch_1.pth'))
     assert not torch.equal(runner.model.out.weight, expected['out.weight'])
@@ -98,7 +107,7 @@ def test_weights_arrive(trained, toy, tmp_path):
     assert runner.iter == 0
 
 
-def test_weights_arrive_in_a_wrapped_model(trained, toy, tmp_path):
+def test_weights_are_loaded_into_a_wrapped_model(trained, toy, tmp_path):
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         wrapped = MMDistributedDataParallel(toy(tmp_path / 'model').model)
@@ -118,7 +127,7 @@ def test_weights_arrive_in_a_wrapped_model(trained, toy, tmp_path):
     ],
 )
 @pytest.mark.parametrize('resume', [False, True])
-def test_what_does_not_fit_is_refused(trained, toy, tmp_path, change, words, resume):
+def test_weights_of_another_model_are_refused(trained, toy, tmp_path, change, words, resume):
     file = edited(trained / 'epoch_1.pth', change)
     with pytest.raises(CheckpointError) as refused:
         toy(tmp_path / 'new', load_from=file, resume=resume).train()
@@ -132,16 +141,16 @@ def test_what_does_not_fit_is_refused(trained, toy, tmp_path, change, words, res
         (lambda c: [c.pop(key) for key in list(c) if key != 'state_dict'], 'meta, message_hub, optimizer'),
     ],
 )
-def test_weights_alone_are_nothing_to_resume_from(trained, toy, tmp_path, change, word):
+def test_weights_alone_cannot_be_resumed_from(trained, toy, tmp_path, change, word):
     file = edited(trained / 'epoch_1.pth', change)
     with pytest.raises(CheckpointError, match=word) as refused:
         toy(tmp_path / 'new', load_from=file, resume=True).train()
     assert f'--cfg-options load_from={file}' in str(refused.value)
-    toy(tmp_path / 'start', load_from=file, train_cfg=ONE_EPOCH).train()  # but to start from
+    toy(tmp_path / 'start', load_from=file, train_cfg=ONE_EPOCH).train()  # starting from them works
 
 
 def test_averaged_weights_resume(tmp_path, toy):
-    """mmengine's EMA hook swaps two sets of weights in what was read, so it must see it before the model does."""
+    """mmengine's EMA hook swaps two sets of weights in the checkpoint, so it must run before the model is loaded."""
     ema = {'type': 'EMAHook', 'momentum': 0.1}
     whole = toy(tmp_path / 'whole', hooks=[ema])
     whole.train()
@@ -155,11 +164,11 @@ def test_averaged_weights_resume(tmp_path, toy):
 # --- harm ---
 
 
-def test_a_config_in_a_checkpoint_is_not_run(trained, toy, tmp_path):
+def test_a_config_in_a_checkpoint_is_not_executed(trained, toy, tmp_path):
     trap = tmp_path / 'trap'
     text = f'import pathlib\npathlib.Path({str(trap)!r}).touch()\ngpu_ids = [0]'
     Config.fromstring(text, '.py')
-    assert trap.exists()  # what mmengine's own resuming would do
+    assert trap.exists()  # as when mmengine itself resumes
     trap.unlink()
     file = edited(trained / 'epoch_1.pth', lambda c: c['meta'].update(config=text))
     runner = toy(tmp_path / 'new', load_from=file, resume=True)
@@ -184,25 +193,26 @@ def test_a_harmful_file_is_refused(trained, toy, tmp_path, save, resume):
     assert not trap.exists()
 
 
-def test_stock_loading_is_safe_too(toy, tmp_path):
-    """`Pretrained` of mmengine itself, as stock backbones use it, goes through the same reader."""
-    from mmengine.runner import CheckpointLoader
+class Load(Hook):
+    """Load a checkpoint before training as a stock backbone does, through mmengine's CheckpointLoader."""
 
+    def __init__(self, path):
+        self.path = path
+
+    def before_train(self, runner):
+        CheckpointLoader.load_checkpoint(self.path)
+
+
+def test_loading_by_mmengine_is_safe_during_a_run(toy, tmp_path):
     trap = tmp_path / 'trap'
-    torch.save({'state_dict': {}, 'x': Harmful(trap)}, tmp_path / 'harmful.pth')
-    toy(tmp_path / 'new')  # a runner exists
-    with pytest.raises(CheckpointError):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'harmful.pth'))
+    file = tmp_path / 'harmful.pth'
+    torch.save({'state_dict': {}, 'x': Harmful(trap)}, file)
+    with pytest.raises(CheckpointError, match='harmful.pth'):
+        toy(tmp_path / 'new', hooks=[Load(str(file))]).train()
     assert not trap.exists()
 
 
-def test_python_does_not_look_for_cycles_while_a_data_set_is_read():
-    import gc
-
-    from mmengine.registry import DATASETS
-
-    from repvit_dense.engine.runner import DenseRunner
-
+def test_the_garbage_collector_is_off_while_a_data_set_is_read():
     class Reading(torch.utils.data.Dataset):
         def __init__(self):
             self.collected = gc.isenabled()

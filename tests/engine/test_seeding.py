@@ -167,12 +167,12 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path, start, toy):
 
 
 def test_another_number_of_processes_is_refused(tmp_path, toy):
-    from repvit_dense.checkpoints.layouts import CheckpointError
+    from repvit_dense.checkpoints.reading import CheckpointError
 
     trained(toy, tmp_path, stop_at=3)
     path = tmp_path / 'recent_iter_3.pth'
     content = torch.load(path, weights_only=False)
     content['meta']['world_size'] = 4
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match='4 processes, and now there is 1'):
+    with pytest.raises(CheckpointError, match='with 4 processes, but this one has 1'):
         trained(toy, tmp_path, resume=True)

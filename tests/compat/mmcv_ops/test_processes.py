@@ -1,23 +1,23 @@
-"""What only a fresh interpreter shows: imports from the beginning, and workers that start with nothing."""
+"""The ops in new interpreters: imports from the start, and worker processes."""
 
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(code, *options, cwd=ROOT):
-    """Run a script given as text, with the repository on its path; return what it printed."""
+    """Run a script with the repository on its path; return its output."""
     code = f'import sys; sys.path.insert(0, {str(ROOT)!r})\n' + textwrap.dedent(code)
     done = subprocess.run([sys.executable, *options, '-c', code], capture_output=True, text=True, cwd=cwd, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
-def test_without_mmcv_or_torch_the_import_fails_as_ever():
-    # -S: without site-packages nothing but the standard library and this repository can be imported.
+def test_without_mmcv_the_import_fails_as_usual():
+    # -S: only the standard library and this repository can be imported.
     out = run(
         """
         from repvit_dense.compat import mmcv_ops
@@ -34,12 +34,12 @@ def test_without_mmcv_or_torch_the_import_fails_as_ever():
     assert "No module named 'mmcv'" in out
 
 
-def test_openmmlab_imports_in_silence_even_where_mmcv_ops_had_failed_before():
+def test_openmmlab_imports_without_warnings_even_if_mmcv_ops_failed_before():
     out = run(
         """
         import importlib.machinery, warnings
 
-        # As if mmcv had no compiled extension, whether or not it has one here.
+        # Hide the compiled extension of mmcv, if there is one.
         finder = importlib.machinery.PathFinder
         find = finder.find_spec
         finder.find_spec = lambda name, *rest: None if name == 'mmcv._ext' else find(name, *rest)
@@ -79,7 +79,7 @@ def test_openmmlab_imports_in_silence_even_where_mmcv_ops_had_failed_before():
 DATASET = """
 from torch.utils.data import Dataset
 
-import mmcv._ext  # as the import of mmdet ends up doing
+import mmcv._ext  # as importing mmdet does
 
 
 class Ops(Dataset):
@@ -92,42 +92,46 @@ class Ops(Dataset):
 
 
 def test_spawned_data_loader_workers_find_the_ops(tmp_path):
-    # A child of `python -c` imports no main module: the first thing it does is to unpickle the dataset. An empty folder
-    # is mmcv enough here, and no compiled extension lies in it.
+    # A child of `python -c` imports no main module, it unpickles the data set first. An empty folder stands in for mmcv
+    # without a compiled extension.
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').touch()
     (tmp_path / 'dataset.py').write_text(DATASET)
     out = run(
         """
-        from repvit_dense.compat import mmcv_ops
-
-        mmcv_ops.install()
+        from repvit_dense.compat import child_processes
         from dataset import Ops
         from torch.utils.data import DataLoader
 
         assert 'mmengine' not in sys.modules
-        print(list(DataLoader(Ops(), batch_size=None, num_workers=1, multiprocessing_context='spawn')))
+        with child_processes.patched():
+            print(list(DataLoader(Ops(), batch_size=None, num_workers=1, multiprocessing_context='spawn')))
         """,
         cwd=tmp_path,
     )
     assert "['nms0', 'nms1']" in out
 
 
-def test_workers_of_every_kind_get_the_finder_and_pass_it_on():
-    probe = """__import__('sys').meta_path[-1].__class__.__module__ + ' ' + str('repvit_dense' in
-        __import__('multiprocessing').current_process()._config)"""
+def test_workers_of_every_kind_get_the_parts_and_pass_them_on():
+    # Look the parts up without importing this package.
+    probe = """' '.join((
+        __import__('sys').meta_path[-1].__class__.__module__,
+        str('repvit_dense' in __import__('multiprocessing').current_process()._config),
+        __import__('panopticapi.utils').utils.rgb2id.__module__,
+    ))"""
     out = run(
         f"""
         import concurrent.futures, multiprocessing
 
-        from repvit_dense.compat import mmcv_ops
+        from repvit_dense.compat import child_processes, panoptic_api
 
-        mmcv_ops.install()
-        for method in ('fork', 'spawn', 'forkserver'):
-            context = multiprocessing.get_context(method)
-            with context.Pool(1) as pool, concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-                print(pool.apply(eval, [{probe!r}]), executor.submit(eval, {probe!r}).result())
+        with panoptic_api.patched(), child_processes.patched():
+            for method in ('fork', 'spawn', 'forkserver'):
+                context = multiprocessing.get_context(method)
+                with context.Pool(1) as pool, concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+                    print(pool.apply(eval, [{probe!r}]), executor.submit(eval, {probe!r}).result())
         assert 'torch' not in sys.modules
         """
     )
-    assert out.split() == ['repvit_dense.compat.mmcv_ops', 'True'] * 6
+    expected = ['repvit_dense.compat.mmcv_ops.finder', 'True', 'repvit_dense.compat.panoptic_api']
+    assert out.split() == expected * 6

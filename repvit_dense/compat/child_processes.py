@@ -1,0 +1,43 @@
+"""Make the parts that mmdet lacks available in the worker processes of a run.
+
+A spawned worker starts with a bare interpreter and unpickles its arguments first. Unpickling a data set imports mmdet,
+and with it `mmcv._ext`, before any code of this package would run. multiprocessing copies `_config` of a process to its
+children and pickles it ahead of the arguments: unpickling the entry made here prepares the worker in time. A forked
+worker inherits everything and never unpickles the entry.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import process
+
+KEY = 'repvit_dense'
+
+
+class Preparation:
+    """An object whose unpickling calls `prepare`; the copy stays for the worker's own children."""
+
+    def __reduce__(self):
+        return prepare, ()
+
+
+def prepare() -> Preparation:
+    """Make `mmcv._ext` and `panopticapi` importable for the rest of this process, where they are missing."""
+    from repvit_dense.compat import mmcv_ops, panoptic_api
+
+    mmcv_ops.install()
+    panoptic_api.install()
+    return Preparation()
+
+
+@contextmanager
+def patched() -> Iterator[None]:
+    """Prepare every process that is spawned inside the context, and the processes that those spawn."""
+    config = process.current_process()._config
+    if KEY in config:
+        yield
+        return
+    config[KEY] = Preparation()
+    try:
+        yield
+    finally:
+        config.pop(KEY, None)
