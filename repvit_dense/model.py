@@ -1,7 +1,7 @@
 """Build the model of a config, load its weights and run it on an image."""
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repvit_dense.errors import InputError
 
@@ -13,22 +13,49 @@ if TYPE_CHECKING:
     from mmengine.structures import BaseDataElement
     from torch import nn
 
+    from repvit_dense.backbones.catalogue import Backbone
 
-def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, deploy: bool = False):
-    """The trained model, and a function from an image to its prediction.
+
+def build_model(cfg: 'Config') -> 'nn.Module':
+    """Build the model of a config of mmdet or mmseg in eval mode, with random weights."""
+    import mmdet.models  # noqa: F401
+    import mmseg.models  # noqa: F401  both register their models
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = copy.deepcopy(cfg.model)  # some heads change their config (DETR's class weights)
+    model.backbone.pop('init_cfg', None)
+    return MODELS.build(model).eval()
+
+
+def build_backbone(entry: 'Backbone') -> 'nn.Module':
+    """Build a backbone of the catalogue in eval mode, with random weights."""
+    import mmdet.models  # noqa: F401
+    import mmseg.models  # noqa: F401  both register their models
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmdet')
+    return MODELS.build({'type': entry.type, **entry.args, 'init_cfg': None}).eval()
+
+
+def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, fused: bool = False) -> 'nn.Module':
+    """Build the model of a config and load a checkpoint.
 
     Args:
-        cfg: a whole config of mmdet or mmseg.
+        cfg: a complete config of mmdet or mmseg.
         checkpoint: path or URL.
-        device: as torch names it; by default a GPU where there is one.
-        deploy: fuse the model.
+        device: as in torch; default: a GPU if there is one.
+        fused: fuse the model.
 
     Returns:
-        model, with the classes of the training data in `dataset_meta`; and what `predictor` makes of it.
+        the model in eval mode, with the classes it was trained on in `dataset_meta`.
+
+    Raises:
+        InputError: the checkpoint does not fit, or the device does not exist.
     """
     import torch
 
-    from repvit_dense.checkpoints.layouts import load_checkpoint
+    from repvit_dense.checkpoints.loading import load_checkpoint
     from repvit_dense.checkpoints.reading import read
     from repvit_dense.reparam import reparameterize_model
 
@@ -40,27 +67,15 @@ def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, deploy
         model = model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     except (AssertionError, RuntimeError) as error:
         raise InputError(f'--device {device}: {str(error).splitlines()[0]}') from error
-    if deploy:
+    if fused:
         reparameterize_model(model, inplace=True)
-    return model, predictor(model, cfg)
-
-
-def build_model(cfg: 'Config') -> 'nn.Module':
-    """The model of a config in eval mode, with random weights."""
-    import mmdet.models  # noqa: F401
-    import mmseg.models  # noqa: F401  both register what they define
-    from mmengine.registry import MODELS, init_default_scope
-
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = copy.deepcopy(cfg.model)  # some heads change their config (DETR's class weights)
-    model.backbone.pop('init_cfg', None)
-    return MODELS.build(model).eval()
+    return model
 
 
 def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], BaseDataElement]':
-    """`predict(image)`: takes `(H, W, 3)` uint8 in BGR order, gives mmdet's or mmseg's data sample in its pixels.
+    """Return a function from an image `(H, W, 3)` BGR uint8 to mmdet's or mmseg's data sample in its pixels.
 
-    The config's test pipeline decides about sizes.
+    The config's test pipeline decides at which size the network sees the image.
     """
     import torch
     from mmengine.dataset import Compose, pseudo_collate
@@ -76,18 +91,18 @@ def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], Base
 
 
 def _meta(cfg: 'Config', checkpoint: dict) -> dict:
-    """Names and colours of the classes: those that were trained, else those of the config's test data."""
+    """Return names and colours of the trained classes, or of the config's test data if the checkpoint names none."""
     from repvit_dense.config import dataset_meta, trained_classes
 
-    own = dataset_meta(cfg.test_dataloader.dataset, cfg.default_scope)
+    meta = dataset_meta(cfg.test_dataloader.dataset, cfg.default_scope)
     classes = trained_classes(checkpoint)
-    if not classes or tuple(classes) == tuple(own['classes']):
-        return own
+    if not classes or tuple(classes) == tuple(meta['classes']):
+        return meta
     return {'classes': classes, 'palette': checkpoint['meta'].get('dataset_meta', {}).get('palette', 'random')}
 
 
 def image_pipeline(cfg: 'Config') -> list[dict]:
-    """The test pipeline for an image in memory: nothing is read from a file, annotations least of all."""
+    """Return the test pipeline for an image in memory: no file is read, and no annotation."""
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in step.type]
     load = {
         **steps[0],
@@ -97,28 +112,30 @@ def image_pipeline(cfg: 'Config') -> list[dict]:
     return [load, *steps[1:]]
 
 
-def arrays(sample: 'BaseDataElement', num_classes: int) -> dict:
-    """A data sample of mmdet or mmseg as `repvit_dense.artifact.predictor.Predictor` gives it: arrays by name."""
+def arrays(sample: 'BaseDataElement', num_classes: int) -> dict[str, Any]:
+    """Convert a data sample of mmdet or mmseg to the fields of `repvit_dense.artifact.result.Result`."""
+    if sample.get('pred_panoptic_seg') is not None:
+        return _panoptic_arrays(sample.pred_panoptic_seg.sem_seg[0].numpy(), num_classes)
+    if sample.get('pred_sem_seg') is not None:
+        return {'seg': next(iter(sample.pred_sem_seg.values()))[0].numpy()}  # mmdet and mmseg name it differently
+    instances = sample.get('pred_instances')
+    if instances is None:
+        return {}
+    names = {'boxes': 'bboxes', 'scores': 'scores', 'labels': 'labels', 'masks': 'masks'}
+    return {name: instances[key].numpy() for name, key in names.items() if key in instances}
+
+
+def _panoptic_arrays(ids: 'np.ndarray', num_classes: int) -> dict[str, Any]:
+    """Convert mmdet's panoptic map, which holds class + 1000 * object, or `num_classes` for no segment."""
     import numpy as np
+    from mmdet.evaluation import INSTANCE_OFFSET
 
-    found = {}
-    instances, panoptic = sample.get('pred_instances'), sample.get('pred_panoptic_seg')
-    if instances is not None:
-        names = {'boxes': 'bboxes', 'scores': 'scores', 'labels': 'labels', 'masks': 'masks'}
-        found |= {name: instances[key].numpy() for name, key in names.items() if key in instances}
-    if panoptic is not None:
-        from mmdet.evaluation import INSTANCE_OFFSET
-
-        ids = panoptic.sem_seg[0].numpy()
-        present, numbers = np.unique(ids, return_inverse=True)
-        labels = present % INSTANCE_OFFSET
-        ordinal = np.where(labels < num_classes, np.cumsum(labels < num_classes), 0)
-        found['segments'] = ordinal[numbers].reshape(ids.shape)
-        found['segment_info'] = [
-            {'number': int(number), 'label': int(label)}
-            for number, label in zip(ordinal, labels, strict=True)
-            if number
-        ]
-    elif sample.get('pred_sem_seg') is not None:
-        found['seg'] = next(iter(sample.pred_sem_seg.values()))[0].numpy()  # mmdet and mmseg name it differently
-    return found
+    present, indices = np.unique(ids, return_inverse=True)
+    labels = present % INSTANCE_OFFSET
+    numbers = np.where(labels < num_classes, np.cumsum(labels < num_classes), 0)
+    info = [
+        {'number': int(number), 'label': int(label), 'is_thing': bool(segment >= INSTANCE_OFFSET)}
+        for number, label, segment in zip(numbers, labels, present, strict=True)
+        if number
+    ]
+    return {'segments': numbers[indices].reshape(ids.shape), 'segment_info': info}

@@ -27,15 +27,15 @@ def _randomize_bn(module, generator=None):
 
 @pytest.fixture
 def tiny_arch():
-    """The smallest RepViT that still has every kind of block."""
+    """Return the smallest RepViT that has every kind of block."""
     return dict(TINY)
 
 
 @pytest.fixture(scope='session')
 def randomize_bn():
-    """`randomize_bn(module, generator=None)` draws all batch-norm tensors and returns the module.
+    """Return `randomize_bn(module, generator=None)`, which draws all batch-norm tensors and returns the module.
 
-    The zero weights and unit variances of a fresh network hide errors.
+    Zero weights and unit variances of a new network would hide errors.
     """
     return _randomize_bn
 
@@ -47,10 +47,44 @@ def seed():
 
 @pytest.fixture
 def tiny(tiny_arch, randomize_bn):
-    """A tiny backbone in eval mode whose batch norms have something to do."""
+    """Return a tiny backbone in eval mode whose batch norms are not the identity."""
     from repvit_dense.backbones import RepViT
 
     return randomize_bn(RepViT(tiny_arch)).eval()
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path, monkeypatch):
+    """Return `refuse(command, *arguments)`, the error output of a command that must end with exit code 2."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(command, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            from repvit_dense import cli
+
+            cli.main(command, [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert ended.value.code == 2, captured
+        assert 'Traceback' not in captured.out + captured.err
+        return captured.err
+
+    return call
+
+
+@pytest.fixture
+def refuse_in_a_line(refuse):
+    """Return a variant of `refuse` for errors of the command itself: one line."""
+
+    def call(command, *arguments):
+        lines = refuse(command, *arguments).splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith('error: ')
+        return lines[0]
+
+    return call
 
 
 # --- artifacts so small that their results can be worked out by hand; one per task ---
@@ -116,7 +150,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture(scope='session')
 def tiny_onnx():
-    """`tiny_onnx(kind)`: bytes of the ONNX file; batch and size are open."""
+    """Return `tiny_onnx(kind)`, the bytes of the ONNX file; batch and size are open."""
     cache = {}
 
     def export(kind):
@@ -140,7 +174,7 @@ def tiny_onnx():
 
 @pytest.fixture
 def a_manifest():
-    """`a_manifest(kind, **changes)`: what belongs to the tiny model of this kind."""
+    """Return `a_manifest(kind, **changes)`, which describes the tiny model of this kind."""
 
     def make(kind='detection', preprocess=None, **changes):
         task, mask_kind, outputs, postprocess = KINDS[kind]
@@ -169,7 +203,7 @@ def a_manifest():
 
 @pytest.fixture
 def artifact(tiny_onnx, a_manifest, tmp_path):
-    """`artifact(kind, preprocess=None, **changes)`: a folder with the tiny model and its manifest."""
+    """Return `artifact(kind, preprocess=None, **changes)`, which writes the tiny model and its manifest to a folder."""
 
     def make(kind='detection', **changes):
         folder = tmp_path / f'artifact-{kind}'
@@ -183,7 +217,7 @@ def artifact(tiny_onnx, a_manifest, tmp_path):
 
 @pytest.fixture
 def image():
-    """`image(height, width)`: smooth colours, BGR uint8."""
+    """Return `image(height, width)`, which draws smooth colours, BGR uint8."""
     import cv2
 
     def make(height, width, seed=0):
@@ -194,5 +228,5 @@ def image():
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that fork first: what runs artifacts leaves threads behind, with which no process forks safely."""
+    """Run tests that fork first: artifacts leave threads behind, with which a process does not fork safely."""
     items.sort(key=lambda item: 'engine' not in item.path.parts and item.path.stem != 'test_annotations')

@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is, as data. Reading it executes nothing and never leaves the folder."""
+"""Read and write `manifest.json`, the description of an artifact. Reading executes nothing and stays in the folder."""
 
 import dataclasses
 import json
@@ -6,14 +6,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from repvit_dense import __version__
+from repvit_dense.artifact.targets import PRECISIONS, TARGETS
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 
 NAME = 'manifest.json'
 FORMAT_VERSION = 1
-AGAIN = 'export the model again (repvit-dense export)'
+EXPORT_AGAIN = 'export the model again (repvit-dense export)'
 
-# What a graph of each task gives, and its model file in any order; and the thresholds its results are finished with.
+# Outputs of the graph of each task (a model file may order them differently), and thresholds of the postprocessing.
 OUTPUTS = {
     'detection': ('boxes', 'scores', 'labels', 'count'),
     'instance': ('boxes', 'scores', 'labels', 'masks', 'count'),
@@ -27,28 +28,28 @@ THRESHOLDS = {
     'panoptic': ('object_mask_thr', 'iou_thr', 'filter_low_score', 'num_things'),
     'semantic': (),
 }
-TARGETS = ('onnx', 'openvino', 'coreml', 'executorch', 'torch')
-PRECISIONS = ('fp32', 'fp16', 'int8')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a runtime has to know of a model file.
+    """The description of an artifact.
 
     Attributes:
-        task: key of `OUTPUTS`.
-        target: format of the model file, of `TARGETS`.
-        precision: of `PRECISIONS`.
+        task: 'detection', 'instance', 'panoptic' or 'semantic'.
+        target: format of the model file, a key of `repvit_dense.artifact.targets.TARGETS`.
+        precision: 'fp32', 'fp16' or 'int8'.
         model: name of the model file or folder beside the manifest.
-        classes: names, in the order of the labels.
+        classes: class names, by label.
         palette: an RGB colour per class, 0 to 255, or None.
         preprocess: see `repvit_dense.artifact.preprocess.from_config`.
-        inputs: name -> shape; a number is fixed, a name is open.
-        outputs: names in the order in which the model gives them.
-        mask_kind: `'roi'`, a mask covers its box; `'image'`, it covers the padded image on a coarser grid; else None.
-        postprocess: thresholds and switches, see `repvit_dense.artifact.predictor`.
-        config, backbone, tap, checkpoint_sha256, versions: where the model comes from.
-        certificate: what was measured at export; None where that was left out.
+        inputs: shape of every input, by name; a number is fixed, a name is open.
+        outputs: names, in the order of the model's outputs.
+        mask_kind: 'roi' if a mask covers its box, 'image' if it covers the padded image on a coarser grid, else None.
+        postprocess: thresholds and switches, see `repvit_dense.artifact.postprocess`.
+        config, backbone, tap, checkpoint_sha256, versions: origin of the model.
+        certificate: measurements of the export; None if there were none.
+        producer: name and version of the writer.
+        format_version: version of this description.
     """
 
     task: str
@@ -72,10 +73,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def write(self, folder: str | Path) -> Path:
-        """Write `manifest.json` into a folder, whole or not at all. Returns its path.
+        """Write `manifest.json` into a folder, completely or not at all, and return its path.
 
         Raises:
-            InputError: a field has a value that `read` would refuse.
+            InputError: `read` would refuse the value of a field.
         """
         path = Path(folder, NAME)
         text = json.dumps(dataclasses.asdict(self), indent=1)
@@ -85,32 +86,34 @@ class Manifest:
 
 
 def is_artifact(path: str | Path) -> bool:
-    """Whether this is the folder of an artifact, as far as its name for a manifest goes."""
+    """Return whether a path is a folder with a `manifest.json`."""
     return Path(path, NAME).is_file()
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of an artifact, checked.
+    """Read and check the manifest of an artifact.
 
     Raises:
-        InputError: no such folder, no manifest, one of another version or with a field that is missing, foreign or of
-            the wrong kind, or a model file that is not there or not in the folder.
+        InputError: the folder or the manifest is missing, the manifest has another version or a field that is missing,
+            unknown or of the wrong type, or the model file is missing or outside the folder.
     """
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
-        what = f'no {NAME} in this folder' if folder.is_dir() else 'no such folder'
-        raise InputError(f'{folder}: {what}; name the folder of an artifact, as repvit-dense export writes it')
+        problem = f'no {NAME} in this folder' if folder.is_dir() else 'no such folder'
+        raise InputError(f'{folder}: {problem}; name the folder of an artifact, as repvit-dense export writes it')
     try:
         content = json.loads(path.read_text(encoding='utf-8'), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: cannot be read as JSON ({error}); {AGAIN}') from error
+        raise InputError(f'{path}: cannot be read as JSON ({error}); {EXPORT_AGAIN}') from error
     _check(path, content)
     model = folder / content['model']
     if not model.resolve().is_relative_to(folder.resolve()):
         raise InputError(f'{path}: model {content["model"]} links out of the folder; put the file itself there')
     if not model.exists():
-        raise InputError(f'{model}: the model file is missing; copy the whole folder of the artifact, or {AGAIN}')
+        raise InputError(
+            f'{model}: the model file is missing; copy the whole folder of the artifact, or {EXPORT_AGAIN}'
+        )
     return Manifest(**content)
 
 
@@ -122,35 +125,37 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check(path: Path, content: Any) -> None:
-    """Refuse what `Manifest` cannot be made of."""
+    """Refuse JSON content that is not a valid manifest."""
     if not isinstance(content, dict):
-        raise InputError(f'{path}: not a manifest (JSON holds no object); {AGAIN}')
+        raise InputError(f'{path}: not a manifest (JSON holds no object); {EXPORT_AGAIN}')
     version = content.get('format_version')
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise InputError(
-            f'{path}: format_version is {version!r}, this release of repvit_dense reads {FORMAT_VERSION}; {AGAIN}, '
+            f'{path}: format_version is {version!r}, this release of repvit_dense reads {FORMAT_VERSION}; {EXPORT_AGAIN} '
             'or install the release that wrote it'
         )
     names = {field.name for field in dataclasses.fields(Manifest)}
-    for what, fields in (('missing', names - content.keys()), ('not known here', content.keys() - names)):
+    for problem, fields in (('missing', names - content.keys()), ('unknown', content.keys() - names)):
         if fields:
-            raise InputError(f'{path}: {what}: {", ".join(sorted(fields))}; {AGAIN}')
+            raise InputError(f'{path}: {problem}: {", ".join(sorted(fields))}; {EXPORT_AGAIN}')
     task = content['task']
-    _demand(path, 'task', task, isinstance(task, str) and task in OUTPUTS, f'one of {", ".join(OUTPUTS)}')
-    for name, (fits, wanted) in _rules(content, task).items():
-        _demand(path, name, content[name], fits(content[name]), wanted)
+    _require(path, 'task', task, isinstance(task, str) and task in OUTPUTS, f'one of {", ".join(OUTPUTS)}')
+    for name, (fits, expected) in _rules(content, task).items():
+        _require(path, name, content[name], fits(content[name]), expected)
     _check_preprocess(path, content['preprocess'])
 
 
-def _demand(path: Path, name: str, value: Any, fits: bool, wanted: str) -> None:
+def _require(path: Path, name: str, value: Any, fits: bool, expected: str) -> None:
     if not fits:
         text = repr(value)
-        raise InputError(f'{path}: {name} is {text if len(text) < 80 else text[:77] + "..."}, not {wanted}; {AGAIN}')
+        raise InputError(
+            f'{path}: {name} is {text if len(text) < 80 else text[:77] + "..."}, expected {expected}; {EXPORT_AGAIN}'
+        )
 
 
 def _rules(content: dict, task: str) -> dict[str, tuple]:
-    """Field -> whether a value fits, and what would."""
-    counted = len(content['classes']) if isinstance(content['classes'], list) else 0
+    """Return for every field a function that tests a value, and a description of valid values."""
+    class_count = len(content['classes']) if isinstance(content['classes'], list) else 0
     optional = (lambda value: value is None or isinstance(value, str), 'a text or null')
     thresholds = THRESHOLDS[task]
     kinds = MASK_KINDS[task]
@@ -162,7 +167,7 @@ def _rules(content: dict, task: str) -> dict[str, tuple]:
         'classes': (lambda value: _is_list(value, str) and len(value) > 0, 'a list of names'),
         'palette': (
             lambda value: (
-                value is None or (_is_list(value, list) and len(value) == counted and all(map(_is_rgb, value)))
+                value is None or (_is_list(value, list) and len(value) == class_count and all(map(_is_rgb, value)))
             ),
             'an RGB colour for each class, or null',
         ),
@@ -202,15 +207,15 @@ def _check_preprocess(path: Path, preprocess: dict) -> None:
         'pad_value': (_is_number, 'a number'),
         'divisor': (_is_count, 'a number of pixels'),
     }
-    for what, fields in (('missing', rules.keys() - preprocess.keys()), ('not known here', preprocess.keys() - rules)):
+    for problem, fields in (('missing', rules.keys() - preprocess.keys()), ('unknown', preprocess.keys() - rules)):
         if fields:
-            raise InputError(f'{path}: preprocess: {what}: {", ".join(sorted(fields))}; {AGAIN}')
-    for name, (fits, wanted) in rules.items():
-        _demand(path, f'preprocess.{name}', preprocess[name], fits(preprocess[name]), wanted)
+            raise InputError(f'{path}: preprocess: {problem}: {", ".join(sorted(fields))}; {EXPORT_AGAIN}')
+    for name, (fits, expected) in rules.items():
+        _require(path, f'preprocess.{name}', preprocess[name], fits(preprocess[name]), expected)
 
 
 def _is_file_name(value: Any) -> bool:
-    """One name, without a folder or a drive on any system."""
+    """Return whether a value is a plain file name, without folder or drive on any system."""
     if not isinstance(value, str) or '\0' in value:
         return False
     return value not in ('', '.', '..') and PurePosixPath(value).name == PureWindowsPath(value).name == value

@@ -1,4 +1,4 @@
-"""From an image to what a model takes, as the training's test pipeline does it, with numpy and OpenCV alone."""
+"""Turn an image into the input of a model as the config's test pipeline does, with numpy and OpenCV only."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-DIVISOR = 32  # of the export graphs: heights and widths of a batch are multiples of it, in pixels
-# Steps of a test pipeline that leave the pixels alone; annotations are no part of a prediction.
+DIVISOR = 32  # pixels; heights and widths of a batch are multiples of it in every export graph
+# Steps of a test pipeline that do not change pixels.
 NEUTRAL = ('LoadAnnotations', 'LoadPanopticAnnotations', 'PackDetInputs', 'PackSegInputs')
-# What steps may say besides what is read below, and the only value it may have.
+# Options of steps that an artifact supports with one value only.
 FIXED = {
     'LoadImageFromFile': {'color_type': 'color', 'imdecode_backend': 'cv2', 'to_float32': False},
     'Resize': {'scale_factor': None, 'interpolation': 'bilinear', 'backend': 'cv2'},
@@ -25,13 +25,13 @@ FIXED = {
 
 
 class Geometry(NamedTuple):
-    """Heights and widths of one image on its way, in pixels.
+    """Heights and widths of one image after each step, in pixels.
 
     Attributes:
         scaled: after resizing to the scale.
-        resized: after resizing to a multiple as well; the same where the pipeline has no such step.
-        image: with what the pipeline itself pads; to the model, all of this is image.
-        batch: with what is padded to fill the batch; a multiple of the divisor.
+        resized: after resizing to a multiple, too; equal to `scaled` if the pipeline has no such step.
+        image: with the padding of the pipeline, which the model treats as image.
+        batch: with the padding of the batch; a multiple of the divisor.
     """
 
     scaled: tuple[int, int]
@@ -44,46 +44,46 @@ class Geometry(NamedTuple):
 
 
 def from_config(cfg: 'Config') -> dict:
-    """The part of a manifest that says how an image becomes an input: the test pipeline, then the data_preprocessor.
+    """Return the preprocessing of a config as data: its test pipeline, then its data_preprocessor.
 
-    mmseg does not pad at test time unless `model.data_preprocessor.test_cfg.size_divisor` says so, and mmdet's DETR
-    not either. An artifact pads every image to multiples of 32 pixels, as the graph asks for it, and cuts the result:
-    near the right and the lower border a convolution then sees zeros of a padded image where it saw its own padding.
+    mmseg pads at test time only if `model.data_preprocessor.test_cfg.size_divisor` is set, and mmdet's DETR does not
+    pad either. An artifact pads every image to multiples of 32 pixels, because its graph requires it, and crops the
+    result. Convolutions near the right and lower border therefore see this padding instead of their own.
 
     Args:
-        cfg: a whole config of mmdet or mmseg.
+        cfg: a complete config of mmdet or mmseg.
 
     Returns:
-        `scale` [width, height] and `keep_ratio` of the resizing, or null; `multiple` of pixels it is then resized to,
-        or null; `pad_to` [width, height] and `pad_colour` (0 to 255) of the pipeline's own padding, or null; `mean` and
-        `std` in RGB order, 0 to 255; `pad_value` after normalisation; `divisor` of the batch in pixels.
+        `scale` [width, height] and `keep_ratio` of the resizing, or null; `multiple` in pixels to which it rounds up,
+        or null; `pad_to` [width, height] and `pad_colour` (RGB, 0 to 255) of the pipeline's padding, or null; `mean`
+        and `std` in RGB order, 0 to 255; `pad_value` after normalisation; `divisor` of the batch in pixels.
 
     Raises:
-        InputError: a step, or an option of one, that an artifact cannot do.
+        InputError: an artifact does not support a step or one of its options.
     """
-    found = {'scale': None, 'keep_ratio': False, 'multiple': None, 'pad_to': None, 'pad_colour': None}
+    recipe = {'scale': None, 'keep_ratio': False, 'multiple': None, 'pad_to': None, 'pad_colour': None}
     order = ['LoadImageFromFile', 'Resize', 'ResizeToMultiple', 'Pad']
     for step in cfg.test_dataloader.dataset.pipeline:
         name = str(step['type']).rpartition('.')[2]
         if name in NEUTRAL:
             continue
         if name not in order:
-            _refuse(f"step '{name}' of the test pipeline (or its place there)", ', '.join(FIXED))
+            _refuse(f"step '{name}' of the test pipeline (or its position there)", ', '.join(FIXED))
         del order[: order.index(name) + 1]  # each once, in this order
         _check_options(name, step)
         if name == 'Resize':
             scale = step['scale']
-            found['scale'] = [scale, scale] if isinstance(scale, int) else list(scale)
-            found['keep_ratio'] = bool(step.get('keep_ratio', False))
+            recipe['scale'] = [scale, scale] if isinstance(scale, int) else list(scale)
+            recipe['keep_ratio'] = bool(step.get('keep_ratio', False))
         elif name == 'ResizeToMultiple':
-            found['multiple'] = step.get('size_divisor', 32)
+            recipe['multiple'] = step.get('size_divisor', 32)
         elif name == 'Pad':
-            found['pad_to'], found['pad_colour'] = list(step['size']), _colour(step.get('pad_val', 0))
-    return found | _normalisation(cfg.model.data_preprocessor)
+            recipe['pad_to'], recipe['pad_colour'] = list(step['size']), _colour(step.get('pad_val', 0))
+    return recipe | _normalisation(cfg.model.data_preprocessor)
 
 
-def _refuse(what: str, takes: str) -> None:
-    raise InputError(f'an artifact cannot do this: {what}. It takes: {takes}')
+def _refuse(setting: str, supported: str) -> None:
+    raise InputError(f'an artifact does not support {setting}. It supports {supported}')
 
 
 def _check_options(name: str, step: Mapping) -> None:
@@ -96,7 +96,7 @@ def _check_options(name: str, step: Mapping) -> None:
 
 
 def _colour(value: float | Mapping | Sequence) -> list[int]:
-    """What a pipeline pads with, BGR as the image is there, as an RGB colour."""
+    """Convert the BGR padding value of a pipeline to an RGB colour."""
     value = value.get('img', 0) if isinstance(value, Mapping) else value
     levels = [value] * 3 if isinstance(value, int | float) else list(value)
     return [int(level) for level in levels][::-1]
@@ -124,13 +124,13 @@ def _normalisation(part: Mapping) -> dict:
 
 
 def geometry(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int] | None = None) -> Geometry:
-    """How large an image is after each step.
+    """Return the size of an image after each step.
 
     Args:
         image_hw: height and width of the image in pixels.
         preprocess: see `from_config`.
-        size: height and width of a model whose input is fixed, in pixels: an image that would be larger is made to
-            fit, keeping its ratio where the pipeline does.
+        size: height and width of a fixed input in pixels, or None. A larger image is reduced to fit; its aspect ratio
+            is kept if the pipeline keeps it.
     """
     scaled = _scaled(image_hw, preprocess, size)
     multiple = preprocess['multiple'] or 1
@@ -150,7 +150,7 @@ def _scaled(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int
     if scale and not preprocess['keep_ratio']:
         goal = (scale[1], scale[0])
         return tuple(map(min, goal, size)) if size else goal
-    # As mmcv.rescale_size: the longer side within the larger number, the shorter within the smaller; halves go up.
+    # As mmcv.rescale_size: the longer side fits the larger number, the shorter side the smaller one; halves round up.
     factor = min(max(scale) / max(image_hw), min(scale) / min(image_hw)) if scale else 1.0
     if size:
         factor = min(factor, size[0] / height, size[1] / width)
@@ -160,16 +160,16 @@ def _scaled(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int
 def apply(
     image: np.ndarray, preprocess: Mapping, size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """What the model takes for an image: the same numbers as mmdet's or mmseg's own pipeline gives.
+    """Resize, pad and normalise an image; the numbers equal those of mmdet's or mmseg's pipeline.
 
     Args:
         image: `(H, W, 3)` BGR or `(H, W)` grey, uint8.
         preprocess: see `from_config`.
-        size: height and width of a model whose input is fixed, in pixels; else the next multiples of the divisor.
+        size: height and width of a fixed input in pixels; None for the next multiples of the divisor.
 
     Returns:
-        `(3, H', W')` float32, RGB, normalised, padded at the right and at the bottom; and height and width of what in
-        it is image, in pixels.
+        `(3, H', W')` float32, RGB, normalised, padded on the right and at the bottom; and the height and width of the
+        part that is image, in pixels.
     """
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)

@@ -4,11 +4,12 @@ from repvit_dense.config.checking import check, check_channels, check_evaluators
 from repvit_dense.config.data import check_trained_classes, dataset_meta, prepare_data, trained_classes
 from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_channels, set_dataset
-from repvit_dense.config.loading import CONFIG_FOLDERS, apply_option, find, load, names
+from repvit_dense.config.loading import CHECKPOINT_SUFFIXES, CONFIG_FOLDERS, apply_option, find, load, names
 from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.structure import class_heads, datasets, metrics, task
 
 __all__ = [
+    'CHECKPOINT_SUFFIXES',
     'CONFIG_FOLDERS',
     'apply_option',
     'check',

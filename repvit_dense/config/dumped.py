@@ -52,10 +52,10 @@ def from_text(text: str, filename: str | Path | None = None) -> 'Config':
         content = dict(_assignment(statement) for statement in statements)
         return Config(content, cfg_text=text, filename=filename and str(filename))
     except (_Refused, SyntaxError) as error:
-        reason = f'line {error.lineno}: {error.msg}'
+        reason = f'line {error.lineno or 1}: {error.msg}'
     except (KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:  # a reserved key; nested too deeply
         reason = f'{type(error).__name__}: {error}'
-    raise InputError(f'{source}: not a config written by mmengine ({reason}), and nothing in it was executed')
+    raise InputError(f'{source}: not plain values ({reason}); nothing was executed. Name the config file instead')
 
 
 class _Refused(Exception):

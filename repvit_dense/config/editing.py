@@ -19,7 +19,7 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from repvit_dense.data.sources import Source
+    from repvit_dense.data.layouts import Source
 
 # Settings of the training, not of the architecture: every backbone of the catalogue accepts them.
 TRAINING_SETTINGS = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')
@@ -83,10 +83,10 @@ def set_dataset(cfg: 'Config', data: str) -> None:
     Raises:
         InputError: there is no such data set, or it lacks the labels that this config trains on.
     """
-    from repvit_dense.data import checks, sources
+    from repvit_dense.data import checks, layouts
 
     work_dir = cfg.get('work_dir') or Path('work_dirs', f'{Path(cfg.filename or "config").stem}--{Path(data).stem}')
-    source = sources.find(data, task(cfg), work_dir)
+    source = layouts.find(data, task(cfg), work_dir)
     for note in source.notes:
         checks.warn(note)
     for split in ('train', 'val', 'test'):

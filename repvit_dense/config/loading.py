@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_dataset
 from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.structure import one_line
@@ -12,6 +13,7 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+CHECKPOINT_SUFFIXES = ('.pth', '.pt')
 PACKAGE = Path(__file__).parents[1]
 # In a checkout configs/ lies beside the package; in an installed wheel inside it.
 CONFIG_FOLDERS = (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs')
@@ -28,7 +30,8 @@ def load(
     """Read a config file and apply the options of a command.
 
     Args:
-        path: path of the file, or the name of a packaged config.
+        path: path of the file, the name of a packaged config, or a work dir or checkpoint for the config that it was
+            trained with, which is parsed without executing it.
         options: `key=value` pairs, applied last.
         backbone: name of another backbone, see `set_backbone`.
         data: name or folder of another data set, see `set_dataset`.
@@ -38,13 +41,7 @@ def load(
     Raises:
         InputError: the file is missing or cannot be read, an option is not `key=value`, or a name is unknown.
     """
-    file = find(path)
-    from mmengine.config import Config  # takes seconds to import; a mistyped name is refused before
-
-    try:
-        cfg = Config.fromfile(file)
-    except Exception as error:  # a config is Python and may raise anything
-        raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {error}') from error
+    cfg = _read(Path(path))
     if work_dir:
         cfg.work_dir = work_dir
     if backbone:
@@ -56,6 +53,31 @@ def load(
     for option in options or ():
         apply_option(cfg, option)
     return cfg
+
+
+def _read(path: Path) -> 'Config':
+    """Return the config of a file, a packaged name, a work dir or a checkpoint."""
+    if path.is_dir():
+        return from_work_dir(path)
+    if path.suffix in CHECKPOINT_SUFFIXES and path.is_file():
+        return _from_checkpoint(path)
+    file = find(path)
+    from mmengine.config import Config  # takes seconds to import; a mistyped name is refused before
+
+    try:
+        return Config.fromfile(file)
+    except Exception as error:  # a config is Python and may raise anything
+        raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {error}') from error
+
+
+def _from_checkpoint(path: Path) -> 'Config':
+    from repvit_dense.checkpoints.reading import read
+
+    meta = read(path).get('meta')
+    text = meta.get('config_text') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f'{path}: no config in this checkpoint; name its config, then the checkpoint')
+    return from_text(text, path)
 
 
 def find(path: str | Path) -> Path:

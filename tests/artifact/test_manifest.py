@@ -1,4 +1,4 @@
-"""A manifest comes back as it was written; whatever else lies there is refused by name."""
+"""A manifest is read as it was written; anything else is refused by name."""
 
 import json
 
@@ -10,7 +10,7 @@ from repvit_dense.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path, a_manifest):
-    """An artifact whose model file is never opened."""
+    """Return an artifact whose model file is never opened."""
     folder = tmp_path / 'artifact'
     folder.mkdir()
     (folder / 'model.onnx').write_bytes(b'x')
@@ -39,7 +39,7 @@ def refusal(folder):
 
 
 @pytest.mark.parametrize('kind', ['detection', 'roi', 'image', 'panoptic', 'semantic'])
-def test_what_is_written_is_read(tmp_path, a_manifest, kind):
+def test_a_written_manifest_is_read(tmp_path, a_manifest, kind):
     (tmp_path / 'model.onnx').touch()
     written = a_manifest(kind, palette=[[1, 2, 3]] * 3, certificate={'a': 1.5})
     written.write(tmp_path)
@@ -53,7 +53,7 @@ def test_tuples_are_written_as_lists(tmp_path, a_manifest):
     assert manifest.read(tmp_path).palette == [[1, 2, 3]] * 3
 
 
-def test_what_could_not_be_read_is_not_written(tmp_path, a_manifest):
+def test_an_invalid_manifest_is_not_written(tmp_path, a_manifest):
     with pytest.raises(InputError, match='mask_kind is "box"|mask_kind'):
         a_manifest('roi', mask_kind='box').write(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -70,9 +70,9 @@ def test_a_missing_field(folder):
     assert 'missing: classes, task' in refusal(folder)
 
 
-def test_a_foreign_field(folder):
+def test_an_unknown_field(folder):
     change(folder, hook='import os')
-    assert 'not known here: hook' in refusal(folder)
+    assert 'unknown: hook' in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def test_a_wrong_value_of_the_preprocessing(folder, a_manifest, name, value):
     assert f'preprocess.{name} is ' in refusal(folder)
 
 
-def test_a_foreign_step_of_the_preprocessing(folder, a_manifest):
+def test_an_unknown_step_of_the_preprocessing(folder, a_manifest):
     change(folder, preprocess=a_manifest().preprocess | {'rotate': 90})
-    assert 'preprocess: not known here: rotate' in refusal(folder)
+    assert 'preprocess: unknown: rotate' in refusal(folder)
 
 
 @pytest.mark.parametrize(
     'text', ['', '{', '[]', 'null', '{"a": NaN}', '[' * 100_000, '\udcff', '<!DOCTYPE html>'], ids=range(8)
 )
-def test_what_is_no_manifest(folder, text):
+def test_other_content_is_refused(folder, text):
     (folder / 'manifest.json').write_bytes(text.encode(errors='surrogateescape'))
     assert 'manifest.json' in refusal(folder)
 
 
-def test_a_manifest_that_was_cut_short(folder):
+def test_a_truncated_manifest(folder):
     path = folder / 'manifest.json'
     path.write_text(path.read_text()[:300])
     assert 'cannot be read as JSON' in refusal(folder)
@@ -146,7 +146,7 @@ def test_infinite_numbers(folder, a_manifest):
 def test_a_model_outside_the_folder(folder, model):
     (folder.parent / 'model.onnx').touch()
     change(folder, model=model)
-    assert 'not the name of a file in this folder' in refusal(folder)
+    assert 'expected the name of a file in this folder' in refusal(folder)
 
 
 def test_a_link_out_of_the_folder(folder):

@@ -1,4 +1,4 @@
-"""What a model takes for an image, against mmdet's and mmseg's own pipelines."""
+"""Preprocessing, compared with the pipelines of mmdet and mmseg."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ PLAIN = {
 
 @pytest.fixture(scope='module')
 def theirs():
-    """`theirs(cfg, image)`: the batch that the model of a config takes, and the size that it is told."""
+    """Return `theirs(cfg, image)`: batch and unpadded size from the config's pipeline and data_preprocessor."""
     import mmdet.models  # noqa: F401
-    import mmseg.models  # noqa: F401  both register what they define
+    import mmseg.models  # noqa: F401  both register their transforms
     from mmengine.dataset import Compose, pseudo_collate
     from mmengine.registry import MODELS, init_default_scope
 
@@ -58,7 +58,7 @@ def test_the_same_numbers_as_the_pipeline_of_the_config(theirs, name):
         assert found.dtype == np.float32
         assert not any(side % 32 for side in found.shape[1:])
         assert np.array_equal(found[:, :height, :width], expected)
-        # Beyond what they give there is padding, and less than one multiple of it.
+        # An artifact pads further, by less than one multiple.
         assert not found[:, height:].any()
         assert not found[:, :, width:].any()
         assert found.shape[1] - height < 32
@@ -105,7 +105,7 @@ def test_a_fixed_input_is_filled(image):
     assert found[:, 100, 150].tolist() == [-1.0] * 3
 
 
-# --- what an artifact cannot do ---
+# --- unsupported configs ---
 
 
 def steps(*more):
@@ -130,7 +130,7 @@ RESIZE = {'type': 'Resize', 'scale': (64, 64), 'keep_ratio': True}
         ([{'type': 'LoadImageFromFile', 'color_type': 'grayscale'}], 'LoadImageFromFile.color_type=grayscale'),
     ],
 )
-def test_a_step_that_an_artifact_cannot_do(pipeline, words):
+def test_an_unsupported_step_is_refused(pipeline, words):
     cfg = config.load('repvit_maskrcnn_shapes')
     cfg.test_dataloader.dataset.pipeline = pipeline
     with pytest.raises(InputError) as raised:
@@ -141,7 +141,7 @@ def test_a_step_that_an_artifact_cannot_do(pipeline, words):
 @pytest.mark.parametrize(
     'changes', [{'bgr_to_rgb': False}, {'mean': None, 'std': None}, {'test_cfg': {'size': (64, 64)}}]
 )
-def test_a_normalisation_that_an_artifact_cannot_do(changes):
+def test_an_unsupported_normalisation_is_refused(changes):
     cfg = config.load('repvit_segformer_shapes')
     cfg.model.data_preprocessor.update(changes)
     with pytest.raises(InputError, match=f'model.data_preprocessor.{next(iter(changes))}'):
@@ -155,7 +155,7 @@ def test_other_divisors_are_kept_as_well():
 
 
 def test_padding_at_test_time_makes_mmseg_and_an_artifact_the_same(theirs):
-    """`data_preprocessor.test_cfg.size_divisor` is the setting that closes the one difference there is."""
+    """`data_preprocessor.test_cfg.size_divisor` removes the only difference."""
     cfg = config.load('repvit_segformer_shapes')
     cfg.model.data_preprocessor.test_cfg = {'size_divisor': 32}
     pixels = torch.randint(0, 256, (97, 131, 3), dtype=torch.uint8).numpy()

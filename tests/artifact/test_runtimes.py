@@ -1,4 +1,4 @@
-"""Every runtime gives the numbers of the model it was made from, or says what is wrong."""
+"""Every runtime computes the numbers of the exported model, or refuses with a clear message."""
 
 import importlib.util
 import subprocess
@@ -13,7 +13,7 @@ from repvit_dense.errors import InputError
 
 
 class Sums(torch.nn.Module):
-    """A semantic model whose answer is easily worked out; it does not use the sizes."""
+    """A semantic model with an obvious result; it does not use the sizes."""
 
     def forward(self, images, img_hw):
         return ((images.sum(1) > 0).int(),)
@@ -21,7 +21,7 @@ class Sums(torch.nn.Module):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """`files(target)`: name -> content of what an artifact with the small model consists of; the model comes first."""
+    """Return `files(target)`: content of every file of the small model's artifact by name, the model file first."""
     program = torch.export.export(Sums(), (torch.zeros(1, 3, 32, 64), torch.zeros(1, 2)))
     cache = {}
 
@@ -59,7 +59,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def saved(tmp_path, files, a_manifest):
-    """`saved(target)`: the folder of an artifact with the small model, of fixed size."""
+    """Return `saved(target)`, which writes the artifact of the small model with a fixed size."""
 
     def save(target):
         for name, content in files(target).items():
@@ -89,7 +89,7 @@ TARGETS = pytest.mark.parametrize(
 
 @TARGETS
 @pytest.mark.parametrize('threads', [None, 1])
-def test_the_answer_of_the_model(saved, target, threads):
+def test_outputs_equal_the_model(saved, target, threads):
     images = np.random.default_rng(0).normal(size=(1, 3, 32, 64)).astype(np.float32)
     found = load(saved(target), threads)(images, np.array([[30, 60]], np.float32))
     assert found.keys() == {'seg'}
@@ -97,8 +97,8 @@ def test_the_answer_of_the_model(saved, target, threads):
     assert np.array_equal(found['seg'], images.sum(1) > 0)
 
 
-# What a process that is told to stop does after two artifacts have come and gone.
-TOLD_TO_STOP = """
+# Handle a signal after two artifacts were loaded and freed.
+SIGNAL_AFTER_TWO_ARTIFACTS = """
 import os, signal, sys
 from repvit_dense.artifact import manifest, runtimes
 
@@ -110,8 +110,10 @@ os.kill(os.getpid(), signal.SIGINT)
 
 
 @TARGETS
-def test_signals_are_handled_after_two_models_have_gone(saved, target):
-    done = subprocess.run([sys.executable, '-c', TOLD_TO_STOP, saved(target)], capture_output=True, text=True)
+def test_signals_are_handled_after_two_models_were_freed(saved, target):
+    done = subprocess.run(
+        [sys.executable, '-c', SIGNAL_AFTER_TWO_ARTIFACTS, saved(target)], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, 'handled\n'), done.stderr
 
 
@@ -172,7 +174,7 @@ def test_open_shapes(artifact):
 def test_a_model_of_another_manifest(artifact, tiny_onnx):
     folder = artifact('roi')
     (folder / 'model.onnx').write_bytes(tiny_onnx('semantic'))
-    with pytest.raises(InputError, match='its outputs are seg, the manifest says boxes, .*do not belong together'):
+    with pytest.raises(InputError, match='its outputs are seg, those of the manifest boxes, .*do not belong together'):
         load(folder)
 
 

@@ -1,4 +1,4 @@
-"""One table of everything a training needs; its exit code says whether one can start."""
+"""The table of everything that a training needs, and its exit code."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repvit_dense import config
+from repvit_dense import cli, config
 from repvit_dense.commands import doctor
 from repvit_dense.data import shapes
 
@@ -26,7 +26,7 @@ def cfg():
 
 
 def rows(cfg):
-    return [(row.level, row.subject, row.text) for row in doctor.data(cfg)]
+    return [tuple(check) for check in doctor.check_data(cfg)]
 
 
 def test_sound_data(drawn, cfg):
@@ -63,9 +63,9 @@ def test_data_that_will_be_drawn(tmp_path, monkeypatch, cfg):
 
 
 def test_the_model(cfg):
-    assert list(doctor.model(cfg)) == [('ok', 'model', 'MaskRCNN for instance labels')]
+    assert list(doctor.check_model(cfg)) == [('ok', 'model', 'MaskRCNN for instance labels')]
     cfg.model.neck.in_channels = [1, 2, 3, 4]
-    [row] = doctor.model(cfg)
+    [row] = doctor.check_model(cfg)
     assert row.level == 'error'
     assert row.text.startswith('model.neck.in_channels = [1, 2, 3, 4]')
 
@@ -73,10 +73,10 @@ def test_the_model(cfg):
 def test_the_environment():
     import torch
 
-    found = {row.subject: row for row in doctor.environment()}
-    assert found['torch'].text == torch.__version__
-    assert {'python', 'GPU', 'threads', 'mmcv ops', *doctor.PACKAGES} <= found.keys()
-    assert {row.level for row in found.values()} <= {'ok', 'warning'}
+    checks = {check.subject: check for check in doctor.check_environment()}
+    assert checks['torch'].text == torch.__version__
+    assert {'python', 'GPU', 'threads', 'mmcv ops', *doctor.PACKAGES} <= checks.keys()
+    assert {check.level for check in checks.values()} <= {'ok', 'warning'}
 
 
 def test_compiled_ops_are_told_from_the_fallback(monkeypatch):
@@ -84,20 +84,23 @@ def test_compiled_ops_are_told_from_the_fallback(monkeypatch):
 
     extension = types.ModuleType('mmcv._ext')
     monkeypatch.setitem(sys.modules, 'mmcv._ext', extension)
-    assert doctor._ops().text.startswith('fallback on torch')
+    assert doctor._check_ops().text.startswith('fallback on torch')
     extension.__file__ = '_ext.so'
-    assert doctor._ops().text == 'compiled'
+    assert doctor._check_ops().text == 'compiled'
 
 
-def test_a_package_that_is_not_there():
-    assert doctor._package('no_such_package')[:2] == ('error', 'no_such_package')
+def test_a_missing_package():
+    assert doctor._check_package('no_such_package')[:2] == ('error', 'no_such_package')
 
 
-@pytest.mark.parametrize('change, code', [({}, 0), ({'num_classes': 3}, 2)])
-def test_exit_code(drawn, cfg, capsys, change, code):
-    cfg.model.roi_head.mask_head.update(change)
-    assert doctor.run(cfg) == code
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize('classes, code', [(8, 0), (3, 2)])
+def test_exit_code(drawn, capsys, classes, code):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(
+            'doctor', ['repvit_maskrcnn_shapes', '--cfg-options', f'model.roi_head.mask_head.num_classes={classes}']
+        )
+    assert ended.value.code == code
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] in ('ok', 'warning', 'error')]
     assert ('error' in {line.split()[0] for line in lines}) == (code == 2)
     assert len({line.index(line.split(maxsplit=2)[1]) for line in lines}) == 1  # columns are straight
 

@@ -1,0 +1,234 @@
+"""The prediction for one image, as arrays, a picture, COCO entries or supervision detections."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    import supervision
+
+SCORE = 0.3  # threshold of pictures and JSON
+ARRAYS = ('boxes', 'scores', 'labels', 'masks', 'seg', 'segments', 'segment_info')
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """The prediction for one image, in pixels of that image, sorted by falling score.
+
+    Fields that the task does not have are None: detection has `boxes`, `scores` and `labels`; instance segmentation
+    also `masks`; semantic segmentation `seg`; panoptic segmentation `segments` and `segment_info`.
+
+    Attributes:
+        image: `(H, W, 3)` BGR uint8.
+        names: class names, by label.
+        palette: an RGB colour per class, 0 to 255, or None.
+        path: file of the image; None if it came from memory.
+        boxes: `(N, 4)` float32, x1 y1 x2 y2 in pixels.
+        scores: `(N,)` float32, 0 to 1.
+        labels: `(N,)` integer, indices into `names`.
+        masks: `(N, H, W)` bool.
+        seg: `(H, W)` integer class indices.
+        segments: `(H, W)` integer segment numbers, 0 for none.
+        segment_info: a dict per segment with `number`, `label`, `is_thing` and, from an artifact, `score`.
+    """
+
+    image: np.ndarray
+    names: list[str]
+    palette: list | None = None
+    path: Path | None = None
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    seg: np.ndarray | None = None
+    segments: np.ndarray | None = None
+    segment_info: list[dict] | None = None
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The fields of this task, by name."""
+        return {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+
+    def __len__(self) -> int:
+        """Return the number of objects or segments."""
+        return len(self._labels())
+
+    def __repr__(self) -> str:
+        counts = Counter(self.names[label] for label in self._labels())
+        listed = ', '.join(f'{count} {name}' for name, count in counts.most_common(8))
+        more = ', ...' if len(counts) > 8 else ''
+        height, width = self.image.shape[:2]
+        return f'Result({self.path or "image"}, {width}x{height}: {listed or "nothing"}{more})'
+
+    def _labels(self) -> list[int]:
+        if self.labels is not None:
+            return [int(label) for label in self.labels]
+        return [region['label'] for region in self._regions()]
+
+    def plot(self, score: float = SCORE) -> np.ndarray:
+        """Draw boxes, names and masks over the image.
+
+        Args:
+            score: objects below this score are left out.
+
+        Returns:
+            `(H, W, 3)` BGR uint8, of the image's size or, for a small image, a multiple of it.
+        """
+        from repvit_dense.artifact.draw import draw
+
+        return draw(self.image, self.arrays, self.names, self.palette, score)
+
+    def save(self, path: str | Path, score: float = SCORE) -> Path:
+        """Write `plot(score)` to an image file; the suffix decides about the format. Return the path.
+
+        Raises:
+            InputError: the folder is missing, or OpenCV cannot write this format.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f'{path}: there is no folder {path.parent}; create it first')
+        try:
+            encoded, content = cv2.imencode(path.suffix, self.plot(score))
+        except cv2.error:
+            encoded = False
+        if not encoded:
+            raise InputError(f"{path}: cannot write an image with the suffix '{path.suffix}'; use .jpg or .png")
+        path.write_bytes(content.tobytes())
+        return path
+
+    def _repr_jpeg_(self) -> bytes:
+        """Show the picture inline in a notebook."""
+        return cv2.imencode('.jpg', self.plot())[1].tobytes()
+
+    def objects(self, score: float = SCORE) -> list[dict]:
+        """Describe the detected objects, ready for JSON.
+
+        Args:
+            score: objects below this score are left out.
+
+        Returns:
+            a dict per object with `label` (name), `score`, `box` (x1 y1 x2 y2 in pixels) and, for instance
+            segmentation, `mask` (COCO run lengths); empty for semantic and panoptic segmentation.
+        """
+        described = []
+        for index in self._above(score):
+            entry = {
+                'label': self.names[int(self.labels[index])],
+                'score': round(float(self.scores[index]), 4),
+                'box': [round(float(side), 2) for side in self.boxes[index]],
+            }
+            if self.masks is not None:
+                entry['mask'] = _run_lengths(self.masks[index])
+            described.append(entry)
+        return described
+
+    def regions(self) -> list[dict]:
+        """Describe the segments of semantic or panoptic segmentation, ready for JSON, largest first.
+
+        Returns:
+            a dict per segment with `number` (its value in `segment_map`), `label` (name) and `share` of the pixels;
+            empty for a detector.
+        """
+        described = [
+            {'number': region['number'], 'label': self.names[region['label']], 'share': round(region['share'], 4)}
+            for region in self._regions()
+        ]
+        return sorted(described, key=lambda entry: -entry['share'])
+
+    def segment_map(self) -> np.ndarray | None:
+        """Return `(H, W)` uint16: class indices (semantic) or segment numbers, 0 for none (panoptic); else None."""
+        numbers = self.seg if self.segments is None else self.segments
+        return None if numbers is None else numbers.astype(np.uint16)
+
+    def to_coco(self, image_id: int = 0, score: float = 0.0) -> list[dict]:
+        """Return results in COCO's format, ready for JSON and pycocotools.
+
+        Args:
+            image_id: id of this image in the annotation file.
+            score: objects below this score are left out.
+
+        Returns:
+            a dict per object with `image_id`, `category_id` (the label: an index into `names`, not an id of an
+            annotation file), `bbox` (x y width height in pixels), `score` and, with masks, `segmentation` (run
+            lengths). For semantic and panoptic segmentation a dict per segment, with `segmentation` and no box.
+        """
+        if self.boxes is None:
+            return [
+                {'image_id': image_id, 'category_id': region['label'], 'segmentation': _run_lengths(region['mask'])}
+                for region in self._regions()
+            ]
+        entries = []
+        for index in self._above(score):
+            left, top, right, bottom = (float(side) for side in self.boxes[index])
+            entry = {
+                'image_id': image_id,
+                'category_id': int(self.labels[index]),
+                'bbox': [left, top, right - left, bottom - top],
+                'score': float(self.scores[index]),
+            }
+            if self.masks is not None:
+                entry['segmentation'] = _run_lengths(self.masks[index])
+            entries.append(entry)
+        return entries
+
+    def to_supervision(self, score: float = 0.0) -> 'supervision.Detections':
+        """Return `supervision.Detections`: boxes, masks, labels, scores and class names.
+
+        A segment of semantic or panoptic segmentation becomes a detection with its mask and the box around it.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise InputError('to_supervision() needs supervision: pip install "repvit_dense[convert]"') from error
+        if self.boxes is None:
+            regions = self._regions()
+            labels = np.array([region['label'] for region in regions], int)
+            masks = np.array([region['mask'] for region in regions], bool).reshape(-1, *self.image.shape[:2])
+            boxes, scores = supervision.mask_to_xyxy(masks).astype(np.float32), None
+        else:
+            rows = self._above(score)
+            boxes, scores, labels = self.boxes[rows], self.scores[rows], self.labels[rows].astype(int)
+            masks = None if self.masks is None else self.masks[rows]
+        return supervision.Detections(
+            xyxy=boxes.reshape(-1, 4),
+            mask=masks,
+            confidence=scores,
+            class_id=labels,
+            data={'class_name': np.array([self.names[label] for label in labels], dtype=str)},
+        )
+
+    def _above(self, score: float) -> np.ndarray:
+        """Return the rows of the objects that reach a score."""
+        return np.zeros(0, int) if self.scores is None else np.flatnonzero(self.scores >= score)
+
+    def _regions(self) -> list[dict]:
+        """Return number, label, mask and share of the pixels of every segment in the image."""
+        if self.segments is not None and self.segment_info is not None:
+            numbers, labels = self.segments, {part['number']: part['label'] for part in self.segment_info}
+        elif self.seg is not None:
+            numbers, labels = self.seg, {index: index for index in range(len(self.names))}
+        else:
+            return []
+        masks = {int(number): numbers == number for number in np.unique(numbers) if int(number) in labels}
+        return [
+            {'number': number, 'label': labels[number], 'mask': mask, 'share': float(mask.mean())}
+            for number, mask in masks.items()
+        ]
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    from repvit_dense.data.reading import run_lengths
+
+    try:
+        return run_lengths(mask)
+    except ImportError as error:
+        raise InputError('masks as COCO run lengths need pycocotools: pip install pycocotools') from error

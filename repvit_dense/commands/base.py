@@ -1,0 +1,130 @@
+"""Options and steps that several commands share."""
+
+import argparse
+import dataclasses
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repvit_dense.artifact.manifest import is_artifact
+from repvit_dense.errors import InputError
+from repvit_dense.options import option
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+CONFIG = 'config file, name of a packaged config, or work dir'
+CHECKPOINT = 'checkpoint file or URL, or a work dir for its best checkpoint, else its last'
+
+
+@dataclasses.dataclass
+class ModelOptions:
+    """Name a model and its data."""
+
+    config: str = option(help=CONFIG, positional=True)
+    _: dataclasses.KW_ONLY
+    backbone: str | None = option(None, metavar='NAME', help='replace the backbone by another one of the catalogue')
+    data: str | None = option(
+        None,
+        metavar='NAME|PATH',
+        help='replace the data: coco, coco-panoptic, ade20k, cityscapes, voc, shapes, or a folder',
+    )
+    cfg_options: list[str] | None = option(
+        None, nargs='+', metavar='KEY=VALUE', help='change values of the config, e.g. train_cfg.max_epochs=1'
+    )
+
+
+@dataclasses.dataclass
+class RunOptions(ModelOptions):
+    """Say how train and test run."""
+
+    _: dataclasses.KW_ONLY
+    work_dir: str | None = option(None, metavar='DIR', help='folder for everything that is written (work_dirs/CONFIG)')
+    seed: int | None = option(None, type=int, metavar='N', help='random seed')
+    deterministic: bool = option(False, help='use deterministic algorithms only')
+    launcher: str = option('none', choices=('none', 'pytorch', 'slurm', 'mpi'), help='how the processes were started')
+    local_rank: int = option(0, type=int, flags=('--local_rank', '--local-rank'), help=argparse.SUPPRESS)
+
+
+def open_config(options: ModelOptions, work_dir: str | None) -> 'Config':
+    """Load the config that the options name and apply their changes.
+
+    A work dir or a checkpoint file stands for the config that it was trained with; that one is parsed, not executed.
+
+    Args:
+        options: config, backbone, data and changes.
+        work_dir: folder for converted data; None for the one of the config.
+
+    Raises:
+        InputError: there is no such config, or a change does not fit it.
+    """
+    from repvit_dense import config
+
+    epochs = getattr(options, 'epochs', None)
+    return config.load(options.config, options.cfg_options, options.backbone, options.data, work_dir, epochs)
+
+
+def open_run_config(options: RunOptions) -> 'Config':
+    """Return the config of a training or a test, with the options of both applied."""
+    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    cfg = open_config(options, options.work_dir)
+    if not options.work_dir and stands_for_model(options.config):
+        cfg.work_dir = default_work_dir(options)  # not that of the training, whose config this run would overwrite
+    cfg.work_dir = cfg.get('work_dir') or default_work_dir(options)
+    cfg.launcher = options.launcher
+    randomness = {'seed': options.seed, 'deterministic': options.deterministic or None}
+    randomness = {key: value for key, value in randomness.items() if value is not None}
+    cfg.randomness = {'seed': None, **cfg.get('randomness', {}), **randomness}
+    if cfg.randomness.get('deterministic'):
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # deterministic matrix products on a GPU need it
+    return cfg
+
+
+def default_work_dir(options: ModelOptions) -> str:
+    """Return one folder per config, backbone and data, so that runs do not overwrite each other's checkpoints."""
+    names = [options.config, options.backbone, options.data]
+    return str(Path('work_dirs', '--'.join(Path(name).stem for name in names if name)))
+
+
+def checkpoint_of(options: ModelOptions, checkpoint: str | None) -> str:
+    """Return the checkpoint to load: the one named, or that of the work dir or checkpoint that stands for the config.
+
+    Raises:
+        InputError: no checkpoint is named, or the work dir has none.
+    """
+    from repvit_dense.checkpoints.work_dir import find_checkpoint
+
+    if checkpoint is None and not stands_for_model(options.config):
+        raise InputError(f'{options.config}: a config has no weights; name a checkpoint file or a work dir after it')
+    return find_checkpoint(checkpoint or options.config)
+
+
+def stands_for_model(name: str) -> bool:
+    """Return whether a name is a work dir or a checkpoint file, which hold config and weights."""
+    from repvit_dense.config import CHECKPOINT_SUFFIXES
+
+    path = Path(name)
+    return (path.is_dir() and not is_artifact(path)) or (path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+
+
+def check_checkpoint(cfg: 'Config') -> None:
+    """Read the checkpoint of a run now: a bad one would stop the run only after model and data are built.
+
+    Raises:
+        InputError: it cannot be read, or was trained on other classes than the data has.
+    """
+    from repvit_dense.checkpoints.reading import read
+    from repvit_dense.config import check_trained_classes
+
+    if cfg.get('load_from'):
+        check_trained_classes(cfg, read(cfg.load_from))
+
+
+def keep_memory() -> AbstractContextManager[None]:
+    """Return a context that reuses freed memory while the CPU computes; it does nothing if there is a GPU."""
+    import torch
+
+    from repvit_dense.memory import kept_when_freed
+
+    return nullcontext() if torch.cuda.is_available() else kept_when_freed()

@@ -1,0 +1,92 @@
+"""`repvit_dense.load`: load a trained model, an artifact or a published model."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from repvit_dense.artifact.manifest import is_artifact
+from repvit_dense.commands.base import CHECKPOINT, ModelOptions, checkpoint_of, default_work_dir, open_config
+from repvit_dense.errors import InputError
+from repvit_dense.options import option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from repvit_dense.artifact.predictor import Predictor
+    from repvit_dense.backbones.catalogue import Backbone
+
+# The recipe of each published detector or segmentor, by the end of its name in the catalogue.
+RECIPES = {'_coco.pth': 'repvit_maskrcnn_coco', '_ade20k.pth': 'repvit_semfpn_ade20k'}
+
+
+@dataclasses.dataclass
+class Options(ModelOptions):
+    """Options of `load`, shared by `predict`."""
+
+    config: str = option(
+        positional=True,
+        help='work dir, checkpoint, folder of an artifact, name of the catalogue, or a config with a checkpoint',
+    )
+    checkpoint: str | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
+    _: dataclasses.KW_ONLY
+    device: str | None = option(None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
+    threads: int | None = option(None, type=int, metavar='N', help='CPU threads (default: all cores)')
+    deploy: bool = option(False, help='fuse the model')
+
+
+def run(options: Options) -> Any:
+    """Load a trained model, an artifact or a published model.
+
+    Returns:
+        for a work dir, a checkpoint file (`.pth`), a config with a checkpoint, or a published detector or segmentor of
+        the catalogue (`repvit_m1_1_coco.pth`): a `Model`. For the folder of an artifact: a `Predictor`, which needs
+        neither torch nor OpenMMLab. Both map an image to a `Result`. For a backbone of the catalogue (`m1_1`): the
+        `torch.nn.Module` in eval mode with its published weights, which maps `(B, 3, H, W)` to features.
+
+    Raises:
+        InputError: there is nothing of this name, or it cannot be read or downloaded.
+    """
+    options = dataclasses.replace(options, config=str(options.config))
+    if is_artifact(options.config):
+        return _load_artifact(options)
+    from repvit_dense.backbones import catalogue
+
+    entry = catalogue.BACKBONES.get(options.config) or catalogue.BACKBONES.get(f'repvit_{options.config}')
+    if entry:
+        return _load_backbone(entry)
+    options = _resolve_published(options)
+    cfg = open_config(options, default_work_dir(options))
+    checkpoint = checkpoint_of(options, options.checkpoint)
+    from repvit_dense.commands.trained_model import Model
+
+    return Model(cfg, checkpoint, options.device, options.deploy, options.threads)
+
+
+def _load_artifact(options: Options) -> 'Predictor':
+    from repvit_dense.artifact.predictor import Predictor
+
+    for name in ('checkpoint', 'backbone', 'data', 'cfg_options', 'device', 'deploy'):
+        if getattr(options, name):
+            raise InputError(f'--{name.replace("_", "-")} does not go with an artifact, which holds a fixed model')
+    return Predictor(options.config, options.threads)
+
+
+def _load_backbone(entry: 'Backbone') -> 'nn.Module':
+    from repvit_dense.checkpoints.loading import load_checkpoint
+    from repvit_dense.model import build_backbone
+
+    if not entry.default_weights:
+        raise InputError(f'{entry.name}: no weights were published for this backbone; train it with a config')
+    backbone = build_backbone(entry)
+    load_checkpoint(backbone, entry.default_weights)
+    return backbone
+
+
+def _resolve_published(options: Options) -> Options:
+    """Replace the name of a published detector or segmentor by its recipe, backbone and checkpoint."""
+    from repvit_dense.backbones import catalogue
+
+    for entry in catalogue.BACKBONES.values():
+        if options.config in entry.downstream:
+            recipe = next(recipe for end, recipe in RECIPES.items() if options.config.endswith(end))
+            return dataclasses.replace(options, config=recipe, backbone=entry.name, checkpoint=options.config)
+    return options

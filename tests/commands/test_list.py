@@ -1,0 +1,42 @@
+"""`list` and the functions behind it."""
+
+import pytest
+
+from repvit_dense import cli, config
+from repvit_dense.backbones import catalogue
+from repvit_dense.commands.list import list_backbones, list_configs
+from repvit_dense.errors import InputError
+
+
+def test_all_backbones_are_listed():
+    assert list_backbones() == list(catalogue.BACKBONES)
+
+
+def test_backbones_by_pattern():
+    assert 'mobilevitv2_100' in list_backbones('*vit*')
+    assert 'resnet18' not in list_backbones('*vit*')
+    assert list_backbones('nonsense*') == []
+
+
+def test_configs_by_task():
+    by_task = {task: list_configs(task=task) for task in ('detection', 'instance', 'panoptic', 'semantic')}
+    assert 'repvit_ssdlite_coco' in by_task['detection']
+    assert 'repvit_rtmdet-ins_coco' in by_task['instance']
+    assert sorted(sum(by_task.values(), [])) == list_configs() == config.names()
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(InputError, match="task 'boxes'.*instance"):
+        list_configs(task='boxes')
+
+
+@pytest.mark.parametrize(
+    'arguments, line',
+    [([], 'repvit_m1_1 '), (['backbones', 'm1*'], None), (['configs', '*ssd*'], 'repvit_ssdlite_coco')],
+)
+def test_the_command_prints_a_line_per_name(capsys, arguments, line):
+    with pytest.raises(SystemExit) as ended:
+        cli.main('list', arguments)
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert line is None or any(each.startswith(line) for each in lines)

@@ -1,0 +1,190 @@
+"""`train`: refusals, and the config that it runs."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from repvit_dense.commands.base import open_run_config
+from repvit_dense.commands.train import Options
+
+ROOT = Path(__file__).parents[2]
+SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
+COCO = str(ROOT / 'configs/repvit_maskrcnn_coco.py')
+
+
+class Harmful:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='is refused without a GPU')
+def test_mixed_precision_needs_a_gpu(refuse_in_a_line, precision):
+    assert f'--amp {precision} needs a GPU' in refuse_in_a_line('train', SHAPES, '--amp', precision)
+
+
+def test_scaling_needs_a_base(refuse_in_a_line):
+    arguments = ['--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=None']
+    assert 'auto_scale_lr.base_batch_size=' in refuse_in_a_line('train', SHAPES, *arguments)
+
+
+def test_missing_data(refuse_in_a_line):
+    message = refuse_in_a_line('train', COCO)
+    assert 'data/coco/annotations/instances_train2017.json: not found' in message
+    assert 'python tools/train.py configs/repvit_maskrcnn_shapes.py' in message
+
+
+def test_a_data_folder_with_other_things(refuse_in_a_line, tmp_path):
+    (tmp_path / 'thesis.tex').touch()
+    message = refuse_in_a_line('train', SHAPES, '--cfg-options', f'embedded_data.root={tmp_path}')
+    assert 'thesis.tex' in message
+    assert (tmp_path / 'thesis.tex').exists()
+
+
+CHECKPOINTS = pytest.mark.parametrize(
+    'arguments', [['test', SHAPES], ['train', SHAPES, '--resume']], ids=['test', 'resume']
+)
+
+
+@CHECKPOINTS
+def test_a_missing_checkpoint(refuse_in_a_line, tmp_path, arguments):
+    assert 'none.pth: no such file' in refuse_in_a_line(*arguments, 'none.pth')
+    assert not (tmp_path / 'data').exists()  # refused before any work
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+@CHECKPOINTS
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 cut short', b'<!DOCTYPE html><html>', b'x = 1\n' * 100])
+def test_a_file_that_is_no_checkpoint(refuse_in_a_line, tmp_path, arguments, content):
+    (tmp_path / 'file.pth').write_bytes(content)
+    assert 'file.pth' in refuse_in_a_line(*arguments, 'file.pth')
+
+
+@CHECKPOINTS
+@pytest.mark.parametrize('save', [torch.save, lambda content, path: Path(path).write_bytes(pickle.dumps(content, 2))])
+def test_a_harmful_checkpoint(refuse_in_a_line, tmp_path, arguments, save):
+    trap = tmp_path / 'trap'
+    content = {'state_dict': {'a': torch.zeros(1)}, 'meta': {'x': Harmful(trap)}}
+    pickle.loads(pickle.dumps(content))
+    trap.unlink()  # it works
+    save(content, tmp_path / 'harmful.pth')
+    message = refuse_in_a_line(*arguments, 'harmful.pth')
+    assert 'harmful.pth' in message
+    assert 'executed' in message
+    assert not trap.exists()
+
+
+def test_a_work_dir_without_checkpoints(refuse_in_a_line, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    assert 'empty: no checkpoint in this folder' in refuse_in_a_line('test', SHAPES, 'empty')
+
+
+def test_a_last_checkpoint_that_is_gone(refuse_in_a_line, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text('/elsewhere/epoch_3.pth')
+    message = refuse_in_a_line('train', SHAPES, '--work-dir', 'run', '--resume')
+    assert 'last_checkpoint names /elsewhere/epoch_3.pth, which is not there' in message
+    assert '--resume CHECKPOINT' in message
+
+
+@pytest.mark.parametrize('interval', ['5h', '0m', '0', '-1', 'x'])
+def test_a_checkpoint_interval_of_another_form(refuse_in_a_line, interval):
+    message = refuse_in_a_line('train', SHAPES, f'--checkpoint-every={interval}')
+    assert f"'{interval}' is neither a number of iterations (200) nor of minutes (5m)" in message
+
+
+# --- the config that runs ---
+
+
+@pytest.mark.parametrize(
+    'arguments, expected',
+    [
+        ({}, {'seed': 7, 'deterministic': True}),
+        ({'seed': 3}, {'seed': 3, 'deterministic': True}),
+    ],
+)
+def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, expected):
+    options = ['randomness.seed=7', 'randomness.deterministic=True', 'work_dir=w']
+    cfg = open_run_config(Options(SHAPES, cfg_options=options, **arguments))
+    assert cfg.randomness == expected
+    assert cfg.work_dir == 'w'
+
+
+def test_defaults():
+    cfg = open_run_config(Options('repvit_maskrcnn_coco'))
+    assert cfg.work_dir == str(Path('work_dirs/repvit_maskrcnn_coco'))
+    assert cfg.randomness == {'seed': None}
+    assert cfg.launcher == 'none'
+
+
+def test_every_combination_has_a_work_dir_of_its_own():
+    cfg = open_run_config(Options('repvit_maskrcnn_coco', backbone='resnet18', data='shapes'))
+    assert cfg.work_dir == str(Path('work_dirs/repvit_maskrcnn_coco--resnet18--shapes'))
+    assert cfg.model.backbone.type == 'DenseTimm'
+    assert cfg.train_dataloader.dataset.data_root == 'data/shapes/'
+
+
+def test_nothing_to_resume_is_a_beginning(settle, weights, capsys):
+    """With the weights that the config starts from."""
+    cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume', '--cfg-options', f'load_from={weights}')
+    assert (cfg.load_from, cfg.resume) == (weights, False)
+    assert 'run: no checkpoint to continue from, training starts from the beginning' in capsys.readouterr().err
+
+
+def test_the_last_checkpoint_is_resumed(settle, weights, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text(weights)
+    cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume')
+    assert (cfg.load_from, cfg.resume) == (weights, True)
+
+
+def test_a_named_checkpoint_is_resumed(settle, weights):
+    cfg = settle('train', SHAPES, '--resume', weights, '--auto-scale-lr')
+    assert (cfg.load_from, cfg.resume) == (weights, True)
+    assert cfg.auto_scale_lr.enable
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
+
+
+@pytest.mark.parametrize('restarts, expected', [('0', False), ('1', True)])
+def test_a_job_that_torchrun_starts_again_is_resumed(settle, weights, tmp_path, monkeypatch, restarts, expected):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text(weights)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
+    assert settle('train', SHAPES, '--work-dir', 'run').resume == expected
+    if expected:  # what the first start was told is behind the last checkpoint
+        cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume', 'older.pth')
+        assert cfg.load_from == weights
+
+
+def test_a_job_that_died_before_its_first_checkpoint(settle, weights, monkeypatch, capsys):
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    assert not settle('train', SHAPES, '--work-dir', 'run').resume
+    assert 'starts from the beginning' in capsys.readouterr().err
+    assert settle('train', SHAPES, '--work-dir', 'run', '--resume', weights).load_from == weights
+
+
+@pytest.mark.parametrize('text, expected', [('200', {'iterations': 200}), ('5m', {'minutes': 5})])
+def test_more_checkpoints(settle, text, expected):
+    cfg = settle('train', SHAPES, '--checkpoint-every', text)
+    assert cfg.custom_hooks[-1] == {'type': 'DenseRecentCheckpointHook', **expected}
+
+
+def test_an_operation_that_is_not_deterministic(refuse_in_a_line, settle, monkeypatch):
+    from repvit_dense.engine.runner import DenseRunner
+
+    def from_cfg(cfg):
+        raise RuntimeError('roi_align_backward_kernel does not have a deterministic implementation, but you set ...')
+
+    monkeypatch.setattr(DenseRunner, 'from_cfg', from_cfg)
+    message = refuse_in_a_line('train', SHAPES, '--deterministic')
+    assert '--deterministic: roi_align_backward_kernel of this model' in message
