@@ -20,8 +20,8 @@ from repvit_dense.backbones import catalogue
 ROOT = Path(__file__).parent.parent
 MEASURED = ('model_zoo', 'peers', 'ladder', 'growth')  # generated pages; their code blocks are excerpts
 PAGES = {path.name: path for path in [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]}
-# In the order in which they run: the first page trains the model that others use.
-STORY = ('start.md', 'README.md', 'predict.md', 'export.md', 'python.md', 'plugin.md', 'data.md', 'configs.md')
+# In the order in which they run: the first page trains and exports the model of the others, the last one replaces it.
+STORY = ('start.md', 'predict.md', 'export.md', 'python.md', 'plugin.md', 'data.md', 'configs.md', 'README.md')
 OTHER_OPTIONS = ('--no-build-isolation',)  # of pip
 LIST_OF_OPTIONS = 'commands.md'  # generated when the site is built
 
@@ -313,6 +313,14 @@ def test_every_config_and_backbone_is_on_its_page():
         assert f'`{config.stem}`' in text
     rows = text[text.index('| family |') : text.index('All return four')]
     assert set(re.findall(r'`([^`]+)`', rows)) == set(catalogue.BACKBONES)
+
+
+def test_the_table_of_formats_is_right():
+    from repvit_dense.artifact.targets import TARGETS
+
+    rows = re.findall(r'^\| `(\w+)` \| .*? \| ([\w, ]+) \| ([\w, -]+) \|', PAGES['export.md'].read_text(), re.M)
+    table = {name: (precisions, dynamic) for name, precisions, dynamic in rows}
+    assert table == {name: (', '.join(row.precisions), ', '.join(row.dynamic) or '-') for name, row in TARGETS.items()}
 
 
 def test_the_table_of_variants_is_right():
