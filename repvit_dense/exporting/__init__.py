@@ -1,1 +1,1 @@
-"""From a trained model to an artifact: a folder that runs without torch and OpenMMLab."""
+"""Export a trained model to an artifact: a folder that runs without PyTorch and OpenMMLab."""

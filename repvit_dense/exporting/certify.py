@@ -1,6 +1,6 @@
-"""What an artifact is worth, in numbers: fused against unfused, artifact against PyTorch, before it leaves.
+"""The certificate of an artifact: the fused model against the unfused one, the artifact against PyTorch.
 
-Detections are compared by matching, never by index: two runtimes may order equal scores differently.
+Detections are compared by matching, never by index: runtimes may order equal scores differently.
 """
 
 import copy
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repvit_dense.exporting.graphs.base import Graph
+    from repvit_dense.exporting.samples import Batch
 
-    Batch = tuple[np.ndarray, np.ndarray]  # images (B, 3, H, W) and img_hw (B, 2), both float32
     Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 class Tolerance(NamedTuple):
-    """How far an artifact may be from PyTorch.
+    """The differences allowed between an artifact and PyTorch.
 
     Attributes:
-        raw: largest difference of an output, relative to that output's largest value.
-        matched: least share of detections that have a partner: same class, IoU above `iou`, score within `score`.
-        iou, score: what makes a partner.
-        mask_iou: least mean IoU of the masks of partners.
-        pixels: least share of pixels of a class map that agree.
+        raw: maximum difference of an output, relative to the largest value of that output.
+        matched: minimum share of detections with a partner: same class, IoU above `iou`, scores within `score`.
+        iou: minimum IoU of partners.
+        score: maximum difference between the scores of partners.
+        mask_iou: minimum mean IoU of the masks of partners.
+        pixels: minimum share of equal pixels of a class map.
     """
 
     raw: float
@@ -40,79 +41,84 @@ class Tolerance(NamedTuple):
     pixels: float
 
 
-# Half precision keeps 11 bits, and int8 changes the network: what these lose is for an evaluation to say.
+# fp16 has 11 significant bits, and int8 changes the network; an evaluation has to measure their loss of accuracy.
 TOLERANCES = {
     'fp32': Tolerance(raw=1e-3, matched=0.99, iou=0.99, score=1e-3, mask_iou=0.99, pixels=0.999),
     'fp16': Tolerance(raw=5e-2, matched=0.95, iou=0.95, score=1e-2, mask_iou=0.95, pixels=0.99),
     'int8': Tolerance(raw=float('inf'), matched=0.5, iou=0.7, score=0.2, mask_iou=0.7, pixels=0.9),
 }
-FLIPPED = 10  # times the difference of raw outputs is allowed where the network itself decides by a threshold
+THRESHOLD_FACTOR = 10  # on `Tolerance.raw` for networks with thresholds inside, see `Graph.thresholds`
 TIMED_ROUNDS = 3
 
 
 def certify(
     unfused: 'nn.Module', graph: 'Graph', run: 'Run', precision: str, inputs: 'Sequence[Batch]', verify: bool = True
 ) -> dict:
-    """Compare, count and time.
+    """Compare an artifact with its model, count operations and measure latency.
 
     Args:
-        unfused: the trained model in eval mode, before anything was merged.
-        graph: the export graph on the fused model.
+        unfused: the trained model in eval mode, before merging.
+        graph: the export graph of the fused model.
         run: the loaded artifact.
         precision: key of `TOLERANCES`.
-        inputs: at least one batch; where the artifact is dynamic, batches of other sizes too.
-        verify: refuse what is beyond the tolerance.
+        inputs: one or more batches; they differ in size if the artifact has dynamic axes.
+        verify: refuse an artifact beyond the tolerance.
 
     Returns:
-        the certificate, ready for JSON: `stages`, `outputs`, `agreement`, `parameters`, `macs`, `milliseconds`,
-        `tolerance`, `failures`.
+        The certificate, ready for JSON: `inputs`, `stages`, `outputs`, `agreement`, `parameters`, `macs`,
+        `milliseconds`, `tolerance`, `failures`.
 
     Raises:
-        InputError: the artifact is beyond the tolerance; every offending output is named.
+        InputError: the artifact is beyond the tolerance; the message names every failing output.
     """
     from repvit_dense.exporting import graphs
 
     tolerance = TOLERANCES[precision]
     if graph.thresholds:
-        tolerance = tolerance._replace(raw=FLIPPED * tolerance.raw)
+        tolerance = tolerance._replace(raw=THRESHOLD_FACTOR * tolerance.raw)
     before = graphs.build(copy.deepcopy(unfused), graph.plain)
-    pairs = [(_reference(graph, *batch), run(*batch)) for batch in inputs]
-    edge = 0.0 if graph.mask_kind == 'image' else 0.5  # logits, or probabilities
-    outputs, agreement = compare(graph.task, pairs, tolerance, edge)
-    failures = _failures(outputs, agreement, tolerance)
+    pairs = [(_run_graph(graph, *batch), run(*batch)) for batch in inputs]
+    mask_threshold = 0.0 if graph.mask_kind == 'image' else 0.5  # of logits, or of probabilities
+    outputs, agreement = compare_outputs(graph.task, pairs, tolerance, mask_threshold)
+    failures = find_failures(outputs, agreement, tolerance)
     certificate = {
         'inputs': [list(images.shape) for images, _ in inputs],
-        'stages': stages(unfused, graph.model, inputs[0][0]),
+        'stages': stage_differences(unfused, graph.model, inputs[0][0]),
         'outputs': outputs,
         'agreement': agreement,
-        **counts(before, graph, inputs[0]),
-        'milliseconds': latency(before, graph, run, inputs[0]),
+        **count_operations(before, graph, inputs[0]),
+        'milliseconds': measure_latency(before, graph, run, inputs[0]),
         'tolerance': {name: value for name, value in tolerance._asdict().items() if value != float('inf')},
         'failures': failures,
     }
     if verify and failures:
-        raise InputError(f'the artifact is not the model: {"; ".join(failures)}. Not written (--no-verify writes it)')
+        raise InputError(
+            f'the artifact differs from the model: {"; ".join(failures)}. Not written (--no-verify writes it)'
+        )
     return certificate
 
 
-def _reference(graph: 'Graph', images: 'np.ndarray', img_hw: 'np.ndarray') -> 'dict[str, np.ndarray]':
+def _run_graph(graph: 'Graph', images: 'np.ndarray', img_hw: 'np.ndarray') -> 'dict[str, np.ndarray]':
     import torch
 
     with torch.inference_mode():
-        found = graph(torch.from_numpy(images), torch.from_numpy(img_hw))
-    return {name: output.numpy() for name, output in zip(graph.outputs, found, strict=True)}
+        outputs = graph(torch.from_numpy(images), torch.from_numpy(img_hw))
+    return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
 
 
-def stages(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndarray') -> dict[str, float]:
-    """Largest difference of fused and unfused features, relative to the largest value; backbone stages, then neck."""
+def stage_differences(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndarray') -> dict[str, float]:
+    """Return the maximum difference between fused and unfused features, relative to the largest unfused value.
+
+    The keys are `backbone 0`, `backbone 1`, ... and `neck 0`, ... if there is a neck.
+    """
     import torch
 
     def features(model: 'nn.Module') -> 'dict[str, Tensor]':
         outs = model.backbone(torch.from_numpy(images))
-        found = {f'backbone {i}': out for i, out in enumerate(outs)}
+        named = {f'backbone {i}': out for i, out in enumerate(outs)}
         if getattr(model, 'with_neck', False):
-            found |= {f'neck {i}': out for i, out in enumerate(model.neck(outs))}
-        return found
+            named |= {f'neck {i}': out for i, out in enumerate(model.neck(outs))}
+        return named
 
     with torch.inference_mode():
         before, after = features(unfused), features(fused)
@@ -122,62 +128,69 @@ def stages(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndarray') -> di
     }
 
 
-def compare(
+def compare_outputs(
     task: str,
     pairs: 'Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]',
     tolerance: Tolerance,
-    edge: float = 0.5,
+    mask_threshold: float = 0.5,
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Outputs of PyTorch and of the artifact, each pair from one batch; a mask's values above `edge` are inside.
+    """Compare the outputs of PyTorch with those of the artifact.
+
+    Args:
+        task: key of `manifest.OUTPUTS`.
+        pairs: outputs of PyTorch and of the artifact for each batch.
+        tolerance: the matching criteria.
+        mask_threshold: mask values above it are inside.
 
     Returns:
-        per output the largest difference, `absolute` and `relative` to the largest value, over what has a partner; and
-        the agreement: `pixels`, or `detections` (how many PyTorch has), `matched`, `mask_iou`.
+        The maximum difference of partners in each output, `absolute` and `relative` to its largest value; and the
+        agreement: `pixels`, or `detections` (their number), `matched` (share), and `mask_iou` (mean).
     """
     if task == 'semantic':
         import numpy as np
 
-        return {}, {'pixels': float(np.mean([np.mean(ours['seg'] == theirs['seg']) for ours, theirs in pairs]))}
-    found = [
-        _match(ours, theirs, index, tolerance, edge)
-        for ours, theirs in pairs
-        for index in range(len(next(iter(ours.values()))))
+        shares = [np.mean(reference['seg'] == other['seg']) for reference, other in pairs]
+        return {}, {'pixels': float(np.mean(shares))}
+    matches = [
+        _match(reference, other, index, tolerance, mask_threshold)
+        for reference, other in pairs
+        for index in range(len(next(iter(reference.values()))))
     ]
-    total = sum(match['total'] for match in found)
+    total = sum(match['total'] for match in matches)
     outputs = {
         name: {
-            'absolute': max(match['difference'][name] for match in found),
-            'relative': max(match['difference'][name] for match in found)
-            / max(1e-12, *(match['largest'][name] for match in found)),
+            'absolute': max(match['difference'][name] for match in matches),
+            'relative': max(match['difference'][name] for match in matches)
+            / max(1e-12, *(match['largest'][name] for match in matches)),
         }
-        for name in found[0]['difference']
+        for name in matches[0]['difference']
     }
-    agreement = {'detections': total, 'matched': sum(match['matched'] for match in found) / total if total else 1.0}
-    ious = [iou for match in found for iou in match['mask_ious']]
+    agreement = {'detections': total, 'matched': sum(match['matched'] for match in matches) / total if total else 1.0}
+    ious = [iou for match in matches for iou in match['mask_ious']]
     if ious:
         agreement['mask_iou'] = statistics.fmean(ious)
     return outputs, agreement
 
 
-def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance, edge: float) -> dict:
-    """One image: each detection of PyTorch, by falling score, takes the best partner that is left.
+def _match(reference: dict, other: dict, index: int, tolerance: Tolerance, mask_threshold: float) -> dict:
+    """Match the detections of one image: each reference, by falling score, gets the best remaining partner.
 
-    What is missing on one side counts against the larger side.
+    The total is the larger number of detections, so that missing and surplus ones both count.
     """
     import numpy as np
 
-    n, m = int(ours['count'][index]), int(theirs['count'][index])
-    one = {name: value[index][:n] for name, value in ours.items() if name != 'count'}
-    two = {name: value[index][:m] for name, value in theirs.items() if name != 'count'}
-    for found in (one, two):
-        if 'masks' in found:
-            found['inside'] = found['masks'] > edge
-    likeness = _likeness(one, two)
-    fits = (one['labels'][:, None] == two['labels'][None]) & (likeness > tolerance.iou)
+    n, m = int(reference['count'][index]), int(other['count'][index])
+    one = {name: value[index][:n] for name, value in reference.items() if name != 'count'}
+    two = {name: value[index][:m] for name, value in other.items() if name != 'count'}
+    for detections in (one, two):
+        if 'masks' in detections:
+            detections['inside'] = detections['masks'] > mask_threshold
+    iou = _pairwise_iou(one, two)
+    fits = (one['labels'][:, None] == two['labels'][None]) & (iou > tolerance.iou)
     fits &= np.abs(one['scores'][:, None] - two['scores'][None]) <= tolerance.score
     partners = []
     for row in range(n):
-        best = int(np.argmax(np.where(fits[row], likeness[row], -1))) if m else -1
+        best = int(np.argmax(np.where(fits[row], iou[row], -1))) if m else -1
         if m and fits[row, best]:
             fits[:, best] = False
             partners.append((row, best))
@@ -194,8 +207,8 @@ def _match(ours: dict, theirs: dict, index: int, tolerance: Tolerance, edge: flo
     }
 
 
-def _likeness(one: dict, two: dict) -> 'np.ndarray':
-    """`(N, M)`: IoU of the boxes; of the masks where there are no boxes (panoptic)."""
+def _pairwise_iou(one: dict, two: dict) -> 'np.ndarray':
+    """Return IoU `(N, M)` of the boxes, or of the masks if there are no boxes (panoptic)."""
     import numpy as np
 
     if 'boxes' in one:
@@ -205,7 +218,7 @@ def _likeness(one: dict, two: dict) -> 'np.ndarray':
 
 
 def box_iou(one: 'np.ndarray', two: 'np.ndarray') -> 'np.ndarray':
-    """IoU `(N, M)` of boxes `(N, 4)` and `(M, 4)`; an empty box is like one in the same place."""
+    """Return IoU `(N, M)` of boxes `(N, 4)` and `(M, 4)`; it is 1 for two empty boxes at the same position."""
     import numpy as np
 
     low = np.maximum(one[:, None, :2], two[None, :, :2])
@@ -222,21 +235,22 @@ def _mask_iou(one: 'np.ndarray', two: 'np.ndarray') -> float:
     return float((one & two).sum() / union) if union else 1.0
 
 
-def _failures(outputs: dict, agreement: dict, tolerance: Tolerance) -> list[str]:
-    found = [
-        f'{name}: differs by {difference["relative"]:.1e} of its largest value, {tolerance.raw:.0e} is allowed'
+def find_failures(outputs: dict, agreement: dict, tolerance: Tolerance) -> list[str]:
+    """Return one message for each result of `compare_outputs` that is beyond the tolerance."""
+    failures = [
+        f'{name}: differs by {difference["relative"]:.1e} of its largest value, the limit is {tolerance.raw:.0e}'
         for name, difference in outputs.items()
         if difference['relative'] > tolerance.raw
     ]
-    for name, least in (('matched', tolerance.matched), ('mask_iou', tolerance.mask_iou), ('pixels', tolerance.pixels)):
-        if agreement.get(name, 1.0) < least:
-            what = {'matched': 'detections', 'mask_iou': 'masks', 'pixels': 'seg'}[name]
-            found.append(f'{what}: {name} {agreement[name]:.4f}, at least {least} is asked')
-    return found
+    for subject, name in (('detections', 'matched'), ('masks', 'mask_iou'), ('seg', 'pixels')):
+        minimum = getattr(tolerance, name)
+        if agreement.get(name, 1.0) < minimum:
+            failures.append(f'{subject}: {name} {agreement[name]:.4f}, the minimum is {minimum}')
+    return failures
 
 
-def counts(before: 'Graph', after: 'Graph', batch: 'Batch') -> dict:
-    """Parameters, and multiply-accumulates of one batch in billions, of the unfused and of the fused graph."""
+def count_operations(before: 'Graph', after: 'Graph', batch: 'Batch') -> dict:
+    """Count `parameters`, and `macs` of one batch in billions, `before` and `after` fusing."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -250,8 +264,8 @@ def counts(before: 'Graph', after: 'Graph', batch: 'Batch') -> dict:
     return {'parameters': parameters, 'macs': macs}
 
 
-def latency(before: 'Graph', after: 'Graph', run: 'Run', batch: 'Batch') -> dict[str, float]:
-    """Median milliseconds of one batch: the unfused and the fused graph in PyTorch and the artifact, in turns."""
+def measure_latency(before: 'Graph', after: 'Graph', run: 'Run', batch: 'Batch') -> dict[str, float]:
+    """Return median milliseconds per batch of unfused graph, fused graph and artifact, measured in turns."""
     import torch
 
     inputs = [torch.from_numpy(part) for part in batch]

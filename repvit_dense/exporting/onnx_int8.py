@@ -1,8 +1,8 @@
-"""An int8 ONNX graph as ONNX Runtime computes it fastest.
+"""Rewrite a quantised ONNX graph into the form that ONNX Runtime computes fastest.
 
 onnxruntime.quantization puts a pair of `QuantizeLinear` and `DequantizeLinear` on every edge and leaves the operators
-as they were. The runtime merges both into the operators that it has an int8 form of, with the channels last; what it
-has none of is computed in fp32, between two conversions, often in another layout.
+unchanged. The runtime merges the pairs into operators that have an int8 kernel with channels-last layout. The others
+run in fp32 between two conversions, often in another layout.
 """
 
 from collections.abc import Iterator
@@ -13,85 +13,97 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# gelu(x) is about x * sigmoid(1.702 x) (arXiv 1606.08415, section 2): at most 0.0203 off, of int8's order.
+# gelu(x) is approximately x * sigmoid(1.702 x) (arXiv 1606.08415, section 2), within 0.0203: the resolution of int8.
 SLOPE = 1.702
-# The extra initializers: names and values.
-SLOPED, SHARE, ZERO, LAST, SAME = 'gelu_scale_{}', 'sigmoid_scale', 'sigmoid_zero', 'channels_last', 'same_shape'
+# Names of the added initializers.
+SLOPED_SCALE, SIGMOID_SCALE, SIGMOID_ZERO = 'gelu_scale_{}', 'sigmoid_scale', 'sigmoid_zero'
+CHANNELS_LAST, SAME_SHAPE = 'channels_last', 'same_shape'
 
 
-def tuned(proto: 'ModelProto') -> 'ModelProto':
-    """The quantised model, changed in place: GELU from a table, features enlarged with their channels last."""
+def optimize(proto: 'ModelProto') -> 'ModelProto':
+    """Compute GELU by a look-up table and resize in channels-last layout, in place; return the model."""
     from onnx import numpy_helper
 
-    graph = _Graph(proto)
-    nodes = [new for node in proto.graph.node for new in graph.rewritten(node)]
+    rewriter = _Rewriter(proto)
+    nodes = [new for node in proto.graph.node for new in rewriter.rewrite(node)]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in graph.added.items())
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in rewriter.initializers.items()
+    )
     return proto
 
 
-class _Graph:
-    """Attributes: `added`, name -> value of what the new nodes need besides."""
+class _Rewriter:
+    """A rewriting node by node.
+
+    Attributes:
+        initializers: name -> value, the constants of the new nodes.
+    """
 
     def __init__(self, proto: 'ModelProto'):
-        self.added: dict[str, np.ndarray] = {}
+        self.initializers: dict[str, np.ndarray] = {}
         self._weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self._maker = {name: node for node in proto.graph.node for name in node.output}
+        self._producer = {name: node for node in proto.graph.node for name in node.output}
         self._readers: dict[str, list[str]] = {}
         for node in proto.graph.node:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node.op_type)
 
-    def rewritten(self, node: 'NodeProto') -> 'Iterator[NodeProto]':
+    def rewrite(self, node: 'NodeProto') -> 'Iterator[NodeProto]':
+        """Yield the nodes that replace this one."""
         rewrite = {'Gelu': self._gelu, 'Resize': self._resize}.get(node.op_type)
-        if rewrite and self._in_int8(node):
+        if rewrite and self._is_int8(node):
             yield from rewrite(node)
         else:
             yield node
 
-    def _in_int8(self, node: 'NodeProto') -> bool:
-        """Whether what it reads comes in int8 and all that it writes is read so."""
-        maker = self._maker.get(node.input[0])
+    def _is_int8(self, node: 'NodeProto') -> bool:
+        """Return whether the input comes from int8 and every reader of the output quantises it."""
+        producer = self._producer.get(node.input[0])
         readers = self._readers.get(node.output[0], [])
-        return maker is not None and maker.op_type == 'DequantizeLinear' and set(readers) == {'QuantizeLinear'}
+        return producer is not None and producer.op_type == 'DequantizeLinear' and set(readers) == {'QuantizeLinear'}
 
     def _gelu(self, node: 'NodeProto') -> 'Iterator[NodeProto]':
-        """A product with a sigmoid, for which the runtime has a table of all 256 values; GELU it computes in fp32."""
+        """Replace GELU, which has no int8 kernel, by a product with a sigmoid, which is a table of 256 values."""
         from onnx import helper, numpy_helper
 
         name, x = node.name, node.input[0]
-        quantized, scale, zero = self._maker[x].input
-        sloped = SLOPED.format(name)
-        self.added[sloped] = numpy_helper.to_array(self._weights[scale]) * np.float32(SLOPE)
-        self.added[SHARE], self.added[ZERO] = np.array(1 / 255, np.float32), np.array(0, np.uint8)
-        steps = [f'{name}_{step}' for step in ('sloped', 'sigmoid', 'sigmoid_int8', 'share')]
-        for kind, given, step in (
-            ('DequantizeLinear', [quantized, sloped, zero], steps[0]),  # a greater scale: times 1.702
-            ('Sigmoid', [steps[0]], steps[1]),
-            ('QuantizeLinear', [steps[1], SHARE, ZERO], steps[2]),
-            ('DequantizeLinear', [steps[2], SHARE, ZERO], steps[3]),
+        quantized, scale, zero = self._producer[x].input
+        sloped_scale = SLOPED_SCALE.format(name)
+        self.initializers[sloped_scale] = numpy_helper.to_array(self._weights[scale]) * np.float32(SLOPE)
+        self.initializers[SIGMOID_SCALE] = np.array(1 / 255, np.float32)
+        self.initializers[SIGMOID_ZERO] = np.array(0, np.uint8)
+        sloped, sigmoid, sigmoid_int8, factor = (
+            f'{name}_{step}' for step in ('sloped', 'sigmoid', 'sigmoid_int8', 'factor')
+        )
+        for kind, inputs, output in (
+            ('DequantizeLinear', [quantized, sloped_scale, zero], sloped),  # the larger scale multiplies by SLOPE
+            ('Sigmoid', [sloped], sigmoid),
+            ('QuantizeLinear', [sigmoid, SIGMOID_SCALE, SIGMOID_ZERO], sigmoid_int8),
+            ('DequantizeLinear', [sigmoid_int8, SIGMOID_SCALE, SIGMOID_ZERO], factor),
         ):
-            yield helper.make_node(kind, given, [step], name=step)
-        yield helper.make_node('Mul', [x, steps[3]], list(node.output), name=name)
+            yield helper.make_node(kind, inputs, [output], name=output)
+        yield helper.make_node('Mul', [x, factor], list(node.output), name=name)
 
     def _resize(self, node: 'NodeProto') -> 'Iterator[NodeProto]':
-        """Between two transpositions, of which the runtime makes none: int8 layers around it are laid out so already.
+        """Transpose to channels-last before, and back after; the runtime cancels both against the int8 layers around.
 
-        The reshape changes nothing. It keeps the runtime from moving both to one side, where they would cancel.
+        The reshape has no effect but keeps the runtime from moving both transpositions to one side, where they would
+        cancel each other.
         """
         from onnx import helper
 
-        self.added[LAST] = np.array([0, 2, 3, 1])
-        self.added[SAME] = np.zeros(4, np.int64)  # 0 stands for the input's own size
+        self.initializers[CHANNELS_LAST] = np.array([0, 2, 3, 1])
+        self.initializers[SAME_SHAPE] = np.zeros(4, np.int64)  # 0 stands for the length of the input
         name, x, y = node.name, node.input[0], node.output[0]
-        steps = [f'{name}_{step}' for step in ('last', 'resized', 'kept')]
-        yield helper.make_node('Transpose', [x], [steps[0]], name=steps[0], perm=[0, 2, 3, 1])
-        node.input[0], node.output[0] = steps[:2]
-        for i, given in enumerate(node.input):
-            if i >= 2 and given:  # scales, or sizes
+        last, resized, reshaped = (f'{name}_{step}' for step in ('last', 'resized', 'reshaped'))
+        yield helper.make_node('Transpose', [x], [last], name=last, perm=[0, 2, 3, 1])
+        node.input[0], node.output[0] = last, resized
+        for i, argument in enumerate(node.input):
+            if i >= 2 and argument:  # scales, or sizes
                 node.input[i] = f'{name}_order_{i}'
-                yield helper.make_node('Gather', [given, LAST], [node.input[i]], name=node.input[i])
+                yield helper.make_node('Gather', [argument, CHANNELS_LAST], [node.input[i]], name=node.input[i])
         yield node
-        yield helper.make_node('Reshape', [steps[1], SAME], [steps[2]], name=steps[2])
-        yield helper.make_node('Transpose', [steps[2]], [y], name=f'{name}_first', perm=[0, 3, 1, 2])
+        yield helper.make_node('Reshape', [resized, SAME_SHAPE], [reshaped], name=reshaped)
+        yield helper.make_node('Transpose', [reshaped], [y], name=f'{name}_first', perm=[0, 3, 1, 2])

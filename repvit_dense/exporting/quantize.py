@@ -1,8 +1,8 @@
-"""int8, static and per channel, by the runtimes' own quantisers: onnxruntime.quantization and NNCF.
+"""Static int8 quantisation per channel by onnxruntime.quantization and NNCF.
 
-A re-parameterised network is known to quantise badly: merging branches leaves depthwise kernels whose channels differ
-by orders of magnitude, and activations with outliers. `METHODS` are the remedies, in the order in which they were
-tried; docs/deploy.md has what each gave.
+A re-parameterised network quantises badly: merging branches leaves depthwise kernels whose channels differ by orders of
+magnitude, and activations with outliers. `METHODS` holds the remedies in the order in which they were tried;
+docs/deploy.md lists their results.
 """
 
 import tempfile
@@ -14,58 +14,57 @@ from repvit_dense.compat.signal_stack import kept_signal_stack
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     import openvino
 
-    Batch = tuple[np.ndarray, np.ndarray]  # images (B, 3, H, W) and img_hw (B, 2), both float32
+    from repvit_dense.exporting.samples import Batch
 
 
 class Method(NamedTuple):
-    """How ranges are found and what stays in fp32.
+    """A way to choose activation ranges and the layers that stay in fp32.
 
     Attributes:
-        percentile: of the activations' histogram that the range covers, in percent; None for minimum and maximum.
-        spare: kinds of layers that stay in fp32: `'depthwise'`, `'excite'` (squeeze and excitation), `'ends'` (the
-            first convolution and those that feed an output).
-        correct: shift biases by the error that rounding the weights makes on average (NNCF only).
+        percentile: percentage of the activations that the range covers; None for minimum and maximum.
+        fp32_kinds: kinds of layers that stay in fp32: `'depthwise'`, `'excite'` (squeeze and excitation), `'ends'`
+            (the first convolution, and the last layer before each output).
+        correct_biases: shift biases by the mean error that rounding the weights causes (NNCF only).
     """
 
     percentile: float | None = None
-    spare: tuple[str, ...] = ()
-    correct: bool = True
+    fp32_kinds: tuple[str, ...] = ()
+    correct_biases: bool = True
 
 
 METHODS = {
-    'minmax': Method(correct=False),
-    'percentile': Method(percentile=99.99, correct=False),
+    'minmax': Method(correct_biases=False),
+    'percentile': Method(percentile=99.99, correct_biases=False),
     'corrected': Method(),
-    'mixed': Method(spare=('excite', 'ends')),
-    'cautious': Method(spare=('excite', 'ends', 'depthwise')),
+    'mixed': Method(fp32_kinds=('excite', 'ends')),
+    'cautious': Method(fp32_kinds=('excite', 'ends', 'depthwise')),
 }
-DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # within a point of fp32 there, docs/deploy.md
-QUANTIZED = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize', 'Relu']  # operators of ONNX
+DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # accuracy within a point of fp32, see docs/deploy.md
+QUANTIZED_OPERATORS = ['Conv', 'MatMul', 'Gemm', 'Add', 'Mul', 'Concat', 'Resize', 'Relu']  # of ONNX
 
 
 def quantize(model: Path, target: str, calibration: 'Sequence[Batch]', method: str | None = None) -> list[str]:
-    """Replace a model file by its int8 form.
+    """Replace a model file by an int8 version.
 
     Args:
-        model: an fp32 file that `formats.write` wrote: `.onnx`, or `.xml` with its `.bin`.
+        model: an fp32 file written by `formats.write`: `.onnx`, or `.xml` with its `.bin`.
         target: `'onnx'` or `'openvino'`.
-        calibration: batches of preprocessed images that are typical of the data, some tens.
-        method: key of `METHODS`; None: the target's own.
+        calibration: some tens of preprocessed batches of typical images.
+        method: key of `METHODS`; None for the target's default.
 
     Returns:
-        names of the convolutions and matrix products kept in fp32.
+        Names of the convolutions and matrix products that stay in fp32.
 
     Raises:
-        InputError: there is nothing to calibrate with.
+        InputError: no calibration batches.
     """
     if not calibration:
-        raise InputError('int8 needs images to calibrate with: --calibration takes them from the training data')
-    write = {'onnx': _onnx, 'openvino': _openvino}[target]
-    return write(model, calibration, METHODS[method or DEFAULT[target]])
+        raise InputError('int8 needs calibration images: --calibration N takes N training images')
+    quantize_file = {'onnx': _onnx, 'openvino': _openvino}[target]
+    return quantize_file(model, calibration, METHODS[method or DEFAULT[target]])
 
 
 def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[str]:
@@ -80,38 +79,38 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.rest: Iterator[dict] = ({'images': images, 'img_hw': img_hw} for images, img_hw in calibration)
+            self.batches: Iterator[dict] = ({'images': images, 'img_hw': img_hw} for images, img_hw in calibration)
 
         def get_next(self):
-            return next(self.rest, None)
+            return next(self.batches, None)
 
     from repvit_dense.exporting import onnx_int8
     from repvit_dense.exporting.formats.onnx import in_layer
 
     proto = onnx.load(path)
-    spared = _spared(_onnx_nodes(proto), method.spare)
-    # What the graph does besides its layers, with boxes in pixels say, needs every bit.
-    outside = [node.name for node in proto.graph.node if node.op_type in QUANTIZED and not in_layer(node)]
+    in_fp32 = _select_layers(_onnx_nodes(proto), method.fp32_kinds)
+    # Operators between layers compute boxes in pixels, for example, and need full precision.
+    outside = [node.name for node in proto.graph.node if node.op_type in QUANTIZED_OPERATORS and not in_layer(node)]
     options = {'ActivationSymmetric': False, 'WeightSymmetric': True}
     if method.percentile:
         options['CalibPercentile'] = method.percentile
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder, path.name)
+        quantized_path = Path(folder, path.name)
         quantize_static(
             proto,
-            written,
+            quantized_path,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=QUANTIZED,
+            op_types_to_quantize=QUANTIZED_OPERATORS,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*spared, *outside],
+            nodes_to_exclude=[*in_fp32, *outside],
             calibrate_method=CalibrationMethod.Percentile if method.percentile else CalibrationMethod.MinMax,
             extra_options=options,
         )
-        onnx.save(onnx_int8.tuned(onnx.load(written)), path)
-    return spared
+        onnx.save(onnx_int8.optimize(onnx.load(quantized_path)), path)
+    return in_fp32
 
 
 @kept_signal_stack()
@@ -121,7 +120,7 @@ def _openvino(path: Path, calibration: 'Sequence[Batch]', method: Method) -> lis
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     model = openvino.Core().read_model(path)
-    spared = _spared(_openvino_nodes(model), method.spare)
+    in_fp32 = _select_layers(_openvino_nodes(model), method.fp32_kinds)
     ranges = RangeEstimatorParametersSet.MEAN_NO_OUTLIERS_MINMAX if method.percentile else None
     quantized = nncf.quantize(
         model,
@@ -130,28 +129,29 @@ def _openvino(path: Path, calibration: 'Sequence[Batch]', method: Method) -> lis
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(calibration),
         fast_bias_correction=True,
-        ignored_scope=nncf.IgnoredScope(names=spared, validate=False),
+        ignored_scope=nncf.IgnoredScope(names=in_fp32, validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=not method.correct,
+            disable_bias_correction=not method.correct_biases,
             disable_channel_alignment=False,
             activations_range_estimator_params=ranges or RangeEstimatorParametersSet.MINMAX,
         ),
     )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder, path.name)
-        openvino.save_model(quantized, written, compress_to_fp16=False)
+        quantized_path = Path(folder, path.name)
+        openvino.save_model(quantized, quantized_path, compress_to_fp16=False)
         del model
         for suffix in ('.bin', '.xml'):
-            written.with_suffix(suffix).replace(path.with_suffix(suffix))
-    return spared
+            quantized_path.with_suffix(suffix).replace(path.with_suffix(suffix))
+    return in_fp32
 
 
 class Node(NamedTuple):
-    """One operation of either format.
+    """An operator of either format.
 
     Attributes:
+        name: unique in the graph.
         kind: `'depthwise'`, `'conv'`, `'matmul'`, `'pool'` (over all pixels), or `'other'`.
-        sources: names of the nodes it reads from; constants and the inputs of the model are none.
+        sources: names of the nodes that it reads, without constants and inputs of the model.
     """
 
     name: str
@@ -162,25 +162,25 @@ class Node(NamedTuple):
 LAYERS = ('depthwise', 'conv', 'matmul')
 
 
-def _spared(nodes: 'Sequence[Node]', kinds: Sequence[str]) -> list[str]:
-    """Names of the layers that stay in fp32: those of the kinds of `Method.spare`, in the order of the graph."""
+def _select_layers(nodes: 'Sequence[Node]', kinds: Sequence[str]) -> list[str]:
+    """Return the names of the layers of some kinds, see `Method.fp32_kinds`, in graph order."""
     by_name = {node.name: node for node in nodes}
     read = {source for node in nodes for source in node.sources}
-    spared = set()
+    selected = set()
     if 'depthwise' in kinds:
-        spared |= {node.name for node in nodes if node.kind == 'depthwise'}
+        selected |= {node.name for node in nodes if node.kind == 'depthwise'}
     if 'excite' in kinds:
-        spared |= {node.name for node in nodes if node.kind in LAYERS and _reads_pool(node, by_name)}
+        selected |= {node.name for node in nodes if node.kind in LAYERS and _reads_pool(node, by_name)}
     if 'ends' in kinds:
-        spared.add(next(node.name for node in nodes if node.kind == 'conv'))
+        selected.add(next(node.name for node in nodes if node.kind == 'conv'))
         for node in nodes:
             if node.name not in read:
-                spared |= _nearest_layers(node, by_name)
-    return [node.name for node in nodes if node.name in spared]
+                selected |= _nearest_layers(node, by_name)
+    return [node.name for node in nodes if node.name in selected]
 
 
 def _reads_pool(node: Node, by_name: dict[str, Node]) -> bool:
-    """Whether a layer sees pooled features only: going back where there is but one way leads to a pool."""
+    """Return whether a layer reads pooled features only: a chain of single sources leads back to a pool."""
     while len(node.sources) == 1:
         node = by_name[node.sources[0]]
         if node.kind == 'pool':
@@ -189,23 +189,23 @@ def _reads_pool(node: Node, by_name: dict[str, Node]) -> bool:
 
 
 def _nearest_layers(node: Node, by_name: dict[str, Node]) -> set[str]:
-    """The layers an output is computed from, without those before them."""
-    seen, waiting, found = set(), [node.name], set()
+    """Return the last layers that an output is computed from."""
+    seen, waiting, layers = set(), [node.name], set()
     while waiting:
         name = waiting.pop()
         if name in seen or name not in by_name:
             continue
         seen.add(name)
         if by_name[name].kind in LAYERS:
-            found.add(name)
+            layers.add(name)
         else:
             waiting += by_name[name].sources
-    return found
+    return layers
 
 
 def _onnx_nodes(proto: 'onnx.ModelProto') -> list[Node]:
     weights = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
-    maker = {output: node.name for node in proto.graph.node if node.op_type != 'Constant' for output in node.output}
+    producer = {output: node.name for node in proto.graph.node if node.op_type != 'Constant' for output in node.output}
     kinds = {'Conv': 'conv', 'MatMul': 'matmul', 'Gemm': 'matmul', 'GlobalAveragePool': 'pool', 'ReduceMean': 'pool'}
 
     def kind(node) -> str:
@@ -215,7 +215,7 @@ def _onnx_nodes(proto: 'onnx.ModelProto') -> list[Node]:
         return kinds.get(node.op_type, 'other')
 
     return [
-        Node(node.name, kind(node), tuple(dict.fromkeys(maker[name] for name in node.input if name in maker)))
+        Node(node.name, kind(node), tuple(dict.fromkeys(producer[name] for name in node.input if name in producer)))
         for node in proto.graph.node
         if node.op_type != 'Constant'
     ]
@@ -229,9 +229,11 @@ def _openvino_nodes(model: 'openvino.Model') -> list[Node]:
         sources = dict.fromkeys(value.get_node().get_friendly_name() for value in operation.input_values())
         if kind == 'Parameter':
             inputs.add(name)
-        elif kind in ('Constant', 'ShapeOf') or constant.issuperset(sources):  # sizes too: biases are broadcast to them
+        elif kind in ('Constant', 'ShapeOf') or constant.issuperset(
+            sources
+        ):  # shapes included: biases are broadcast to them
             constant.add(name)
         else:
-            found = tuple(key for key in sources if key not in constant | inputs)
-            nodes.append(Node(name, kinds.get(kind, 'other'), found))
+            variable = tuple(key for key in sources if key not in constant | inputs)
+            nodes.append(Node(name, kinds.get(kind, 'other'), variable))
     return nodes

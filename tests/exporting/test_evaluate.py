@@ -1,6 +1,7 @@
-"""An artifact in the place of a checkpoint: the metrics are told what the artifact says, and nothing else changes."""
+"""Evaluation of an artifact with the data and the metrics of a config."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,12 +10,13 @@ from pycocotools import mask as codec
 
 from repvit_dense import config
 from repvit_dense.artifact.predictor import Predictor
+from repvit_dense.artifact.result import Result
 from repvit_dense.errors import InputError
 from repvit_dense.exporting import evaluate
 
 THINGS = ['circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent']
 ALL = [*THINGS, 'stripes', 'checks', 'speckle', 'waves']
-# Config -> tiny artifact, its classes, and the scores that a perfect model has.
+# Config -> kind of tiny artifact, its classes, and the metrics of a perfect model.
 TASKS = {
     'repvit_maskrcnn_shapes': ('roi', THINGS, {'coco/bbox_mAP': 1.0, 'coco/segm_mAP': 1.0}),
     'repvit_mask2former_shapes-panoptic': ('panoptic', ALL, {'coco_panoptic/PQ': 100.0, 'coco_panoptic/SQ': 100.0}),
@@ -24,7 +26,7 @@ TASKS = {
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    """A small data set."""
+    """Generate a small data set and return its folder."""
     from repvit_dense.data import shapes
 
     root = tmp_path_factory.mktemp('data') / 'shapes'
@@ -34,6 +36,8 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def load(root, tmp_path):
+    """Return `load(name)`, which loads a config on the small data set."""
+
     def load(name):
         options = [f'test_dataloader.dataset.data_root={root}', f'work_dir={tmp_path}/work']
         cfg = config.load(name, options)
@@ -49,21 +53,21 @@ def load(root, tmp_path):
 
 @pytest.fixture
 def truth(root):
-    """`truth(kind, path)`: what a perfect artifact gives for an image, from the annotation files."""
+    """Return a function per kind of artifact from an image path to perfect results, read from the annotations."""
 
     def instances(path):
         data = json.loads((root / 'annotations/instances_val2017.json').read_text())
         (image,) = (entry for entry in data['images'] if entry['file_name'] == path.name)
         size = image['height'], image['width']
-        found = [entry for entry in data['annotations'] if entry['image_id'] == image['id']]
+        annotations = [entry for entry in data['annotations'] if entry['image_id'] == image['id']]
         order = sorted(entry['id'] for entry in data['categories'])
-        boxes = np.array([entry['bbox'] for entry in found], np.float32).reshape(-1, 4)
+        boxes = np.array([entry['bbox'] for entry in annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        masks = [codec.decode(_encoded(entry['segmentation'], size)) > 0 for entry in found]
+        masks = [codec.decode(_encoded(entry['segmentation'], size)) > 0 for entry in annotations]
         return {
             'boxes': boxes,
-            'scores': np.linspace(0.9, 0.5, len(found), dtype=np.float32),
-            'labels': np.array([order.index(entry['category_id']) for entry in found], np.int32),
+            'scores': np.linspace(0.9, 0.5, len(annotations), dtype=np.float32),
+            'labels': np.array([order.index(entry['category_id']) for entry in annotations], np.int32),
             'masks': np.array(masks).reshape(-1, *size),
         }
 
@@ -102,27 +106,24 @@ def run(cfg, folder):
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_a_perfect_artifact_has_perfect_scores(load, artifact, truth, monkeypatch, name):
-    """The annotations themselves, handed in as an artifact's results."""
-    from pathlib import Path
-
+def test_the_annotations_as_results_have_perfect_metrics(load, artifact, truth, monkeypatch, name):
     kind, classes, expected = TASKS[name]
-    monkeypatch.setattr(Predictor, 'stream', lambda self, paths: (truth[kind](Path(path)) for path in paths))
+    blank = np.zeros((96, 128, 3), np.uint8)
+    results = lambda self, paths: (Result(blank, classes, **truth[kind](Path(path))) for path in paths)  # noqa: E731
+    monkeypatch.setattr(Predictor, 'stream', results)
     metrics = run(load(name), artifact(kind, classes=classes))
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize('name', TASKS)
-def test_an_artifact_is_evaluated(load, artifact, name):
-    """A real one reads the images by itself. It knows nothing of shapes, so it scores low."""
+def test_an_untrained_artifact_has_low_metrics(load, artifact, name):
     kind, classes, expected = TASKS[name]
     metrics = run(load(name), artifact(kind, classes=classes))
     assert expected.keys() <= metrics.keys()
     assert all(metrics[key] < value / 2 for key, value in expected.items() if not key.endswith('SQ'))
 
 
-def test_pictures(load, artifact, tmp_path):
-    """The page's pictures: ground truth beside prediction."""
+def test_pictures_show_ground_truth_beside_prediction(load, artifact, tmp_path):
     cfg = load('repvit_maskrcnn_shapes')
     cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(tmp_path / 'pictures'))
     run(cfg, artifact('roi', classes=THINGS))
@@ -131,7 +132,7 @@ def test_pictures(load, artifact, tmp_path):
     assert cv2.imread(str(pictures[0])).shape == (96, 2 * 128, 3)
 
 
-def test_other_classes_than_the_data(load, artifact):
+def test_other_classes_than_those_of_the_data_are_refused(load, artifact):
     folder = artifact('roi', classes=[*THINGS[:-1], 'moon'])
     with pytest.raises(InputError) as raised:
         evaluate.check(load('repvit_maskrcnn_shapes'), folder)
@@ -140,20 +141,20 @@ def test_other_classes_than_the_data(load, artifact):
     )
 
 
-def test_another_task_than_the_config(load, artifact):
+def test_another_task_than_that_of_the_config_is_refused(load, artifact):
     with pytest.raises(InputError, match='an artifact for task detection, but .* evaluates instance; .*repvit_x'):
         evaluate.check(load('repvit_maskrcnn_shapes'), artifact('detection', classes=THINGS, config='repvit_x'))
 
 
-def test_a_panoptic_artifact_has_no_instances_to_measure(load, artifact, capsys):
+def test_instance_metrics_are_left_out_for_a_panoptic_artifact(load, artifact, capsys):
     cfg = load('repvit_mask2former_shapes-panoptic')
     cfg.test_evaluator = [cfg.test_evaluator, {'type': 'CocoMetric', 'metric': 'segm'}]
     evaluate.use_artifact(cfg, artifact('panoptic', classes=ALL))
     assert [metric.type for metric in cfg.test_evaluator] == ['CocoPanopticMetric']
-    assert 'their metrics are left out' in capsys.readouterr().err
+    assert 'the instance metrics are left out' in capsys.readouterr().err
 
 
-def test_weights_are_not_averaged(load, artifact):
+def test_the_ema_hook_is_removed(load, artifact):
     cfg = load('repvit_maskrcnn_shapes')
     cfg.custom_hooks = [{'type': 'EMAHook'}, {'type': 'DenseProgressHook'}]
     evaluate.use_artifact(cfg, artifact('roi', classes=THINGS))
@@ -163,9 +164,9 @@ def test_weights_are_not_averaged(load, artifact):
 def test_an_image_that_cannot_be_read_stops_the_evaluation(load, artifact, root, monkeypatch):
     from repvit_dense.artifact import predictor
 
-    def read(image):
+    def read_image(image):
         raise InputError(f'{image}: not an image')
 
-    monkeypatch.setattr(predictor, 'read', read)
+    monkeypatch.setattr(predictor, 'read_image', read_image)
     with pytest.raises(InputError, match='not an image'):
         run(load('repvit_maskrcnn_shapes'), artifact('roi', classes=THINGS))

@@ -1,4 +1,4 @@
-"""One model of each family as an artifact, certified: what CI has of the table in docs/deploy.md."""
+"""Certified exports of one model of each family, an excerpt of the table in docs/deploy.md."""
 
 import pytest
 
@@ -16,7 +16,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
-def test_a_family_runs_on_onnx_runtime_and_openvino(name, monkeypatch):
+def test_a_family_is_exported_to_onnx_and_openvino(name, monkeypatch):
     monkeypatch.setattr(export_table, 'BACKBONE', 'repvit_m0_6')
     monkeypatch.setattr(export_table, 'SIZE', (96, 128))
     written, errors = export_table.export_head(name, ['onnx', 'openvino'])
@@ -27,19 +27,19 @@ def test_a_family_runs_on_onnx_runtime_and_openvino(name, monkeypatch):
 
 
 @pytest.mark.deploy
-@pytest.mark.parametrize('options', [(), ('--dynamic', 'size')], ids=['fixed', 'dynamic'])
+@pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}], ids=['fixed', 'dynamic'])
 @pytest.mark.parametrize(
     ('name', 'backbone'),
     [
         ('repvit_retinanet_coco', 'edgevit_xxs'),
-        ('repvit_retinanet_coco', 'pvt_tiny'),  # its features lie in memory as tokens
+        ('repvit_retinanet_coco', 'pvt_tiny'),  # its features are stored as tokens
         ('mobile-former_retinanet_coco', 'mobile_former_26m'),
         ('repvit_detr_coco', 'mobile_former_26m'),
     ],
 )
-def test_a_detector_on_a_backbone_that_attends_is_exported(name, backbone, options, tmp_path):
+def test_a_detector_on_a_backbone_with_attention_is_exported(name, backbone, options, tmp_path):
     targets = ['onnx'] if options else ['onnx', 'openvino']
     cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=backbone)
-    rows, errors = random_models.exported(cfg, targets, tmp_path, (160, 160), *options)
+    rows, errors = random_models.export_artifacts(cfg, targets, tmp_path, (160, 160), **options)
     assert errors == {}
     assert [(row.target, row.failures) for row in rows] == [(target, []) for target in targets]

@@ -1,4 +1,4 @@
-"""Convolutions that took over their batch norms: fewer parts, the same answers."""
+"""Folding of batch norms into convolutions."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from repvit_dense import config
 from repvit_dense.exporting import folding
 
 
-def norms(module):
+def count_norms(module):
     return sum(isinstance(part, _BatchNorm) for part in module.modules())
 
 
@@ -28,33 +28,33 @@ def conv_modules(kind):
 
 @pytest.mark.parametrize('kind', ['BN', 'SyncBN', 'shared', 'sequential'])
 @torch.no_grad()
-def test_folding_changes_nothing_but_the_norms(kind, randomize_bn):
+def test_folding_removes_norms_and_keeps_outputs(kind, randomize_bn):
     model = randomize_bn(conv_modules(kind)).double().eval()
     images = torch.randn(2, 4, 8, 8, dtype=torch.double)
     fused = folding.fuse(model)
-    assert (norms(model), norms(fused)) == ((1 if kind == 'sequential' else 2), 0)
+    assert (count_norms(model), count_norms(fused)) == ((1 if kind == 'sequential' else 2), 0)
     torch.testing.assert_close(fused(images), model(images))
 
 
 @torch.no_grad()
-def test_a_norm_before_its_convolution_stays(randomize_bn):
+def test_a_norm_before_its_convolution_is_not_folded(randomize_bn):
     from mmcv.cnn import ConvModule
 
     model = randomize_bn(ConvModule(4, 4, 1, norm_cfg={'type': 'BN'}, order=('norm', 'conv', 'act'))).eval()
     images = torch.randn(1, 4, 4, 4)
     fused = folding.fuse(model)
-    assert norms(fused) == 1
+    assert count_norms(fused) == 1
     torch.testing.assert_close(fused(images), model(images))
 
 
 @pytest.mark.parametrize('name', ['repvit_rtmdet-ins_coco', 'repvit_ssdlite_coco', 'repvit_upernet_ade20k'])
 @torch.no_grad()
-def test_no_norm_is_left_in_a_whole_model(name, randomize_bn):
-    from repvit_dense.predict import build
+def test_all_norms_of_a_whole_model_are_folded(name, randomize_bn):
+    from repvit_dense.model import build_model
 
-    model = randomize_bn(build(config.load(name, backbone='repvit_m0_6')))
+    model = randomize_bn(build_model(config.load(name, backbone='repvit_m0_6')))
     fused = folding.fuse(model)
-    assert norms(fused) == 0
+    assert count_norms(fused) == 0
     head = 'decode_head' if 'ade20k' in name else 'bbox_head'
     images = torch.randn(1, 3, 128, 128)
     outs = [getattr(part, head)(part.extract_feat(images)) for part in (model, fused)]

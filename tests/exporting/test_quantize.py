@@ -1,4 +1,4 @@
-"""int8: which layers stay in fp32, and that what is quantised still answers as the model does."""
+"""int8 quantisation: the layers that stay in fp32, and agreement with the model."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from repvit_dense.exporting import formats, quantize
 from repvit_dense.exporting.graphs.base import Graph
 from repvit_dense.exporting.quantize import Node
 
-# A stem, a depthwise convolution with squeeze and excitation, a mixer, and a head with two outputs.
+# A stem, a depthwise convolution with squeeze and excitation, a 1x1 convolution, and a head with two outputs.
 NODES = [
     Node('stem', 'conv', ()),
     Node('gelu', 'other', ('stem',)),
@@ -37,12 +37,12 @@ NODES = [
         (('excite', 'depthwise'), ['dw', 'squeeze', 'excite']),
     ],
 )
-def test_kinds_of_layers_that_stay_in_fp32(kinds, expected):
-    assert quantize._spared(NODES, kinds) == expected
+def test_layers_that_stay_in_fp32(kinds, expected):
+    assert quantize._select_layers(NODES, kinds) == expected
 
 
 class Net(nn.Module):
-    """A small network with every kind of layer; its answer is the class of each pixel."""
+    """A small segmentation network with every kind of layer."""
 
     def __init__(self):
         super().__init__()
@@ -63,33 +63,33 @@ def graph(pixel_classes):
 
 
 @pytest.mark.parametrize('method', ['minmax', 'mixed'])
-def test_onnx_in_int8_answers_as_the_model_does(graph, batches, agreement, tmp_path, method):
+def test_onnx_int8_agrees_with_the_model(graph, batches, agreement, tmp_path, method):
     import onnx
     import onnxruntime
 
-    path = tmp_path / formats.write(graph, tmp_path, 'onnx', (64, 64))
+    path = tmp_path / formats.write(graph, tmp_path, 'onnx', formats.FileOptions((64, 64)))
     before = path.stat().st_size
-    kept = quantize.quantize(path, 'onnx', batches, method)
+    in_fp32 = quantize.quantize(path, 'onnx', batches, method)
     proto = onnx.load(path)
     assert sum(node.op_type == 'QuantizeLinear' for node in proto.graph.node) > 2
     assert path.stat().st_size != before
-    assert len(kept) == (4 if method == 'mixed' else 0)  # stem, squeeze, excite, head
-    quantised = {name for node in proto.graph.node if node.op_type == 'DequantizeLinear' for name in node.output}
+    assert len(in_fp32) == (4 if method == 'mixed' else 0)  # stem, squeeze, excite, head
+    dequantized = {name for node in proto.graph.node if node.op_type == 'DequantizeLinear' for name in node.output}
     for node in proto.graph.node:
-        if node.name in kept:
-            assert not quantised.intersection(node.input[1:2])  # its weights are float
+        if node.name in in_fp32:
+            assert not dequantized.intersection(node.input[1:2])  # its weights are floats
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    wanted = {value.name for value in session.get_inputs()}
+    names = {value.name for value in session.get_inputs()}
 
     def run(images, img_hw):
-        given = {'images': images, 'img_hw': img_hw}
-        return session.run(None, {name: given[name] for name in wanted})[0]
+        inputs = {'images': images, 'img_hw': img_hw}
+        return session.run(None, {name: inputs[name] for name in names})[0]
 
     assert agreement(graph, run) > 0.9
 
 
 class BoxGraph(Graph):
-    """One box per image, somewhere near a place 2000 pixels away."""
+    """A graph that returns one box per image, at about 2000 pixels."""
 
     task = 'detection'
 
@@ -100,32 +100,32 @@ class BoxGraph(Graph):
         return boxes, scores, torch.zeros_like(scores).int(), scores.sum(1).int()
 
 
-def test_places_in_pixels_are_not_quantised(batches, tmp_path):
-    """In 8 bits, neighbours would be 8 pixels apart."""
+def test_boxes_in_pixels_are_not_quantised(batches, tmp_path):
+    """Check boxes to one pixel; with 8 bits the resolution would be 8 pixels."""
     import onnxruntime
 
     torch.manual_seed(0)
     graph = BoxGraph(Net().eval()).eval()
-    path = tmp_path / formats.write(graph, tmp_path, 'onnx', (64, 64))
+    path = tmp_path / formats.write(graph, tmp_path, 'onnx', formats.FileOptions((64, 64)))
     quantize.quantize(path, 'onnx', batches, 'minmax')
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     for images, img_hw in batches:
-        given = {value.name: {'images': images, 'img_hw': img_hw}[value.name] for value in session.get_inputs()}
-        (found,) = session.run(['boxes'], given)
+        inputs = {value.name: {'images': images, 'img_hw': img_hw}[value.name] for value in session.get_inputs()}
+        (boxes,) = session.run(['boxes'], inputs)
         with torch.no_grad():
             expected = graph(torch.from_numpy(images), torch.from_numpy(img_hw))[0].numpy()
-        assert found == pytest.approx(expected, abs=1)
+        assert boxes == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.deploy
 @pytest.mark.parametrize('method', ['corrected', 'mixed'])
-def test_openvino_in_int8_answers_as_the_model_does(graph, batches, agreement, tmp_path, method):
+def test_openvino_int8_agrees_with_the_model(graph, batches, agreement, tmp_path, method):
     pytest.importorskip('nncf')
     import openvino
 
-    path = tmp_path / formats.write(graph, tmp_path, 'openvino', (64, 64))
-    kept = quantize.quantize(path, 'openvino', batches, method)
-    assert len(kept) == (4 if method == 'mixed' else 0)
+    path = tmp_path / formats.write(graph, tmp_path, 'openvino', formats.FileOptions((64, 64)))
+    in_fp32 = quantize.quantize(path, 'openvino', batches, method)
+    assert len(in_fp32) == (4 if method == 'mixed' else 0)
     model = openvino.Core().read_model(path)
     assert any(operation.get_type_name() == 'FakeQuantize' for operation in model.get_ops())
     with kept_signal_stack():
@@ -133,6 +133,6 @@ def test_openvino_in_int8_answers_as_the_model_does(graph, batches, agreement, t
     assert agreement(graph, lambda images, img_hw: compiled([images, img_hw][: len(model.inputs)])[0]) > 0.9
 
 
-def test_nothing_to_calibrate_with(tmp_path):
+def test_calibration_batches_are_required(tmp_path):
     with pytest.raises(InputError, match='--calibration'):
         quantize.quantize(tmp_path / 'model.onnx', 'onnx', [])

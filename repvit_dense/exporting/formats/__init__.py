@@ -1,4 +1,7 @@
-"""What an artifact can be written as, and what each format takes. Light to import: refusals come before any work."""
+"""Write a model file: one module per format with `write(graph, path, options)`, named by its row of `targets.TARGETS`.
+
+Importing this package loads no exporter.
+"""
 
 import contextlib
 import importlib
@@ -6,164 +9,104 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.artifact.manifest import PRECISIONS
+from repvit_dense.artifact.targets import TARGETS, Target
 from repvit_dense.errors import InputError
+from repvit_dense.exporting.sizes import check_size
 
 if TYPE_CHECKING:
     from repvit_dense.exporting.graphs.base import Graph
 
-DYNAMIC = ('batch', 'size')
 
-
-class Target(NamedTuple):
-    """One format.
+class FileOptions(NamedTuple):
+    """Options of one model file.
 
     Attributes:
-        module: the one here that writes it.
-        model: name of the model file; for Core ML that of a folder.
-        precisions: of `manifest.PRECISIONS`.
-        dynamic: what of `DYNAMIC` may be left open.
-        batches: whether it takes more than one image at a time.
-        plain: whether it needs the graph of plain operators, see `Graph`.
-        extra: what pip installs it with; None where torch is enough.
-        modules: what has to be importable.
+        size: height and width in pixels, multiples of `Graph.divisor`; the traced example if the size is dynamic.
+        batch: batch size; ignored if the batch is dynamic.
+        dynamic: dynamic axes, from `targets.DYNAMIC`.
+        precision: `'fp32'` or `'fp16'`; an int8 file is made from the fp32 file.
+        classes: class names, stored in a Core ML file.
+        preprocess: stored in a Core ML file, as in the manifest.
     """
 
-    module: str
-    model: str
-    precisions: tuple[str, ...]
-    dynamic: tuple[str, ...]
-    batches: bool
-    plain: bool
-    extra: str | None
-    modules: tuple[str, ...]
-
-
-TARGETS = {
-    'onnx': Target(
-        'onnx', 'model.onnx', PRECISIONS, DYNAMIC, True, False, 'onnx', ('onnx', 'onnxscript', 'onnxruntime')
-    ),
-    'openvino': Target(
-        'openvino', 'model.xml', PRECISIONS, DYNAMIC, True, False, 'openvino', ('openvino', 'onnx', 'onnxscript')
-    ),
-    'coreml': Target('coreml', 'model.mlpackage', ('fp32', 'fp16'), (), False, True, 'coreml', ('coremltools',)),
-    'executorch': Target('executorch', 'model.pte', ('fp32',), (), True, True, 'executorch', ('executorch',)),
-    'torch': Target('torch_export', 'model.pt2', ('fp32',), DYNAMIC, True, False, None, ()),
-}
-# What int8 needs besides.
-QUANTIZERS = {'openvino': ('nncf',)}
+    size: tuple[int, int]
+    batch: int = 1
+    dynamic: tuple[str, ...] = ()
+    precision: str = 'fp32'
+    classes: Sequence[str] = ()
+    preprocess: dict | None = None
 
 
 def check(target: str, precision: str = 'fp32', dynamic: Collection[str] = (), batch: int = 1) -> Target:
-    """Refuse what a format does not take, or cannot do here.
+    """Return the format, or refuse options that it does not support.
 
     Args:
-        target: key of `TARGETS`.
-        precision: of `manifest.PRECISIONS`.
-        dynamic: what is to be left open, of `DYNAMIC`.
-        batch: images at a time.
+        target: key of `targets.TARGETS`.
+        precision: from `targets.PRECISIONS`.
+        dynamic: dynamic axes, from `targets.DYNAMIC`.
+        batch: batch size.
 
     Raises:
-        InputError: says what the format takes, or how to install what is missing.
+        InputError: unsupported option, or a missing package; the message lists the supported values, or the command
+            that installs the package.
     """
     if target not in TARGETS:
         raise InputError(f'--to {target}: unknown format; known: {", ".join(TARGETS)}')
-    takes = TARGETS[target]
-    if precision not in takes.precisions:
-        raise InputError(f'--precision {precision}: {target} takes {", ".join(takes.precisions)}')
-    refused = [name for name in dynamic if name not in takes.dynamic]
+    row = TARGETS[target]
+    if precision not in row.precisions:
+        raise InputError(f'--precision {precision}: {target} supports {", ".join(row.precisions)}')
+    refused = [name for name in dynamic if name not in row.dynamic]
     if refused:
-        alternatives = f'takes {", ".join(takes.dynamic)}' if takes.dynamic else 'takes fixed shapes only'
-        raise InputError(f'--dynamic {",".join(refused)}: {target} {alternatives}')
-    if batch < 1 or (batch > 1 and not takes.batches):
-        raise InputError(f'--batch {batch}: {target} takes {"1 or more" if takes.batches else "1"}')
-    needed = takes.modules + (QUANTIZERS.get(target, ()) if precision == 'int8' else ())
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f'--to {target}: {", ".join(missing)} is not installed: pip install "repvit_dense[{takes.extra}]"'
-        )
-    return takes
+        supported = f'supports {", ".join(row.dynamic)}' if row.dynamic else 'supports fixed shapes only'
+        raise InputError(f'--dynamic {",".join(refused)}: {target} {supported}')
+    if batch < 1 or (batch > 1 and not row.batches):
+        raise InputError(f'--batch {batch}: {target} supports {"1 or more" if row.batches else "1"}')
+    missing, missing_int8 = (
+        [name for name in names if importlib.util.find_spec(name) is None] for names in (row.modules, row.int8_modules)
+    )
+    if precision != 'int8':
+        missing_int8 = []
+    if missing or missing_int8:
+        extra = f'{row.extra}-int8' if missing_int8 else row.extra
+        names = ', '.join([*missing, *missing_int8])
+        raise InputError(f'--to {target}: {names} is not installed: pip install "repvit_dense[{extra}]"')
+    return row
 
 
-def check_size(size: tuple[int, int], divisor: int) -> None:
-    """Refuse a height or width that is no multiple of `divisor`, all in pixels. Raises InputError."""
-    if any(side < divisor or side % divisor for side in size):
-        nearest = [max(divisor, -(-side // divisor) * divisor) for side in size]
-        raise InputError(
-            f'--size {size[0]} {size[1]}: height and width must be multiples of {divisor} pixels; '
-            f'the next are {nearest[0]} {nearest[1]}'
-        )
-
-
-def smallest_open(stride: int, divisor: int) -> int:
-    """The smallest side that a model of any size can be exported at, all in pixels.
-
-    A level of `ceil(side / stride) == 1` pixel would be taken for one that never has more. Levels of a stride up to the
-    divisor do not matter: the example that is traced has two of their pixels or more.
-    """
-    return divisor if stride <= divisor else (stride // divisor + 1) * divisor
-
-
-def check_open_size(size: tuple[int, int], smallest: int) -> None:
-    """Refuse a height or width below the smallest that is to be left open, all in pixels. Raises InputError."""
-    if min(size) < smallest:
-        raise InputError(
-            f'--size {size[0]} {size[1]} --dynamic size: at less than {smallest} pixels a side, the coarsest features '
-            f'of this model have a single pixel, which would be fixed; take '
-            f'--size {max(size[0], smallest)} {max(size[1], smallest)}'
-        )
-
-
-def write(
-    graph: 'Graph',
-    folder: Path,
-    target: str,
-    size: tuple[int, int],
-    batch: int = 1,
-    dynamic: Collection[str] = (),
-    precision: str = 'fp32',
-    classes: Collection[str] = (),
-    preprocess: dict | None = None,
-) -> str:
+def write(graph: 'Graph', folder: Path, target: str, options: FileOptions) -> str:
     """Write the model file of one format.
 
     Args:
-        graph: in eval mode; plain where the format asks for it.
-        folder: where to; it is there.
-        target: key of `TARGETS`.
-        size: height and width in pixels, multiples of `graph.divisor`; an example where size is dynamic.
-        batch: images at a time; ignored where batch is dynamic.
-        dynamic: what is left open, of `DYNAMIC`.
-        precision: `'fp32'` or `'fp16'`; int8 is made from the fp32 file.
-        classes, preprocess: what Core ML carries in its own file; `preprocess` as in the manifest.
+        graph: in eval mode; a plain graph if the format needs one.
+        folder: an existing folder.
+        target: key of `targets.TARGETS`.
+        options: size, batch, precision and metadata.
 
     Returns:
-        name of the model file in `folder`.
+        Name of the model file in `folder`.
 
     Raises:
-        InputError: the format does not take this, or its converter fails.
+        InputError: unsupported option, or a failure of the converter.
     """
-    takes = check(target, precision, dynamic, batch)
-    check_size(size, graph.divisor)
-    if takes.plain and not graph.plain:
-        raise ValueError(f'{target} needs the plain graph')
-    module = importlib.import_module(f'{__name__}.{takes.module}')
-    options = {'classes': list(classes), 'preprocess': preprocess} if target == 'coreml' else {}
+    row = check(target, options.precision, options.dynamic, options.batch)
+    check_size(options.size, graph.divisor)
+    if row.plain and not graph.plain:
+        raise ValueError(f'{target} needs a plain graph')
+    module = importlib.import_module(f'{__name__}.{row.module}')
     try:
-        with _quiet():
-            module.write(graph, folder / takes.model, tuple(size), batch, tuple(dynamic), precision, **options)
+        with silence_converters():
+            module.write(graph, folder / row.model, options)
     except InputError:
         raise
-    except Exception as error:  # converters raise all sorts of errors
+    except Exception as error:  # converters raise errors of many classes
         raise InputError(
             f'{target}: cannot convert this model: {type(error).__name__}: {_first_line(error)}'
         ) from error
-    return takes.model
+    return row.model
 
 
 def _first_line(error: Exception) -> str:
@@ -171,8 +114,8 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Converters print their progress, and warn of versions and of what they do not need."""
+def silence_converters() -> Iterator[None]:
+    """Suppress output, log messages up to WARNING, and Python warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

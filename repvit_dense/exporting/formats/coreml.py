@@ -1,48 +1,41 @@
-"""Core ML: an ML Program for iOS 16 and macOS 13 or later, that takes a picture as it is.
+"""Core ML: an ML Program for iOS 16 and macOS 13 or later, with an image as input.
 
-`images` is of the image type, RGB from 0 to 255; the model normalises it and blanks what `img_hw` says is padding.
+The input `images` is of Core ML's image type, RGB from 0 to 255; the model normalises it and zeroes the padding, which
+begins at the height and width in `img_hw`.
 """
 
 import functools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
 from repvit_dense.exporting.formats import torch_export
+from repvit_dense.exporting.graphs import COORDINATE_MODULES
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from repvit_dense.exporting.formats import FileOptions
     from repvit_dense.exporting.graphs.base import Graph
 
-INTEGERS = ('labels', 'count', 'seg')
+INTEGERS = ('labels', 'count', 'seg')  # outputs
 LAYER = 'layer'
-# Modules whose own operations count pixels.
-COORDINATES = ('DeformableAttention', 'PixelDecoder')
 
 
-def write(
-    graph: 'Graph',
-    path: Path,
-    size: tuple[int, int],
-    batch: int,
-    dynamic: Collection[str],
-    precision: str,
-    classes: Sequence[str],
-    preprocess: dict,
-) -> None:
-    """`model.mlpackage`; arguments as in `formats.write`."""
+def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
+    """Write a `.mlpackage` folder, with class names and preprocessing in its metadata."""
     import coremltools as ct
     import numpy as np
 
+    size, batch, preprocess = options.size, options.batch, options.preprocess
     program = torch_export.capture(from_pixels(graph, preprocess['mean'], preprocess['std']), size, batch)
     program = program.run_decompositions(_decompositions())
     prepare(program)
     types = {name: np.int32 if name in INTEGERS else np.float32 for name in graph.outputs}
-    half = ct.transform.FP16ComputePrecision(op_selector=_takes_half)
+    half = ct.transform.FP16ComputePrecision(op_selector=_is_of_layer)
     model = ct.convert(
         program,
         inputs=[
@@ -52,22 +45,22 @@ def write(
         outputs=[ct.TensorType(name=name, dtype=kind) for name, kind in types.items()],
         convert_to='mlprogram',
         minimum_deployment_target=ct.target.iOS16,
-        compute_precision=half if precision == 'fp16' else ct.precision.FLOAT32,
+        compute_precision=half if options.precision == 'fp16' else ct.precision.FLOAT32,
         skip_model_load=True,
     )
-    model.user_defined_metadata['classes'] = json.dumps(list(classes))
+    model.user_defined_metadata['classes'] = json.dumps(list(options.classes))
     model.user_defined_metadata['preprocess'] = json.dumps(preprocess)
     model.save(str(path))
-    require(path, size, types)
+    check_saved(path, size, types)
 
 
 def _decompositions() -> dict:
-    """Operators that coremltools does not know, in others; the rest stays as it is."""
+    """Return replacements for the operators that coremltools lacks."""
     import torch
 
     aten = torch.ops.aten
 
-    def product(x, dim, keepdim=False, *, dtype=None):  # of width and height: two numbers
+    def product(x, dim, keepdim=False, *, dtype=None):  # of two numbers, a width and a height
         return functools.reduce(torch.mul, x.split(1, dim)) if keepdim else functools.reduce(torch.mul, x.unbind(dim))
 
     return {
@@ -78,9 +71,9 @@ def _decompositions() -> dict:
 
 
 def prepare(program: 'ExportedProgram') -> None:
-    """Drop what does nothing, and mark each operation as one of a layer or of the graph around them, in place.
+    """Remove operators without effect, and mark each of the others as part of a layer or of the graph, in place.
 
-    The mark is where coremltools keeps the stack trace, which it passes on to all that it makes of an operation.
+    The mark replaces the stack trace, which coremltools copies to every operator that it derives from this one.
     """
     import torch
 
@@ -90,15 +83,16 @@ def prepare(program: 'ExportedProgram') -> None:
             program.graph.erase_node(node)
         elif node.op == 'call_function':
             modules = [kind.rpartition('.')[2] for _, kind in node.meta.get('nn_module_stack', {}).values()]
-            # The first two are what normalises, and the graph.
-            node.meta['stack_trace'] = LAYER if len(modules) > 2 and modules[-1] not in COORDINATES else 'graph'
+            # The first two are `FromPixels` and the graph.
+            is_layer = len(modules) > 2 and modules[-1] not in COORDINATE_MODULES
+            node.meta['stack_trace'] = LAYER if is_layer else 'graph'
     program.graph_module.recompile()
 
 
-def _takes_half(operation) -> bool:
-    """Layers; what the graph does besides them stays in fp32.
+def _is_of_layer(operation) -> bool:
+    """Return whether an operator is part of a layer; only these compute in fp16.
 
-    Half precision rounds coordinates above 512 to half a pixel, indices above 2048, and ends at areas of 65504.
+    Half precision rounds coordinates above 512 to half a pixel and indices above 2048, and overflows at areas of 65504.
     """
     from coremltools.converters.mil.mil.scope import ScopeSource
 
@@ -106,14 +100,20 @@ def _takes_half(operation) -> bool:
 
 
 def from_pixels(graph: 'Graph', mean: Sequence[float], std: Sequence[float]) -> 'nn.Module':
-    """The graph behind the normalisation: takes RGB from 0 to 255, padded at the right and bottom with anything."""
+    """Return the graph preceded by normalisation; its input is RGB from 0 to 255, and its padding may hold anything.
+
+    Args:
+        graph: an export graph.
+        mean: of each channel, on the scale from 0 to 255.
+        std: likewise.
+    """
     import torch
     from torch import nn
 
     class FromPixels(nn.Module):
         def __init__(self):
             super().__init__()
-            self.network = graph  # `graph` is what torch.fx calls its own
+            self.network = graph  # torch.fx reserves the name `graph`
             self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1))
             self.register_buffer('std', torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1))
 
@@ -125,16 +125,16 @@ def from_pixels(graph: 'Graph', mean: Sequence[float], std: Sequence[float]) -> 
     return FromPixels().eval()
 
 
-def require(path: Path, size: tuple[int, int], types: dict[str, type]) -> None:
-    """Look at a saved model: its kind, its inputs and outputs, and that every operator is Core ML's own.
+def check_saved(path: Path, size: tuple[int, int], types: dict[str, type]) -> None:
+    """Check kind, version, inputs, outputs and operators of a saved model.
 
     Args:
         path: of the model.
-        size: height and width of `images` in pixels.
-        types: name of each output -> numpy's type.
+        size: expected height and width of `images` in pixels.
+        types: name of each output -> NumPy type.
 
     Raises:
-        InputError: says what is not as it should be.
+        InputError: a mismatch, or an operator that is not Core ML's.
     """
     import coremltools as ct
     import numpy as np
@@ -144,19 +144,19 @@ def require(path: Path, size: tuple[int, int], types: dict[str, type]) -> None:
         raise InputError(f'{path}: not an ML Program for iOS 16 (version {spec.specificationVersion})')
     image = spec.description.input[0].type.imageType
     if (image.height, image.width) != tuple(size):
-        raise InputError(f'{path}: takes images of {image.height}x{image.width}, {size[0]}x{size[1]} was asked')
+        raise InputError(f'{path}: the image input is {image.height}x{image.width}, requested was {size[0]}x{size[1]}')
     arrays = ct.proto.FeatureTypes_pb2.ArrayFeatureType
-    wanted = {name: arrays.INT32 if kind is np.int32 else arrays.FLOAT32 for name, kind in types.items()}
-    found = {value.name: value.type.multiArrayType.dataType for value in spec.description.output}
-    if found != wanted:
-        raise InputError(f'{path}: has the outputs {found}, should have {wanted}')
-    foreign = sorted(kind for kind in operators(path) if kind.startswith('custom'))
-    if foreign:
-        raise InputError(f'{path}: has operators that are not of Core ML: {", ".join(foreign)}')
+    expected = {name: arrays.INT32 if kind is np.int32 else arrays.FLOAT32 for name, kind in types.items()}
+    outputs = {value.name: value.type.multiArrayType.dataType for value in spec.description.output}
+    if outputs != expected:
+        raise InputError(f'{path}: the outputs are {outputs}, expected were {expected}')
+    custom = sorted(kind for kind in operators(path) if kind.startswith('custom'))
+    if custom:
+        raise InputError(f'{path}: holds operators that are not part of Core ML: {", ".join(custom)}')
 
 
 def operators(path: Path) -> dict[str, set[str]]:
-    """Types of all operators of a saved ML Program, those of nested blocks too, and of what type their results are."""
+    """Return the operators of a saved ML Program, nested blocks included: kind -> data types of its results."""
     import coremltools as ct
 
     def within(block):
@@ -165,11 +165,11 @@ def operators(path: Path) -> dict[str, set[str]]:
             for nested in operation.blocks:
                 yield from within(nested)
 
-    found: dict[str, set[str]] = {}
+    kinds: dict[str, set[str]] = {}
     name = ct.proto.MIL_pb2.DataType.Name
     for function in ct.utils.load_spec(str(path)).mlProgram.functions.values():
         for block in function.block_specializations.values():
             for operation in within(block):
                 types = {name(value.type.tensorType.dataType).lower() for value in operation.outputs}
-                found.setdefault(operation.type, set()).update(types)
-    return found
+                kinds.setdefault(operation.type, set()).update(types)
+    return kinds

@@ -1,8 +1,7 @@
-"""ExecuTorch: a program for its runtime, with what XNNPACK has kernels for handed to it."""
+"""ExecuTorch: a `.pte` program whose operators run in XNNPACK as far as it has kernels for them."""
 
 import os
 import shutil
-from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,65 +15,64 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.fx.passes.infra.pass_base import PassResult
 
+    from repvit_dense.exporting.formats import FileOptions
     from repvit_dense.exporting.graphs.base import Graph
 
 
-def write(
-    graph: 'Graph', path: Path, size: tuple[int, int], batch: int, dynamic: Collection[str], precision: str
-) -> None:
-    """A `.pte` file; arguments as in `formats.write`."""
+def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
+    """Write a `.pte` file."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge
 
     _find_flatc()
     partitioner = XnnpackPartitioner()
-    with no_collector():  # hundreds of copies of a graph, few of which are garbage
-        program = fold_constants(torch_export.capture(graph, size, batch))
+    with no_collector():  # the passes copy the graph hundreds of times, and little of that is garbage
+        program = fold_constants(torch_export.capture(graph, options.size, options.batch))
         name_each_use(program)
-        # ExecuTorch need not check every step: artifact and model are compared in the end.
-        config = EdgeCompileConfig(preserve_ops=kept_whole(program, partitioner), _check_ir_validity=False)
-        edge = to_edge(program, compile_config=config).transform([suit_xnnpack]).to_backend(partitioner)
+        # The validity check of each pass is skipped: the artifact is compared with the model in the end.
+        config = EdgeCompileConfig(preserve_ops=preserved_operators(program, partitioner), _check_ir_validity=False)
+        edge = to_edge(program, compile_config=config).transform([adapt_to_xnnpack]).to_backend(partitioner)
         with path.open('wb') as file:
             edge.to_executorch().write_to_file(file)
 
 
-def kept_whole(program: 'ExportedProgram', partitioner: 'Partitioner') -> list:
-    """Operators that XNNPACK has, but that would be taken apart before it sees them: those it takes wherever they are.
+def preserved_operators(program: 'ExportedProgram', partitioner: 'Partitioner') -> list:
+    """Return the operators that must not be decomposed: those that XNNPACK supports in every use.
 
-    `to_edge_transform_and_lower` decides for each use, and for that takes the program apart three times.
+    `to_edge_transform_and_lower` decides this for each use, but decomposes the program three times to do so.
     """
-    offered, is_taken = partitioner.ops_to_not_decompose(program)
+    offered, is_supported = partitioner.ops_to_not_decompose(program)
     uses = {operator: [node for node in program.graph.nodes if node.target == operator] for operator in offered}
-    return [operator for operator, nodes in uses.items() if nodes and all(map(is_taken, nodes))]
+    return [operator for operator, nodes in uses.items() if nodes and all(map(is_supported, nodes))]
 
 
 def _find_flatc() -> None:
-    """ExecuTorch calls a tool that is beside it, but looks on the PATH only: not there without an active venv."""
+    """Point ExecuTorch to the compiler in its package; it searches PATH only, which lacks it outside an active venv."""
     if not shutil.which('flatc'):
         os.environ.setdefault('FLATC_EXECUTABLE', str(files('executorch.data.bin') / 'flatc'))
 
 
 def fold_constants(program: 'ExportedProgram') -> 'ExportedProgram':
-    """Compute what depends on weights alone: anchors, positions, weights in another order.
+    """Compute everything that depends on weights only: anchors, positional encodings, permuted weights.
 
-    XNNPACK convolves with weights that it has when the program is written, and with no others.
+    XNNPACK needs the weights of a convolution when the program is written.
     """
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
     from torch import ops
 
-    filled = {ops.aten.full.default, ops.aten.ones.default, ops.aten.zeros.default}  # large in a file, but soon filled
+    filled = {ops.aten.full.default, ops.aten.ones.default, ops.aten.zeros.default}  # large in a file, quick to compute
     program = program.run_decompositions({})
     simplify_scalars(program)
     program = constant_prop_pass(program, custom_skip_targets=filled)
-    # An operator that did nothing gave the parameter itself, which would be a constant that requires a gradient.
+    # An operator without effect returns the parameter itself, and a constant must not require a gradient.
     program.constants.update({name: value.detach() for name, value in program.constants.items()})
     return program
 
 
 def simplify_scalars(program: 'ExportedProgram') -> None:
-    """Write, in place, whole numbers that meet tensors of floats as floats, and leave out sums with 0.
+    """Turn integers that are combined with float tensors into floats and remove sums with 0, in place.
 
-    Every such number would become a tensor of integers and an operator that casts it, which XNNPACK does not take.
+    Each such integer would become an integer tensor with a cast, which XNNPACK does not support.
     """
     from torch import ops
 
@@ -91,24 +89,23 @@ def simplify_scalars(program: 'ExportedProgram') -> None:
     program.graph.eliminate_dead_code()
 
 
-def suit_xnnpack(module: 'GraphModule') -> 'PassResult':
-    """Say the same, in place, with the operators that XNNPACK has.
+def adapt_to_xnnpack(module: 'GraphModule') -> 'PassResult':
+    """Replace operators by equivalent ones that XNNPACK supports, in place; all shapes are fixed.
 
-    Each other operator between two of them makes two partitions of one, and copies number by number. Sizes are fixed.
+    An unsupported operator splits a partition in two and adds copies of its inputs and outputs.
     """
     from torch.fx.passes.infra.pass_base import PassResult
 
     for node in list(module.graph.nodes):
         if node.op == 'call_function':
-            _suit(node)
-        node.meta.pop('from_node', None)  # a history that every pass copies, and makes longer
+            _adapt(node)
+        node.meta.pop('from_node', None)  # a history that grows with every pass
     module.graph.eliminate_dead_code()
     module.recompile()
     return PassResult(module, True)
 
 
-def _suit(node: 'Node') -> None:
-    """What `suit_xnnpack` does, of one node."""
+def _adapt(node: 'Node') -> None:
     from executorch.exir.dialects._ops import ops
 
     aten, value = ops.edge.aten, node.meta.get('val')
@@ -118,12 +115,12 @@ def _suit(node: 'Node') -> None:
     elif node.target in (aten.unsqueeze_copy.default, aten.squeeze_copy.dims):
         node.target, node.args = aten.view_copy.default, (node.args[0], list(value.shape))
     elif node.target == aten.select_copy.int:
-        source, axis, place = node.args
+        source, axis, index = node.args
         shape = list(source.meta['val'].shape)
-        place %= shape[axis]
+        index %= shape[axis]
         shape[axis] = 1
         with node.graph.inserting_before(node):
-            part = node.graph.call_function(aten.slice_copy.Tensor, (source, axis, place, place + 1))
+            part = node.graph.call_function(aten.slice_copy.Tensor, (source, axis, index, index + 1))
         part.meta['val'] = value.new_empty(shape)
         node.target, node.args = aten.view_copy.default, (part, list(value.shape))
     elif node.target == aten.mean.dim and node.args[1]:
@@ -132,17 +129,17 @@ def _suit(node: 'Node') -> None:
 
 
 def name_each_use(program: 'ExportedProgram') -> None:
-    """Give every use of a shared weight a name of its own, in place; heads run the same layers on several levels.
+    """Give every use of a shared weight its own name, in place; heads apply the same layers to several levels.
 
-    XNNPACK takes weights out of the program one use at a time and by name. In memory they stay one tensor, and the file
-    holds it once.
+    XNNPACK takes weights out of the program by name, one use at a time. The names share one tensor in memory and in the
+    file.
     """
     from executorch.backends.transforms.utils import create_constant_placeholder
     from torch.export.graph_signature import InputKind
 
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind in kinds}
-    held = {**program.constants, **program.state_dict}
+    tensors = {**program.constants, **program.state_dict}
     for node in list(program.graph.nodes):
         if node.name not in specs or node.op != 'placeholder':
             continue
@@ -150,7 +147,7 @@ def name_each_use(program: 'ExportedProgram') -> None:
         for number, user in enumerate(list(node.users)[1:]):
             with program.graph.inserting_before(node):
                 name = f'{node.name}_use_{number}'
-                data = held[spec.target]
+                data = tensors[spec.target]
                 other = create_constant_placeholder(program, program.graph, name, spec.kind, data, spec.persistent)
             user.replace_input_with(node, other)
     program.graph_module.recompile()

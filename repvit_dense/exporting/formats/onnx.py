@@ -1,4 +1,4 @@
-"""ONNX, opset 20, by torch's current exporter."""
+"""ONNX, opset 20, written by the torch.export-based exporter of PyTorch."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -6,38 +6,37 @@ from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
 from repvit_dense.exporting.formats import torch_export
+from repvit_dense.exporting.graphs import COORDINATE_MODULES
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
+    from repvit_dense.exporting.formats import FileOptions
     from repvit_dense.exporting.graphs.base import Graph
 
-OPSET = 20  # has GELU; ONNX Runtime has no RoiAlign of a later one
-# These stay in fp32 even inside a layer: coordinates and selections need every bit, and runtimes lack the rest in fp16.
-FULL = ('CumSum', 'GridSample', 'Max', 'Min', 'NonMaxSuppression', 'Range', 'Resize', 'RoiAlign', 'ScatterND', 'TopK')
+OPSET = 20  # the first with GELU; ONNX Runtime lacks RoiAlign of later opsets
+# Operators that stay in fp32 even inside a layer: coordinates and selections need full precision, and runtimes have no
+# fp16 kernels for the others.
+FP32_OPERATORS = {'CumSum', 'GridSample', 'Max', 'Min', 'Range', 'Resize', 'ScatterND', 'TopK'}
+FP32_OPERATORS |= {'NonMaxSuppression', 'RoiAlign'}
 
-# What these compute themselves are places in pixels, which half precision cannot tell apart beyond 2048.
-COORDINATES = ('DeformableAttention', 'PixelDecoder')
 
-
-def write(
-    graph: 'Graph', path: Path, size: tuple[int, int], batch: int, dynamic: Collection[str], precision: str
-) -> None:
-    """An ONNX file; arguments as in `formats.write`."""
+def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
+    """Write an ONNX file."""
     import onnx
 
-    proto = convert(graph, size, batch, dynamic)
-    if precision == 'fp16':
+    proto = convert(graph, options.size, options.batch, options.dynamic)
+    if options.precision == 'fp16':
         proto = to_half(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 
 
 def convert(graph: 'Graph', size: tuple[int, int], batch: int = 1, dynamic: Collection[str] = ()) -> 'ModelProto':
-    """The graph as an ONNX model in memory; arguments as in `formats.write`.
+    """Return the graph as an ONNX model in memory; arguments as in `formats.FileOptions`.
 
     Raises:
-        InputError: an input has another shape than was asked for.
+        InputError: an input of the exported model has another shape than requested.
     """
     import torch
 
@@ -60,33 +59,33 @@ def convert(graph: 'Graph', size: tuple[int, int], batch: int = 1, dynamic: Coll
 
 
 def to_half(proto: 'ModelProto') -> 'ModelProto':
-    """Layers and their weights in fp16; what the graph does besides them, with boxes in pixels say, stays in fp32.
+    """Convert layers and their weights to fp16; operators between layers, inputs and outputs stay in fp32.
 
-    Half precision counts whole pixels only from 1024 on. Inputs and outputs stay as they are.
+    Half precision rounds to whole pixels from 1024 on, too coarse for boxes.
     """
     import onnx
 
     proto = onnx.shape_inference.infer_shapes(proto)
-    graph, half = proto.graph, _Half(proto.graph)
-    nodes = [half.converted(node) for node in graph.node]
+    graph, converter = proto.graph, _HalfConverter(proto.graph)
+    nodes = [converter.convert(node) for node in graph.node]
     del graph.node[:]
     graph.node.extend(part for parts in nodes for part in parts)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in (*graph.initializer, *half.initializers.values()) if tensor.name in used]
+    weights = [tensor for tensor in (*graph.initializer, *converter.initializers.values()) if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(weights)
     for value in graph.value_info:
-        if value.name in half.values:
+        if value.name in converter.values:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     return proto
 
 
-class _Half:
-    """Node by node: casts where a value of one precision is read in the other, each value once.
+class _HalfConverter:
+    """A conversion node by node; a value read in both precisions is cast once.
 
     Attributes:
-        values: names of what became fp16.
-        initializers: name -> tensor, weights in fp16.
+        values: names of the values that became fp16.
+        initializers: name -> weight tensor in fp16.
     """
 
     def __init__(self, graph: 'GraphProto'):
@@ -101,11 +100,11 @@ class _Half:
         self.initializers: dict = {}
         self.casts: set[str] = set()
 
-    def converted(self, node: 'NodeProto') -> 'list[NodeProto]':
-        """The node behind the casts that it needs."""
+    def convert(self, node: 'NodeProto') -> 'list[NodeProto]':
+        """Return the node, preceded by the casts of its inputs."""
         from onnx import TensorProto
 
-        casts, halved = [], self._takes_half(node)
+        casts, halved = [], self._supports_half(node)
         for i, name in enumerate(node.input):
             if name in self.floats and (name in self.values) != halved:
                 node.input[i] = self._cast(name, halved, casts)
@@ -116,10 +115,10 @@ class _Half:
                     attribute.i = TensorProto.FLOAT16
         return [*casts, node]
 
-    def _takes_half(self, node: 'NodeProto') -> bool:
-        if node.op_type in FULL or self.results & set(node.output) or not in_layer(node):
+    def _supports_half(self, node: 'NodeProto') -> bool:
+        if node.op_type in FP32_OPERATORS or self.results & set(node.output) or not in_layer(node):
             return False
-        # What is cast to a whole number is an index.
+        # A float that is cast to an integer is an index, so only the result of a cast decides.
         return bool(self.floats & set(node.output if node.op_type == 'Cast' else node.input))
 
     def _cast(self, name: str, halved: bool, casts: list) -> str:
@@ -140,28 +139,29 @@ class _Half:
 
 
 def in_layer(node: 'NodeProto') -> bool:
-    """Whether an operator comes from a layer; the exporter notes its place: `['', 'model.neck', ..., 'conv2d']`.
+    """Return whether a node belongs to a layer, by the notes of the exporter, rather than to the graph around them.
 
-    And of which class each place is: `['...Graph', '...FPN', ..., 'aten.conv2d.default']`.
+    The notes list the modules from the graph down to the operator: their names, `['', 'model.neck', ..., 'conv2d']`,
+    and their classes, `['...Graph', '...FPN', ..., 'aten.conv2d.default']`.
     """
     notes = {note.key: note.value for note in node.metadata_props}
-    places = notes.get('pkg.torch.onnx.name_scopes', '').count(',')
-    *_, owner, _ = ['', '', *notes.get('pkg.torch.onnx.class_hierarchy', '').split(',')]
-    return places > 1 and owner.strip(" '").rpartition('.')[2] not in COORDINATES
+    depth = notes.get('pkg.torch.onnx.name_scopes', '').count(',')
+    *_, module, _ = ['', '', *notes.get('pkg.torch.onnx.class_hierarchy', '').split(',')]
+    return depth > 1 and module.strip(" '").rpartition('.')[2] not in COORDINATE_MODULES
 
 
 def require_shapes(proto: 'ModelProto', size: tuple[int, int], batch: int, dynamic: Collection[str]) -> None:
-    """Refuse a model whose inputs are not fixed, or not open, as was asked for. Raises InputError."""
+    """Raise InputError if an axis of an input is fixed or dynamic against the request."""
     shapes = {
         value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
         for value in proto.graph.input
     }
-    number = None if 'batch' in dynamic else batch
+    count = None if 'batch' in dynamic else batch
     sides = (None, None) if 'size' in dynamic else size
-    for name, wanted in {'images': [number, 3, *sides], 'img_hw': [number, 2]}.items():
+    for name, wanted in {'images': [count, 3, *sides], 'img_hw': [count, 2]}.items():
         if name not in shapes:
             raise InputError(f'onnx: the exported model has no input {name}')
-        for axis, (found, asked) in enumerate(zip(shapes[name], wanted, strict=True)):
-            if isinstance(found, int) if asked is None else found != asked:
-                what = 'open' if asked is None else f'to be {asked}'
-                raise InputError(f'onnx: axis {axis} of {name} was asked {what}, the exported model has {found}')
+        for axis, (length, requested) in enumerate(zip(shapes[name], wanted, strict=True)):
+            if isinstance(length, int) if requested is None else length != requested:
+                request = 'dynamic' if requested is None else requested
+                raise InputError(f'onnx: axis {axis} of {name} is {length}, requested was {request}')

@@ -1,4 +1,4 @@
-"""torch.export: the capture that every format starts from, and the `.pt2` file."""
+"""torch.export: the `.pt2` file, and the captured program that every format starts from."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,40 +10,39 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from repvit_dense.exporting.formats import FileOptions
     from repvit_dense.exporting.graphs.base import Graph
 
-# Which axes of `images` are open, for each thing that may be dynamic; `img_hw` has the batch too.
+# Axes of `images` for each name in `formats.DYNAMIC`; the batch is also axis 0 of `img_hw`.
 AXES = {'batch': (0,), 'size': (2, 3)}
 
 
-def write(
-    graph: 'Graph', path: Path, size: tuple[int, int], batch: int, dynamic: Collection[str], precision: str
-) -> None:
-    """A file for `torch.export.load`; arguments as in `formats.write`."""
+def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
+    """Write a file for `torch.export.load`."""
     import torch
 
-    torch.export.save(capture(graph, size, batch, dynamic, graph.divisor), path)
+    torch.export.save(capture(graph, options.size, options.batch, options.dynamic, graph.divisor), path)
 
 
 def capture(
     graph: 'nn.Module', size: tuple[int, int], batch: int = 1, dynamic: Collection[str] = (), divisor: int = 32
 ) -> 'ExportedProgram':
-    """The operations of a graph.
+    """Return the operators of a graph, without the source paths and stack traces that torch.export records.
 
     Args:
-        graph: takes `images` and `img_hw`, see `Graph.forward`.
+        graph: a module with the inputs `images` and `img_hw`, see `Graph.forward`.
         size: height and width in pixels.
-        batch: images at a time; ignored where batch is dynamic.
-        dynamic: of `AXES`.
-        divisor: of which open heights and widths are multiples, in pixels.
+        batch: batch size; ignored if the batch is dynamic.
+        dynamic: keys of `AXES`.
+        divisor: dynamic heights and widths are multiples of it, in pixels.
 
     Raises:
-        InputError: the model fixes a size that was to be open.
+        InputError: the model fixes an axis that should be dynamic.
     """
     import torch
 
     height, width = size
-    # A length of 1 is always taken as fixed, and equal sides as tied to each other: the example avoids both.
+    # torch.export takes an axis of length 1 as fixed, and axes of equal length as equal; the example avoids both.
     if 'batch' in dynamic:
         batch = 2
     if 'size' in dynamic:
@@ -64,9 +63,10 @@ def capture(
             raise
         reason = ' '.join(str(error).split())[:300]
         raise InputError(
-            f'--dynamic {",".join(dynamic)}: this model fixes a size that is to be open: {reason}'
+            f'--dynamic {",".join(dynamic)}: this model fixes a size that should be dynamic: {reason}'
         ) from error
-    _require_open([node.meta['val'].shape for node in _inputs(program)], dynamic)
+    _require_dynamic([node.meta['val'].shape for node in _inputs(program)], dynamic)
+    _remove_stack_traces(program)
     return program
 
 
@@ -86,10 +86,18 @@ def _inputs(program: 'ExportedProgram') -> list:
     return [node for node in program.graph.nodes if node.op == 'placeholder' and node.name in names]
 
 
-def _require_open(shapes, dynamic: Collection[str]) -> None:
+def _require_dynamic(shapes: list, dynamic: Collection[str]) -> None:
     images, img_hw = shapes
     for name in dynamic:
         fixed = [images[axis] for axis in AXES[name] if isinstance(images[axis], int)]
         fixed += [img_hw[0]] if name == 'batch' and isinstance(img_hw[0], int) else []
         if fixed:
             raise InputError(f'--dynamic {name}: this model fixes the {name} to {fixed[0]}')
+
+
+def _remove_stack_traces(program: 'ExportedProgram') -> None:
+    """Remove, in place, the notes of each operator that hold paths of this machine; every format would save them."""
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, 'graph', None), 'nodes', ()):
+            node.meta.pop('stack_trace', None)
+            node.meta.pop('from_node', None)

@@ -1,4 +1,4 @@
-"""One export-friendly forward per architecture family."""
+"""The export graphs: one export-friendly forward pass per model family, in one row of `FAMILIES` and one module."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from repvit_dense.exporting.graphs.base import Graph
 
-# Type of the model, and of the head where that decides -> module and class here.
+# Type of the model, or model/head if the head decides -> module in this folder, and class.
 FAMILIES = {
     'MaskRCNN': ('two_stage', 'TwoStage'),
     'CascadeRCNN': ('two_stage', 'TwoStage'),
@@ -22,22 +22,25 @@ FAMILIES = {
     'EncoderDecoder/Mask2FormerHead': ('mask2former', 'Mask2FormerSemantic'),
     'EncoderDecoder': ('segmentor', 'Segmentor'),
 }
+# Classes of modules that compute pixel coordinates and indices in their own forward, outside their layers. Half
+# precision cannot tell neighbouring pixels apart beyond 2048.
+COORDINATE_MODULES = ('DeformableAttention', 'PixelDecoder')
 
 
 def build(model: 'nn.Module', plain: bool = False) -> 'Graph':
-    """The export graph of a trained model.
+    """Return the export graph of a trained model.
 
     Args:
-        model: in eval mode and fused.
-        plain: only operators that every runtime has, see `Graph`.
+        model: a fused model in eval mode.
+        plain: use only operators that every runtime has, see `Graph`.
 
     Raises:
-        InputError: a kind of model no graph is written for.
+        InputError: no graph exists for this type of model.
     """
     kind = type(model).__name__
     head = type(getattr(model, 'decode_head', None)).__name__
     family = FAMILIES.get(f'{kind}/{head}') or FAMILIES.get(kind)
     if family is None:
-        raise InputError(f'{kind}: this kind of model cannot be exported; known: {", ".join(FAMILIES)}')
+        raise InputError(f'{kind}: models of this type cannot be exported; known: {", ".join(FAMILIES)}')
     module = importlib.import_module(f'{__name__}.{family[0]}')
     return getattr(module, family[1])(model, plain).eval()

@@ -1,4 +1,4 @@
-"""Attention of transformers as plain matrix products and gathers, on the weights of the trained layers."""
+"""Attention layers as matrix products and gathers, with the weights of trained layers."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCKED = -3e4  # added to an attention logit it leaves a weight of exactly 0; a half-precision number can hold it
+BLOCKED = -3e4  # added to a logit, makes its attention weight exactly 0; representable in half precision
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A layer with these weights (detached copies)."""
+    """Return a layer with detached copies of these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device='meta')
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
@@ -18,7 +18,7 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    """mmcv's MultiheadAttention, its shortcut included; the scale of the logits is part of the query's weights."""
+    """MultiheadAttention of mmcv with its shortcut; the scale of the logits is folded into the query weights."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -32,10 +32,17 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, query_position: Tensor, memory: Tensor, memory_position: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Queries `(B, Q, C)` look at a memory `(B, K, C)`; positions are added to queries and keys, not to values.
+        """Attend from queries to a memory; positions are added to queries and keys, not to values.
 
         Args:
+            query: `(B, Q, C)`.
+            query_position: broadcast to the same shape.
+            memory: `(B, K, C)`.
+            memory_position: broadcast to the same shape.
             mask: added to the logits, `(B, 1, 1 or Q, K)`.
+
+        Returns:
+            `(B, Q, C)`.
         """
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -51,68 +58,77 @@ class Attention(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """mmcv's MultiScaleDeformableAttention (arXiv 2010.04159), its shortcut included.
+    """MultiScaleDeformableAttention of mmcv (arXiv 2010.04159) with its shortcut.
 
-    The four pixels around a sampling point are read at once, from a table that holds every pixel beside its three
-    neighbours; reading and weighing are a gather and a matrix product, which runtimes do faster than grid sampling.
+    A table holds every pixel together with its right, lower and lower right neighbours, so that a sample is one gather
+    and one matrix product, which runtimes compute faster than grid sampling.
     """
 
     def __init__(self, layer: nn.Module):
         super().__init__()
         self.heads, self.levels, self.points = layer.num_heads, layer.num_levels, layer.num_points
         self.value, self.out, self.weights = layer.value_proj, layer.output_proj, layer.attention_weights
-        # Trained rows are pairs of x and y; here all x come first.
+        # The trained rows alternate between x and y; here all x come first.
         offsets = layer.sampling_offsets
         order = torch.arange(offsets.out_features).view(-1, 2).t().flatten()
         self.offsets = linear(offsets.weight[order], offsets.bias[order])
 
     def forward(self, query: Tensor, position: Tensor, sizes: list, reference: Tensor) -> Tensor:
-        """Every pixel of every level looks at some points of all levels.
+        """Attend from every pixel of every level to a few points of all levels.
 
         Args:
-            query: `(B, N, C)`, the pixels of all levels one after the other.
-            position: `(1, N, C)`.
+            query: `(B, N, C)`, the pixels of all levels in turn.
+            position: `(1, N, C)`, positional encoding.
             sizes: height and width of each level, in pixels.
             reference: `(2, N)`, x and y of each pixel from 0 to 1.
+
+        Returns:
+            `(B, N, C)`.
         """
         located = query + position
         offsets = self.offsets(located).unflatten(-1, (2, self.heads, -1))
         weights = self.weights(located).unflatten(-1, (self.heads, -1)).softmax(-1)
         pixels = self.value(query).split([height * width for height, width in sizes], dim=1)
-        found = 0
+        total = 0
         for level, (pixel, (height, width)) in enumerate(zip(pixels, sizes, strict=True)):
             part = slice(level * self.points, (level + 1) * self.points)
             x = offsets[:, :, 0, :, part] + (reference[0] * width - 0.5)[:, None, None]
             y = offsets[:, :, 1, :, part] + (reference[1] * height - 0.5)[:, None, None]
-            found = found + self._sample(pixel, height, width, x, y, weights[..., part])
-        return query + self.out(found.view(query.shape))
+            total = total + self._sample(pixel, height, width, x, y, weights[..., part])
+        return query + self.out(total.view(query.shape))
 
     def _sample(self, pixels: Tensor, height: int, width: int, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of bilinear samples of one level, 0 beyond its border: `(B * N * heads, 1, C / heads)`.
+        """Return the weighted sum of bilinear samples of one level, which is 0 outside its border.
 
         Args:
             pixels: `(B, height * width, C)`.
-            x, y: `(B, N, heads, points)`, in pixels of the level, 0 at the centre of the first.
-            weights: the same shape.
+            height: of the level in pixels.
+            width: of the level in pixels.
+            x: `(B, N, heads, points)`, in pixels of the level; 0 is the centre of the first pixel.
+            y: likewise.
+            weights: attention weights, of the same shape.
+
+        Returns:
+            `(B * N * heads, 1, C / heads)`.
         """
         table = self._table(pixels.unflatten(1, (height, width)))
-        # The first pixel lies at 1 in the frame of zeros; whatever is further out than the frame samples zeros only.
+        # The level is framed by zeros, so its first pixel lies at 1, and samples outside the frame are zero.
         x, y = (x + 1).clamp(0, width + 1), (y + 1).clamp(0, height + 1)
         left, above = x.floor(), y.floor()
-        right, below = x - left, y - above  # shares of the right and of the lower neighbours
-        place = (above * (width + 2) + left).int() * self.heads
+        right, below = x - left, y - above  # weights of the right and of the lower neighbours
+        index = (above * (width + 2) + left).int() * self.heads
         images = torch.arange(pixels.shape[0], dtype=torch.int32)[:, None] * ((height + 2) * (width + 2) * self.heads)
         heads = torch.arange(self.heads, dtype=torch.int32)
-        place = place + (images + heads)[:, None, :, None]
+        index = index + (images + heads)[:, None, :, None]
         lower = weights * below
         upper = weights - lower
         lower_right, upper_right = lower * right, upper * right
         corners = torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), -1)
-        rows = table.index_select(0, place.flatten()).view(-1, 4 * self.points, table.shape[1] // 4)
+        rows = table.index_select(0, index.flatten()).view(-1, 4 * self.points, table.shape[1] // 4)
         return torch.bmm(corners.view(-1, 1, 4 * self.points), rows)
 
     def _table(self, pixels: Tensor) -> Tensor:
-        """`(B * (height + 2) * (width + 2) * heads, 4 C / heads)`: every pixel, its right, lower, lower right one."""
+        """Return every pixel with its three neighbours, `(B * (height + 2) * (width + 2) * heads, 4 C / heads)`."""
         framed = F.pad(pixels, (0, 0, 1, 2, 1, 2)).unflatten(-1, (self.heads, -1))
         upper, lower = framed[:, :-1], framed[:, 1:]
         neighbours = (upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:])
@@ -120,21 +136,23 @@ class DeformableAttention(nn.Module):
 
 
 def ramp(length: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Positions 1, 2, ... along a side, `(1 or B, length)`, and the last of them, `(1 or B, 1)`.
+    """Return positions 1, 2, ... along a side, `(1 or B, length)`, and the last of them, `(1 or B, 1)`.
 
     Args:
-        last: `(B, 1)`, of the true image inside the padded one; positions beyond it repeat it.
+        length: of the side, in pixels.
+        last: `(B, 1)`, last position inside the unpadded image, which is repeated in the padding.
     """
     positions = torch.arange(1, length + 1, dtype=torch.float32)[None]
     return (positions, positions[:, -1:]) if last is None else (torch.minimum(positions, last), last)
 
 
 def sine_position(encoding: nn.Module, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-    """mmdet's SinePositionalEncoding (arXiv 1706.03762), from the two sides of the image instead of all its pixels.
+    """Compute mmdet's SinePositionalEncoding (arXiv 1706.03762) from the two sides of the image.
 
     Args:
-        encoding: holds the settings.
-        rows, columns: of `ramp`.
+        encoding: mmdet's layer, which holds the settings.
+        rows: positions along the height, from `ramp`.
+        columns: positions along the width, from `ramp`.
 
     Returns:
         `(B, height * width, C)`.
@@ -145,7 +163,7 @@ def sine_position(encoding: nn.Module, rows: tuple[Tensor, Tensor], columns: tup
 
 
 def _waves(encoding: nn.Module, position: Tensor, last: Tensor) -> Tensor:
-    """`(B, length)` positions as `(B, length, num_feats)` sines and cosines in turn."""
+    """Encode positions `(B, length)` by alternating sines and cosines `(B, length, num_feats)`."""
     if encoding.normalize:
         position = (position + encoding.offset) / (last + encoding.eps) * encoding.scale
     steps = range(0, encoding.num_feats, 2)

@@ -1,4 +1,4 @@
-"""What every export graph offers: from the normalised image to the final result, in tensors of fixed size."""
+"""The interface of the export graphs: from normalised images to final results, in tensors of fixed size."""
 
 from torch import Tensor, nn
 
@@ -6,19 +6,19 @@ from repvit_dense.artifact.manifest import OUTPUTS
 
 
 class Graph(nn.Module):
-    """A trained model as one function of tensors, without decisions that depend on data.
+    """A trained model as one function of tensors, without data-dependent control flow.
 
     Args:
-        model: the whole detector or segmentor in eval mode, already fused; its layers are used, not copied.
-        plain: use only operators that every runtime has (no NMS and no RoIAlign operator, rank 5 at most).
+        model: a fused detector or segmentor in eval mode; its layers are used, not copied.
+        plain: use only operators that every runtime has: no NMS or RoIAlign operator, tensors of rank 5 at most.
 
     Attributes:
         task: key of `manifest.OUTPUTS`.
-        mask_kind: `'roi'`, a mask covers its box, in probabilities; `'image'`, it covers the padded image on a coarser
-            grid, in logits, for those are resized; else None.
+        mask_kind: `'roi'` for masks that cover their boxes, as probabilities; `'image'` for masks that cover the
+            padded image at a lower resolution, as logits, which are resized later; None without masks.
         postprocess: thresholds that the predictor applies, ready for JSON.
         divisor: height and width of the batch are multiples of it, in pixels.
-        thresholds: whether the network decides by a threshold on its way, so that rounding can flip a pixel.
+        thresholds: whether layers inside the network compare with a threshold, so that rounding can flip a pixel.
     """
 
     task: str
@@ -34,19 +34,19 @@ class Graph(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what `forward` returns."""
+        """Names of the tensors that `forward` returns."""
         return OUTPUTS[self.task]
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
-        """One batch.
+        """Run one batch.
 
         Args:
             images: `(B, 3, H, W)`, normalised, RGB, padded at the right and at the bottom.
-            img_hw: `(B, 2)` float32, height and width of each image without the padding, in pixels.
+            img_hw: `(B, 2)` float32, height and width of each image without padding, in pixels.
 
         Returns:
-            tensors in the order of `outputs`; detections by falling score, padded with zeros beyond `count`. Boxes
-            `(B, K, 4)` in pixels of the batch, scores and labels `(B, K)`, masks `(B, K, h, w)`, count `(B,)`, seg
-            `(B, H, W)`. Labels, counts and seg are int32.
+            Tensors in the order of `outputs`. Detections are sorted by falling score and padded with zeros beyond
+            `count`. Boxes are `(B, K, 4)` in pixels of the batch, scores and labels `(B, K)`, masks `(B, K, h, w)`,
+            count `(B,)`, seg `(B, H, W)`. Labels, count and seg are int32.
         """
         raise NotImplementedError

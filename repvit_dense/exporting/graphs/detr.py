@@ -1,4 +1,4 @@
-"""DETR: features, transformer, boxes; no anchors and no NMS."""
+"""DETR (arXiv 2005.12872): a transformer that predicts a fixed set of boxes, without anchors and NMS."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from repvit_dense.errors import InputError
 from repvit_dense.exporting.graphs.attention import BLOCKED, Attention, ramp, sine_position
 from repvit_dense.exporting.graphs.base import Graph
-from repvit_dense.exporting.graphs.ops import clip, take
+from repvit_dense.exporting.graphs.ops import clip_boxes, gather_rows
 
 
 class DETR(Graph):
-    """mmdet's DETR. It has no score threshold: all `max_per_img` detections count."""
+    """DETR of mmdet; without a score threshold, it always returns `max_per_img` detections."""
 
     task = 'detection'
 
@@ -18,30 +18,31 @@ class DETR(Graph):
         super().__init__(model, plain)
         self.head = model.bbox_head
         if self.head.loss_cls.use_sigmoid:
-            raise InputError('bbox_head.loss_cls.use_sigmoid=True: this DETR cannot be exported; its head is a softmax')
-        self.kept = min((self.head.test_cfg or {}).get('max_per_img', model.num_queries), model.num_queries)
+            raise InputError('bbox_head.loss_cls.use_sigmoid=True cannot be exported; DETR needs a softmax')
+        self.max_detections = min((self.head.test_cfg or {}).get('max_per_img', model.num_queries), model.num_queries)
         self.stride = model.backbone.out_strides[-1]
         self.encoder = nn.ModuleList(Attention(layer.self_attn) for layer in model.encoder.layers)
         self.decoder = nn.ModuleList(Attention(layer.self_attn) for layer in model.decoder.layers)
         self.cross = nn.ModuleList(Attention(layer.cross_attn) for layer in model.decoder.layers)
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels and count, see `Graph.forward`."""
         hidden = self._transform(self.model.extract_feat(images)[-1], img_hw)
         logits, boxes = self.head(hidden)
         scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        scores, best = scores.topk(self.kept)
-        centre, half = take(boxes, best).chunk(2, dim=2)
+        scores, best = scores.topk(self.max_detections)
+        centre, half = gather_rows(boxes, best).chunk(2, dim=2)
         half = half / 2
         size = torch.cat((img_hw[:, 1:], img_hw[:, :1]), 1)[:, None]
         boxes = torch.cat(((centre - half) * size, (centre + half) * size), 2)
-        count = torch.full_like(img_hw[:, 0], self.kept)
-        return clip(boxes, img_hw), scores, labels.gather(1, best).int(), count.int()
+        count = torch.full_like(img_hw[:, 0], self.max_detections)
+        return clip_boxes(boxes, img_hw), scores, labels.gather(1, best).int(), count.int()
 
     def _transform(self, feature: Tensor, img_hw: Tensor) -> Tensor:
-        """Encoder and decoder: `(B, C, h, w)` to queries `(B, Q, C)`. Nothing looks at the padding."""
+        """Run encoder and decoder: features `(B, C, h, w)` to queries `(B, Q, C)`; attention excludes the padding."""
         height, width = feature.shape[2:]
-        true = torch.ceil(img_hw / self.stride)  # of the feature's pixels, those whose first image pixel is no padding
-        rows, columns = ramp(height, true[:, :1]), ramp(width, true[:, 1:])
+        valid = torch.ceil(img_hw / self.stride)  # feature pixels whose first image pixel is not padding
+        rows, columns = ramp(height, valid[:, :1]), ramp(width, valid[:, 1:])
         position = sine_position(self.model.positional_encoding, rows, columns)
         beyond_y, beyond_x = (
             (ramp(length)[0] > side[1]).float() for length, side in ((height, rows), (width, columns))

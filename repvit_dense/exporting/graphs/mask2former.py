@@ -1,4 +1,4 @@
-"""Mask2Former: instances, panoptic or semantic segments as queries that each own a mask."""
+"""Mask2Former (arXiv 2112.01527): each query predicts the class and the mask of a segment."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch.nn import functional as F
 
 from repvit_dense.exporting.graphs.attention import BLOCKED, Attention, DeformableAttention, linear, ramp, sine_position
 from repvit_dense.exporting.graphs.base import Graph
-from repvit_dense.exporting.graphs.ops import clip, take
+from repvit_dense.exporting.graphs.ops import clip_boxes, gather_rows
 
 
 class PixelDecoder(nn.Module):
-    """mmdet's MSDeformAttnPixelDecoder without its last convolution, which becomes part of the queries."""
+    """MSDeformAttnPixelDecoder of mmdet without its last convolution, which `Queries` merges into the embeddings."""
 
     def __init__(self, decoder: nn.Module):
         super().__init__()
@@ -18,7 +18,7 @@ class PixelDecoder(nn.Module):
         self.attention = nn.ModuleList(DeformableAttention(layer.self_attn) for layer in decoder.encoder.layers)
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
-        """What the queries look at, `(B, C, h, w)` from coarse to fine; and the feature that masks are made from."""
+        """Return the levels that queries attend to, `(B, C, h, w)` from coarse to fine, and the finest feature map."""
         decoder, finer = self.decoder, len(features) - self.decoder.num_encoder_levels
         inputs = [conv(feature) for conv, feature in zip(decoder.input_convs, features[finer:][::-1], strict=True)]
         sizes = [level.shape[2:] for level in inputs]
@@ -39,34 +39,34 @@ class PixelDecoder(nn.Module):
 
 
 def _centres(height: int, width: int) -> Tensor:
-    """x and y of the centre of every pixel, from 0 to 1: `(2, height * width)`."""
+    """Return x and y of the centre of every pixel, from 0 to 1: `(2, height * width)`."""
     y, x = ((torch.arange(length, dtype=torch.float32) + 0.5) / length for length in (height, width))
     return torch.stack((x[None].expand(height, width), y[:, None].expand(height, width))).flatten(1)
 
 
 class Queries(nn.Module):
-    """mmdet's Mask2FormerHead up to its last layer, that gives classes and masks.
+    """Mask2FormerHead of mmdet.
 
-    A mask is the product of a query's embedding and the pixels' features. So the head's last convolution of these
-    is applied to the embeddings instead, and the attention masks of a coarser level come from features of that level:
-    the same numbers up to rounding, without masks of full size in between.
+    A mask is the product of a query's embedding and the features of the pixels. The last convolution of these features
+    is applied to the embeddings instead, and attention masks of a coarser level are computed from features resized to
+    that level. The results are equal up to rounding, and no intermediate mask has full size.
     """
 
     def __init__(self, head: nn.Module):
         super().__init__()
         self.head = head
-        self.pixels = PixelDecoder(head.pixel_decoder)
+        self.pixel_decoder = PixelDecoder(head.pixel_decoder)
         layers = head.transformer_decoder.layers
         self.cross = nn.ModuleList(Attention(layer.cross_attn) for layer in layers)
-        self.own = nn.ModuleList(Attention(layer.self_attn) for layer in layers)
+        self.self_attention = nn.ModuleList(Attention(layer.self_attn) for layer in layers)
         last, conv = head.mask_embed[-1], head.pixel_decoder.mask_feature
-        mix = torch.cat((conv.weight[:, :, 0, 0].t(), conv.bias[None]))  # (C + 1, C), the bias as one more feature
+        mix = torch.cat((conv.weight[:, :, 0, 0].t(), conv.bias[None]))  # (C + 1, C), the bias as an additional feature
         self.embed = nn.Sequential(*head.mask_embed[:-1], linear(mix @ last.weight, mix @ last.bias))
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits `(B, Q, classes + 1)`, embeddings `(B, Q, C + 1)` and pixels `(B, C, h, w)` for `masks`."""
+        """Return class logits `(B, Q, classes + 1)`, and embeddings `(B, Q, C + 1)` and pixels `(B, C, h, w)`."""
         head, decoder = self.head, self.head.transformer_decoder
-        levels, pixels = self.pixels(features)
+        levels, pixels = self.pixel_decoder(features)
         positions = [
             sine_position(head.decoder_positional_encoding, *(ramp(side) for side in level.shape[2:]))
             for level in levels
@@ -81,37 +81,37 @@ class Queries(nn.Module):
         query = head.query_feat.weight.expand(pixels.shape[0], -1, -1)
         for i, layer in enumerate(decoder.layers):
             level = i % len(levels)
-            mask = self._mask(masks(self.embed(decoder.post_norm(query)), coarse[level]))
+            mask = self._attention_mask(masks(self.embed(decoder.post_norm(query)), coarse[level]))
             query = layer.norms[0](self.cross[i](query, position, memories[level], positions[level], mask))
-            query = layer.norms[1](self.own[i](query, position, query, position))
+            query = layer.norms[1](self.self_attention[i](query, position, query, position))
             query = layer.norms[2](layer.ffn(query))
         query = decoder.post_norm(query)
         return head.cls_embed(query), self.embed(query), pixels
 
     @staticmethod
-    def _mask(logits: Tensor) -> Tensor:
-        """A query looks where its mask `(B, Q, h, w)` is; everywhere, where it has none. `(B, 1, Q, h * w)`."""
+    def _attention_mask(logits: Tensor) -> Tensor:
+        """Return `(B, 1, Q, h * w)`, which restricts a query to its mask `(B, Q, h, w)`, unless that is empty."""
         outside = (logits.flatten(2) < 0).float()
-        somewhere = 1 - outside.amin(2, keepdim=True)
-        return (outside * somewhere * BLOCKED)[:, None]
+        has_mask = 1 - outside.amin(2, keepdim=True)
+        return (outside * has_mask * BLOCKED)[:, None]
 
 
 def masks(embedding: Tensor, pixels: Tensor) -> Tensor:
-    """Logits `(B, Q, h, w)` of the masks of some queries `(B, Q, C + 1)`."""
+    """Return mask logits `(B, Q, h, w)` of query embeddings `(B, Q, C + 1)` on pixels `(B, C, h, w)`."""
     weight, bias = embedding[..., :-1], embedding[..., -1:]
     return (weight @ pixels.flatten(2) + bias).unflatten(2, tuple(pixels.shape[2:]))
 
 
 class Mask2Former(Graph):
-    """mmdet's Mask2Former: panoptic where its `test_cfg` says so, else instances.
+    """Mask2Former of mmdet: panoptic segments if `test_cfg.panoptic_on`, else instances.
 
-    mmdet takes boxes, and the mask's share of the score, from masks at the original size, which only the predictor
-    knows. Of instances the graph gives the score of the class alone, and boxes of the coarse masks, up to one of their
-    pixels (4 of the image) off.
+    mmdet computes boxes and mask quality, a factor of the score, from masks at the original size, which only the
+    predictor knows. For instances the graph returns the class score alone, and boxes of the coarse masks, which may be
+    off by one of their pixels, 4 pixels of the image.
     """
 
     mask_kind = 'image'
-    thresholds = True  # every layer attends to where the mask of the layer before is above 0.5
+    thresholds = True  # each layer attends within the previous layer's masks, cut at 0.5
 
     def __init__(self, model: nn.Module, plain: bool = False):
         super().__init__(model, plain)
@@ -119,7 +119,7 @@ class Mask2Former(Graph):
         self.queries = Queries(model.panoptic_head)
         self.classes, self.things = model.num_classes, model.num_things_classes
         self.task = 'panoptic' if cfg.get('panoptic_on', True) else 'instance'
-        self.kept = model.panoptic_head.num_queries
+        self.max_segments = model.panoptic_head.num_queries
         self.stride = model.backbone.out_strides[0]
         if self.task == 'panoptic':
             self.postprocess = {
@@ -129,35 +129,36 @@ class Mask2Former(Graph):
                 'num_things': self.things,
             }
         else:
-            self.kept = min(cfg.get('max_per_image', 100), self.kept * self.classes)
+            self.max_segments = min(cfg.get('max_per_image', 100), self.max_segments * self.classes)
             self.postprocess = {'mask_thr': 0.5, 'boxes_from_masks': True, 'scores_from_masks': True}
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return scores, labels, masks and count, with boxes first for instances, see `Graph.forward`."""
         logits, embedding, pixels = self.queries(self.model.extract_feat(images))
         scores, labels, query = self._candidates(logits.softmax(-1))
-        scores, best = scores.topk(self.kept)
-        found = (scores > 0).float()
-        labels, count = (labels.gather(1, best) * found).int(), found.sum(1).int()
-        mask = masks(take(embedding, query.gather(1, best)), pixels) * found[..., None, None]
+        scores, best = scores.topk(self.max_segments)
+        valid = (scores > 0).float()
+        labels, count = (labels.gather(1, best) * valid).int(), valid.sum(1).int()
+        mask = masks(gather_rows(embedding, query.gather(1, best)), pixels) * valid[..., None, None]
         if self.task == 'panoptic':
             return scores, labels, mask, count
-        return clip(_bounds(mask) * self.stride, img_hw), scores, labels, mask, count
+        return clip_boxes(_mask_boxes(mask) * self.stride, img_hw), scores, labels, mask, count
 
     def _candidates(self, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (0 where none), labels and queries of segments or instances, `(B, K)` each."""
+        """Return scores, 0 for none, labels and queries of segments or instances, `(B, K)` each."""
         queries = torch.arange(probabilities.shape[1])
         if self.task == 'panoptic':
             scores, labels = probabilities.max(-1)
-            found = (labels < self.classes).float() * (scores > self.postprocess['object_mask_thr']).float()
-            return scores * found, labels, queries.expand(scores.shape)
-        scores, place = probabilities[..., :-1].flatten(1).topk(self.kept)
-        query = queries.repeat_interleave(self.classes)[place]
-        labels = place - query * self.classes
+            valid = (labels < self.classes).float() * (scores > self.postprocess['object_mask_thr']).float()
+            return scores * valid, labels, queries.expand(scores.shape)
+        scores, index = probabilities[..., :-1].flatten(1).topk(self.max_segments)
+        query = queries.repeat_interleave(self.classes)[index]
+        labels = index - query * self.classes
         return scores * (labels < self.things).float(), labels, query
 
 
 class Mask2FormerSemantic(Graph):
-    """mmseg's Mask2Former: every pixel's class is that of the queries whose masks cover it."""
+    """Mask2Former of mmseg: the class scores of a pixel are summed over all queries, weighted by their masks."""
 
     task = 'semantic'
 
@@ -166,21 +167,22 @@ class Mask2FormerSemantic(Graph):
         self.queries = Queries(model.decode_head)
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return the class of every pixel, see `Graph.forward`."""
         logits, embedding, pixels = self.queries(self.model.extract_feat(images))
         mask = F.interpolate(masks(embedding, pixels), size=images.shape[2:], mode='bilinear').sigmoid()
         classes = logits.softmax(-1)[..., :-1].transpose(1, 2)
         return ((classes @ mask.flatten(2)).argmax(1).unflatten(1, tuple(images.shape[2:])).int(),)
 
 
-def _bounds(mask: Tensor) -> Tensor:
-    """Boxes `(B, K, 4)` around masks `(B, K, h, w)` of logits, in their pixels; 0 around an empty one."""
+def _mask_boxes(mask: Tensor) -> Tensor:
+    """Return boxes `(B, K, 4)` around masks `(B, K, h, w)` of logits, in pixels of the masks; 0 for an empty mask."""
     inside = (mask > 0).float()
     (left, right), (top, bottom) = (_ends(inside.amax(axis)) for axis in (2, 3))
     return torch.stack((left, top, right, bottom), -1)
 
 
 def _ends(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a row `(B, K, n)` of zeros and ones has its first one, and where its last one ends; 0 and 0 if none."""
+    """Return the start of the first one and the end of the last one in rows `(B, K, n)` of zeros and ones, else 0."""
     length = inside.shape[2]
     end = torch.arange(1, length + 1, dtype=torch.float32)
     last = (inside * end).amax(2)

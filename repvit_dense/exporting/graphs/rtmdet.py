@@ -1,4 +1,4 @@
-"""RTMDet-Ins (arXiv 2212.07784): dense boxes, and masks from a small network whose weights each object brings along."""
+"""RTMDet-Ins (arXiv 2212.07784): dense boxes, and masks by a small network with weights predicted for each object."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from repvit_dense.exporting.graphs.one_stage import OneStage
 
 
 class RTMDetIns(OneStage):
-    """Masks cover the padded image at the stride of the first level."""
+    """RTMDet-Ins of mmdet; masks cover the padded image at the stride of the first level."""
 
     task = 'instance'
     mask_kind = 'image'
@@ -18,25 +18,26 @@ class RTMDetIns(OneStage):
         self.postprocess = {'mask_thr': self.cfg['mask_thr_binary'], 'mask_canvas': True}
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels, masks and count, see `Graph.forward`."""
         logits, distances, kernels, mask_feat = self.head(self.model.extract_feat(images))
         values = [torch.cat(pair, dim=1) for pair in zip(distances, kernels, strict=True)]
         scores, labels, points, values = self.candidates(logits, values)
         distances, kernels = values[..., :4], values[..., 4:]
         boxes = torch.cat((points[..., :2] - distances[..., :2], points[..., :2] + distances[..., 2:]), dim=2)
-        boxes = ops.clip(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
+        boxes = ops.clip_boxes(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
         boxes, scores, labels, chosen = self.select(boxes, scores, labels)
-        masks = self._masks(mask_feat, ops.take(kernels, chosen), ops.take(points, chosen))
-        masks = ops.only(masks, (scores > 0)[..., None, None])
-        return boxes, scores, labels.int(), masks, ops.count(scores)
+        masks = self._masks(mask_feat, ops.gather_rows(kernels, chosen), ops.gather_rows(points, chosen))
+        masks = ops.zero_unless(masks, (scores > 0)[..., None, None])
+        return boxes, scores, labels.int(), masks, ops.count_valid(scores)
 
     def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
-        """Points of a level and its stride: x, y, stride, stride; `(N, 4)`."""
+        """Return the points of a level with its stride, `(N, 4)`: x, y, stride, stride."""
         generator = self.head.prior_generator
         points = generator.single_level_grid_priors(size, level, device=device)
         return torch.cat((points, torch.full_like(points, float(generator.strides[level][0]))), dim=1)
 
     def _masks(self, features: Tensor, kernels: Tensor, points: Tensor) -> Tensor:
-        """Each object's network on the prototypes and on where a pixel lies as seen from the object.
+        """Apply each object's network to the prototypes and to the pixel positions relative to the object.
 
         Its first layer is linear in the position, `(point - pixel) / (8 * stride)`, so all objects share one input:
         the prototypes, x and y of the pixel, and 1.
@@ -47,7 +48,7 @@ class RTMDetIns(OneStage):
             points: `(B, K, 4)`.
 
         Returns:
-            logits `(B, K, H, W)`.
+            Logits `(B, K, H, W)`.
         """
         head, (height, width) = self.head, features.shape[2:]
         count, hidden = kernels.shape[1], head.dyconv_channels

@@ -1,4 +1,4 @@
-"""Semantic segmentors of mmseg (SegFormer, Semantic FPN, UPerNet, DeepLabv3): a class for every pixel."""
+"""Semantic segmentors of mmseg: SegFormer, Semantic FPN, UPerNet and DeepLabv3."""
 
 import copy
 
@@ -13,7 +13,7 @@ from repvit_dense.reparam import conv_like
 
 
 class Segmentor(Graph):
-    """mmseg's EncoderDecoder on the whole image, whatever its `test_cfg.mode`."""
+    """EncoderDecoder of mmseg on the whole image, regardless of its `test_cfg.mode`."""
 
     task = 'semantic'
 
@@ -28,45 +28,46 @@ class Segmentor(Graph):
             isinstance(part, _BatchNorm) for part in self.head.modules()
         ):
             self.head = SegformerHead(self.head)
-        _make_traceable(self.head)
+        _replace_untraceable(self.head)
 
     def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return the class of every pixel, see `Graph.forward`."""
         logits = self.head(self.model.extract_feat(images))
         if not (self.plain or self.align_corners or self.stride % 2 or logits.shape[1] == 1):
-            return (argmax_enlarged(logits, self.stride),)
+            return (argmax_upsampled(logits, self.stride),)
         logits = F.interpolate(logits, size=images.shape[2:], mode='bilinear', align_corners=self.align_corners)
         if logits.shape[1] == 1:  # one class and no background
             return ((logits[:, 0].sigmoid() > self.threshold).int(),)
         return (logits.argmax(1).int(),)
 
 
-def argmax_enlarged(logits: Tensor, scale: int) -> Tensor:
-    """The class of highest logit after bilinear enlargement, without enlarging where all classes are known.
+def argmax_upsampled(logits: Tensor, scale: int) -> Tensor:
+    """Return the class of highest logit after bilinear upsampling, which is computed at class borders only.
 
-    A pixel of the large image lies in a cell between four of the small one. What is largest in all four is largest in
-    between, so only cells whose corners differ in their class have to be computed: a few percent of most images.
+    Each pixel of the large image lies in a cell between four pixels of the small one. If these share their class, so
+    does the whole cell. The other cells are a few percent of most images.
 
     Args:
         logits: `(B, C, h, w)`.
         scale: an even number.
 
     Returns:
-        `(B, h * scale, w * scale)` int32, as `F.interpolate(..., align_corners=False).argmax(1)` but for ties.
+        `(B, h * scale, w * scale)` int32, equal to `F.interpolate(..., align_corners=False).argmax(1)` apart from ties.
     """
     batch, classes, height, width = logits.shape
-    # Around the edge, which repeats beyond the image, half of a cell is inside.
+    # Half of each cell at the border lies inside the image; the border pixels are repeated outside.
     framed = F.pad(logits, (1, 1, 1, 1), mode='replicate').permute(0, 2, 3, 1).flatten(0, 2)
     best = framed.argmax(1).int().view(batch, height + 2, width + 2)
     upper, lower = best[:, :-1], best[:, 1:]
     cells, *others = upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]
     differ = sum((cells != other).int() for other in others).flatten()
-    # The first cell always counts as mixed: ONNX Runtime multiplies no empty matrices.
+    # The first cell always counts as mixed, because ONNX Runtime cannot multiply empty matrices.
     mixed = torch.cat((torch.ones_like(differ[:1]), differ[1:])).nonzero()[:, 0]
 
-    places = torch.arange(batch * (height + 2) * (width + 2)).view(best.shape)
-    first = places[:, :-1, :-1].flatten().index_select(0, mixed)
+    indices = torch.arange(batch * (height + 2) * (width + 2)).view(best.shape)
+    first = indices[:, :-1, :-1].flatten().index_select(0, mixed)
     corners = torch.stack((first, first + 1, first + (width + 2), first + (width + 3)), 1)
-    values = _shares(scale) @ framed.index_select(0, corners.flatten()).view(-1, 4, classes)
+    values = _corner_weights(scale) @ framed.index_select(0, corners.flatten()).view(-1, 4, classes)
     cells = cells.flatten()[:, None].repeat(1, scale * scale)
     cells = cells.index_put((mixed,), values.argmax(2).int())
     large = cells.view(batch, height + 1, width + 1, scale, scale).transpose(2, 3).flatten(3, 4).flatten(1, 2)
@@ -74,18 +75,18 @@ def argmax_enlarged(logits: Tensor, scale: int) -> Tensor:
     return large[:, half : half + height * scale, half : half + width * scale]
 
 
-def _shares(scale: int) -> Tensor:
-    """How much each pixel of a cell has of its four corners: `(scale * scale, 4)`."""
+def _corner_weights(scale: int) -> Tensor:
+    """Return the bilinear weights of the four corners for each pixel of a cell, `(scale * scale, 4)`."""
     near = (torch.arange(scale, dtype=torch.float32) + 0.5) / scale
     side = torch.stack((1 - near, near), 1)
     return (side[:, None, :, None] * side[None, :, None]).reshape(-1, 4)
 
 
 class SegformerHead(nn.Module):
-    """mmseg's head, whose features are mixed before they are enlarged: the same up to rounding, a quarter of the work.
+    """SegformerHead of mmseg with features fused before upsampling: equal up to rounding, a quarter of the work.
 
     Args:
-        head: with folded norms.
+        head: mmseg's head with folded norms.
     """
 
     def __init__(self, head: nn.Module):
@@ -98,13 +99,14 @@ class SegformerHead(nn.Module):
         self.activate, self.classify = head.fusion_conv.activate, head.conv_seg
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Return logits `(B, classes, h, w)` at the size of the first feature map."""
         total = None
         for index, level, mix in zip(self.index, self.levels, self.mix, strict=True):
             part = mix(level(features[index]))
-            total = part if total is None else total + self._enlarge(part, total)
+            total = part if total is None else total + self._resize(part, total)
         return self.classify(self.activate(total))
 
-    def _enlarge(self, part: Tensor, like: Tensor) -> Tensor:
+    def _resize(self, part: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(part, size=like.shape[2:], mode=self.mode, align_corners=self.align_corners)
 
 
@@ -113,30 +115,37 @@ def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 class Pool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two matrix products, for any size; exporters only take sizes it divides."""
+    """`nn.AdaptiveAvgPool2d` as two matrix products.
+
+    Exporters support the original only for sizes that are multiples of `bins`.
+
+    Args:
+        bins: height and width of the output.
+    """
 
     def __init__(self, bins: int):
         super().__init__()
         self.bins = bins
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = (self._shares(length) for length in x.shape[2:])
+        """Pool `(B, C, H, W)` to `(B, C, bins, bins)`."""
+        rows, columns = (self._weights(length) for length in x.shape[2:])
         return rows @ x @ columns.t()
 
-    def _shares(self, length: int) -> Tensor:
-        """What each bin takes of each pixel, `(bins, length)`; bins overlap where the length is no multiple."""
+    def _weights(self, length: int) -> Tensor:
+        """Return the weight of each pixel in each bin, `(bins, length)`; bins overlap unless they divide the length."""
         edges = torch.arange(self.bins + 1, dtype=torch.float32) * length / self.bins
         low, high = edges[:-1, None].floor(), edges[1:, None].ceil()
-        place = torch.arange(length, dtype=torch.float32)
-        return (place >= low).float() * (place < high).float() / (high - low)
+        pixel = torch.arange(length, dtype=torch.float32)
+        return (pixel >= low).float() * (pixel < high).float() / (high - low)
 
 
-def _make_traceable(head: nn.Module) -> None:
-    """Replace what reads sizes in Python."""
+def _replace_untraceable(head: nn.Module) -> None:
+    """Replace, in place, the layers that compute sizes in Python."""
     for module in list(head.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size != 1:
                 setattr(module, name, Pool(child.output_size))
             elif type(child).__name__ == 'Upsample' and child.scale_factor:
-                how = {'mode': child.mode, 'align_corners': child.align_corners}
-                setattr(module, name, nn.Upsample(scale_factor=child.scale_factor, **how))
+                options = {'mode': child.mode, 'align_corners': child.align_corners}
+                setattr(module, name, nn.Upsample(scale_factor=child.scale_factor, **options))

@@ -1,4 +1,4 @@
-"""Small graphs with every kind of output that a format has to hand on."""
+"""Fixtures: small graphs with every kind of output, files, and batches."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ class Net(nn.Module):
 
 
 class Semantic(Graph):
-    """Does not look at `img_hw`."""
+    """A semantic graph that ignores `img_hw`."""
 
     task = 'semantic'
 
@@ -28,32 +28,32 @@ class Semantic(Graph):
 
 
 class Detection(Graph):
-    """Eight boxes an image, somewhere in it."""
+    """A detection graph that returns eight boxes per image."""
 
     task = 'detection'
 
     def forward(self, images, img_hw):
-        found = self.model.head(self.model.backbone(images)).flatten(2)
-        scores, index = found[:, 4].sigmoid().topk(8, 1)
+        values = self.model.head(self.model.backbone(images)).flatten(2)
+        scores, index = values[:, 4].sigmoid().topk(8, 1)
         sides = img_hw.flip(1).repeat(1, 2)[:, None]
-        boxes = found[:, :4].transpose(1, 2).gather(1, index[..., None].expand(-1, -1, 4)).sigmoid() * sides
-        return boxes, scores, (found[:, 5].gather(1, index) > 0).int(), (scores > 0.5).sum(1).int()
+        boxes = values[:, :4].transpose(1, 2).gather(1, index[..., None].expand(-1, -1, 4)).sigmoid() * sides
+        return boxes, scores, (values[:, 5].gather(1, index) > 0).int(), (scores > 0.5).sum(1).int()
 
 
-class BakedBatch(Semantic):
-    """Counts the images in Python."""
+class FixedBatch(Semantic):
+    """A graph that counts the images in Python, so that tracing fixes the batch size."""
 
     def forward(self, images, img_hw):
-        classes = [super(BakedBatch, self).forward(images[i : i + 1], img_hw)[0] for i in range(int(images.shape[0]))]
+        classes = [super(FixedBatch, self).forward(images[i : i + 1], img_hw)[0] for i in range(int(images.shape[0]))]
         return (torch.cat(classes),)
 
 
-KINDS = {'semantic': Semantic, 'detection': Detection, 'baked': BakedBatch}
+KINDS = {'semantic': Semantic, 'detection': Detection, 'fixed batch': FixedBatch}
 
 
 @pytest.fixture
 def graph():
-    """`graph(kind, plain=False)`, with the same random weights every time."""
+    """Return `graph(kind, plain=False)`, which always builds the same random weights."""
 
     def build(kind, plain=False):
         torch.manual_seed(0)
@@ -64,19 +64,19 @@ def graph():
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(graph, target, **options)`: path of the model file, 64x96 pixels by default."""
+    """Return `write(graph, target, size, **options)`, which writes a model file and returns its path."""
     from repvit_dense.exporting import formats
 
     def call(graph, target, size=(64, 96), **options):
         options = {'classes': ['cat', 'dog'], 'preprocess': PIXELS, **options}
-        return tmp_path / formats.write(graph, tmp_path, target, size, **options)
+        return tmp_path / formats.write(graph, tmp_path, target, formats.FileOptions(size, **options))
 
     return call
 
 
 @pytest.fixture
 def batch():
-    """`batch(number, height, width)`: images and true sizes."""
+    """Return `batch(number, height, width)`, which makes random images and their unpadded sizes."""
 
     def make(number=1, height=64, width=96):
         generator = torch.Generator().manual_seed(number)
@@ -88,18 +88,20 @@ def batch():
 
 @pytest.fixture
 def close():
-    """`close(graph, inputs, found)`: arrays in the order of the graph's outputs equal what torch gives."""
+    """Return `close(graph, inputs, outputs)`, which checks arrays, in the order of the graph's outputs, against it."""
 
-    def check(graph, inputs, found, atol=1e-4):
+    def check(graph, inputs, outputs, atol=1e-4):
         with torch.no_grad():
             expected = graph(*inputs)
-        for name, ours, theirs in zip(graph.outputs, expected, found, strict=True):
-            theirs = torch.as_tensor(theirs)
-            assert theirs.shape == ours.shape, name
-            assert theirs.dtype == ours.dtype, name
+        for name, reference, output in zip(graph.outputs, expected, outputs, strict=True):
+            output = torch.as_tensor(output)
+            assert output.shape == reference.shape, name
+            assert output.dtype == reference.dtype, name
             if name == 'seg':
-                assert (theirs == ours).float().mean() > 0.999
+                assert (output == reference).float().mean() > 0.999
             else:
-                torch.testing.assert_close(theirs, ours, atol=atol, rtol=1e-4, msg=lambda text, name=name: name + text)
+                torch.testing.assert_close(
+                    output, reference, atol=atol, rtol=1e-4, msg=lambda text, name=name: name + text
+                )
 
     return check

@@ -1,4 +1,4 @@
-"""What Linux can tell of a Core ML model: that it converts, and what the saved file says of itself."""
+"""Core ML models: conversion, and the content of the saved file; they run on macOS only."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 @pytest.mark.parametrize('kind', ['semantic', 'detection'])
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-def test_the_saved_model_takes_a_picture_and_names_its_outputs(graph, write, kind, precision):
+def test_the_saved_model_has_an_image_input_and_named_outputs(graph, write, kind, precision):
     model = graph(kind, plain=True)
     path = write(model, 'coreml', precision=precision)
     description = ct.utils.load_spec(str(path)).description
@@ -30,19 +30,18 @@ def test_the_saved_model_takes_a_picture_and_names_its_outputs(graph, write, kin
     assert 'conv' in coreml.operators(path)
 
 
-def test_the_saved_model_carries_classes_and_preprocessing(graph, write):
+def test_the_saved_model_holds_classes_and_preprocessing(graph, write):
     metadata = ct.utils.load_spec(str(write(graph('semantic', plain=True), 'coreml'))).description.metadata.userDefined
     assert json.loads(metadata['classes']) == ['cat', 'dog']
     assert json.loads(metadata['preprocess']) == {'mean': MEAN, 'std': STD}
 
 
-def test_half_precision_is_for_layers(graph, write):
-    """Boxes are counted in pixels outside of them."""
-    found = coreml.operators(write(graph('detection', plain=True), 'coreml', precision='fp16'))
-    assert found['conv'] == {'float16'}
-    assert found['gelu'] == {'float16'}
-    assert found['topk'] == {'float32', 'int32'}  # values and indices
-    assert found['sigmoid'] == {'float32'}
+def test_only_layers_use_half_precision(graph, write):
+    kinds = coreml.operators(write(graph('detection', plain=True), 'coreml', precision='fp16'))
+    assert kinds['conv'] == {'float16'}
+    assert kinds['gelu'] == {'float16'}
+    assert kinds['topk'] == {'float32', 'int32'}  # values and indices
+    assert kinds['sigmoid'] == {'float32'}
 
 
 OPTIONS = {
@@ -68,42 +67,42 @@ def test_the_models_of_the_configs_convert(write, name):
 
     model = build_model(config.load(name, options=OPTIONS[name], backbone='repvit_m0_6')).requires_grad_(False)
     path = write(graphs.build(folding.fuse(model), plain=True), 'coreml', (96, 128), precision='fp16')
-    found = coreml.operators(path)
-    assert 'float16' in found['conv']
-    # What boxes come from, and indices into lists of pixels, which half precision counts up to 2048 only.
-    assert all('float16' not in found[kind] for kind in ('topk', 'exp', 'floor', 'minimum') if kind in found)
+    kinds = coreml.operators(path)
+    assert 'float16' in kinds['conv']
+    # These compute boxes, or pixel indices, which half precision cannot represent beyond 2048.
+    assert all('float16' not in kinds[kind] for kind in ('topk', 'exp', 'floor', 'minimum') if kind in kinds)
 
 
 def test_a_saved_model_of_another_size_is_refused(graph, write):
     path = write(graph('semantic', plain=True), 'coreml')
-    with pytest.raises(InputError, match='takes images of 64x96'):
-        coreml.require(path, (64, 64), {'seg': np.int32})
-    with pytest.raises(InputError, match='has the outputs'):
-        coreml.require(path, (64, 96), {'seg': np.float32})
+    with pytest.raises(InputError, match='the image input is 64x96'):
+        coreml.check_saved(path, (64, 64), {'seg': np.int32})
+    with pytest.raises(InputError, match='the outputs are'):
+        coreml.check_saved(path, (64, 96), {'seg': np.float32})
 
 
-def test_pixels_are_normalised_and_padding_is_blank(graph, batch):
-    """The wrapped graph on a picture with rubbish in the padding, against the graph on a prepared image."""
+def test_pixels_are_normalised_and_padding_is_zeroed(graph):
+    """Run the wrapped graph on an image with random padding and check the input of the wrapped graph."""
     seen = {}
     model = graph('semantic')
     model.model.backbone.register_forward_pre_hook(lambda module, inputs: seen.update(images=inputs[0]))
-    picture = torch.randint(0, 256, (1, 3, 64, 96)).float()
-    coreml.from_pixels(model, MEAN, STD)(picture, torch.tensor([[50.0, 70.0]]))
-    wanted = (picture - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    wanted[:, :, 50:], wanted[:, :, :, 70:] = 0, 0
-    torch.testing.assert_close(seen['images'], wanted)
+    image = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    coreml.from_pixels(model, MEAN, STD)(image, torch.tensor([[50.0, 70.0]]))
+    expected = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    expected[:, :, 50:], expected[:, :, :, 70:] = 0, 0
+    torch.testing.assert_close(seen['images'], expected)
 
 
 @pytest.mark.skipif(sys.platform != 'darwin', reason='Core ML runs on macOS only')
-def test_core_ml_gives_what_torch_gives(graph, write, close):
+def test_core_ml_agrees_with_torch(graph, write, close):
     from PIL import Image
 
     model = graph('detection', plain=True)
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     sizes = torch.tensor([[64.0, 96.0]])
-    found = ct.models.MLModel(str(write(model, 'coreml'))).predict(
-        {'images': Image.fromarray(picture), 'img_hw': sizes.numpy()}
+    outputs = ct.models.MLModel(str(write(model, 'coreml'))).predict(
+        {'images': Image.fromarray(image), 'img_hw': sizes.numpy()}
     )
-    pixels = torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32))
+    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
     inputs = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None], sizes
-    close(model, inputs, [found[name] for name in model.outputs], atol=1e-2)
+    close(model, inputs, [outputs[name] for name in model.outputs], atol=1e-2)

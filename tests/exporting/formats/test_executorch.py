@@ -1,3 +1,5 @@
+"""ExecuTorch files, run by its runtime."""
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ pytest.importorskip('executorch')
 
 
 class Shared(Graph):
-    """The same layers on two levels, in turn with an operation that XNNPACK does not take."""
+    """A graph that applies the same layers to two levels, between operators that XNNPACK does not support."""
 
     task = 'semantic'
 
@@ -29,7 +31,7 @@ class Shared(Graph):
 
 
 class Rearranged(Graph):
-    """Between what XNNPACK takes: axes that come and go, an expansion to the same shape, weights in another order."""
+    """A graph of reshapes, an expansion to the same shape and permuted weights between operators of XNNPACK."""
 
     task = 'semantic'
 
@@ -48,7 +50,7 @@ class Rearranged(Graph):
 
 @pytest.fixture
 def run():
-    """`run(path, inputs)`: what its own runtime gives."""
+    """Return `run(path, inputs)`, which runs a file in the ExecuTorch runtime."""
     from executorch.runtime import Runtime
 
     def call(path, inputs):
@@ -61,18 +63,18 @@ def run():
 
 @pytest.mark.parametrize('kind', ['semantic', 'detection'])
 @pytest.mark.parametrize('number', [1, 2])
-def test_its_own_runtime_gives_what_torch_gives(graph, write, batch, close, run, kind, number):
+def test_the_runtime_agrees_with_torch(graph, write, batch, close, run, kind, number):
     model, inputs = graph(kind, plain=True), batch(number)
     close(model, inputs, run(write(model, 'executorch', batch=number), inputs))
 
 
-def test_convolutions_go_to_xnnpack(graph, write):
+def test_convolutions_run_in_xnnpack(graph, write):
     content = write(graph('semantic', plain=True), 'executorch').read_bytes()
     assert b'XnnpackBackend' in content
     assert b'aten::convolution' not in content
 
 
-def test_what_moves_no_number_stays_in_xnnpack(write, batch, close, run):
+def test_reshapes_do_not_leave_xnnpack(write, batch, close, run):
     model, inputs = Rearranged(), batch()
     path = write(model, 'executorch')
     close(model, inputs, run(path, inputs))
@@ -81,47 +83,47 @@ def test_what_moves_no_number_stays_in_xnnpack(write, batch, close, run):
         assert f'aten::{name}'.encode() not in content
 
 
-class Numbers(nn.Module):
-    """Whole numbers in sums and products with floats, and with integers."""
+class Scalars(nn.Module):
+    """A module that combines integer scalars with float tensors and with an integer tensor."""
 
-    def forward(self, values, places):
+    def forward(self, values, indices):
         total = sum([1 - values, values * 2, values - 3])
-        return total, places + 0, values + 0
+        return total, indices + 0, values + 0
 
 
-def test_whole_numbers_that_meet_floats_are_floats():
+def test_integer_scalars_become_floats_beside_float_tensors():
     from repvit_dense.exporting.formats.executorch import simplify_scalars
 
     inputs = torch.rand(2, 3), torch.arange(3)
-    program = torch.export.export(Numbers(), inputs).run_decompositions({})
+    program = torch.export.export(Scalars(), inputs).run_decompositions({})
     simplify_scalars(program)
     program.graph.lint()
     program.graph_module.recompile()
-    for found, expected in zip(program.module()(*inputs), Numbers()(*inputs), strict=True):
-        torch.testing.assert_close(found, expected)
+    for output, expected in zip(program.module()(*inputs), Scalars()(*inputs), strict=True):
+        torch.testing.assert_close(output, expected)
     scalars = [arg for node in program.graph.nodes for arg in node.args if isinstance(arg, int | float)]
     assert [(type(scalar), scalar) for scalar in scalars] == [
         *[(float, number) for number in (1, 2, 3)],
-        *[(int, 0), (float, 0)],  # of integers; an answer, which keeps its name
+        *[(int, 0), (float, 0)],  # beside an integer tensor; and an output of the program, which keeps its name
     ]
 
 
 @pytest.mark.parametrize('computed', [False, True])
-def test_an_operator_is_kept_whole_where_xnnpack_takes_all_its_uses(computed):
+def test_an_operator_is_preserved_if_xnnpack_supports_all_its_uses(computed):
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    from repvit_dense.exporting.formats.executorch import kept_whole
+    from repvit_dense.exporting.formats.executorch import preserved_operators
 
     class Linear(nn.Linear):
         def forward(self, values):
             return F.linear(super().forward(values), values[:3] if computed else self.weight)
 
     program = torch.export.export(Linear(3, 3), (torch.rand(4, 3),)).run_decompositions({})
-    kept = kept_whole(program, XnnpackPartitioner())
-    assert kept == ([] if computed else [torch.ops.aten.linear.default])
+    preserved = preserved_operators(program, XnnpackPartitioner())
+    assert preserved == ([] if computed else [torch.ops.aten.linear.default])
 
 
-def test_layers_used_again_and_again_are_kept_once(write, batch, close, run):
+def test_shared_weights_are_stored_once(write, batch, close, run):
     model, inputs = Shared(), batch()
     path = write(model, 'executorch')
     close(model, inputs, run(path, inputs))
@@ -129,13 +131,13 @@ def test_layers_used_again_and_again_are_kept_once(write, batch, close, run):
     assert weights < path.stat().st_size < 1.5 * weights
 
 
-def test_the_path_need_not_hold_its_tools(graph, write, monkeypatch):
+def test_the_compiler_need_not_be_on_the_path(graph, write, monkeypatch):
     monkeypatch.setenv('PATH', '')
     monkeypatch.delenv('FLATC_EXECUTABLE', raising=False)
     assert write(graph('semantic', plain=True), 'executorch').is_file()
 
 
-# Heads on several levels, with batch norms of their own and without; two stages.
+# Config -> layers to randomise, and options. One head has separate batch norms per level, the other has two stages.
 DETECTORS = {
     'repvit_rtmdet-ins_coco': ('bbox_head.rtm_cls', ['model.test_cfg.nms_pre=60', 'model.test_cfg.max_per_img=20']),
     'repvit_maskrcnn_coco': (
@@ -153,7 +155,7 @@ DETECTORS = {
 
 @pytest.fixture
 def detector():
-    """`detector(name)`: the plain graph of a fused detector that finds something, with random weights."""
+    """Return `detector(name)`, which builds the plain graph of a fused detector with random weights and detections."""
     from repvit_dense import config
     from repvit_dense.exporting import folding, graphs
     from repvit_dense.model import build_model
@@ -173,14 +175,14 @@ def detector():
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_detectors_find_what_torch_finds(detector, write, batch, run, name):
+def test_detections_agree_with_torch(detector, write, batch, run, name):
     from repvit_dense.exporting import certify
 
     graph, inputs = detector(name), batch(1, 96, 128)
-    found = run(write(graph, 'executorch', (96, 128)), inputs)
+    outputs = run(write(graph, 'executorch', (96, 128)), inputs)
     with torch.no_grad():
-        both = [{n: np.asarray(v) for n, v in zip(graph.outputs, vs, strict=True)} for vs in (graph(*inputs), found)]
+        both = [{n: np.asarray(v) for n, v in zip(graph.outputs, vs, strict=True)} for vs in (graph(*inputs), outputs)]
     tolerance = certify.TOLERANCES['fp32']
-    outputs, agreement = certify.compare(graph.task, [both], tolerance)
+    differences, agreement = certify.compare_outputs(graph.task, [both], tolerance)
     assert agreement['detections'] > 5
-    assert certify._failures(outputs, agreement, tolerance) == []
+    assert certify.find_failures(differences, agreement, tolerance) == []

@@ -1,3 +1,5 @@
+"""ONNX files, run by ONNX Runtime."""
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -6,7 +8,7 @@ import torch
 from torch import nn
 
 from repvit_dense.errors import InputError
-from repvit_dense.exporting.formats import onnx as ours
+from repvit_dense.exporting.formats import onnx as onnx_format
 
 
 def run(path, inputs):
@@ -17,7 +19,7 @@ def run(path, inputs):
 
 @pytest.mark.parametrize('kind', ['semantic', 'detection'])
 @pytest.mark.parametrize('dynamic', [(), ('batch',), ('size',), ('batch', 'size')])
-def test_onnx_runtime_gives_what_torch_gives(graph, write, batch, close, kind, dynamic):
+def test_onnx_runtime_agrees_with_torch(graph, write, batch, close, kind, dynamic):
     model = graph(kind)
     path = write(model, 'onnx', dynamic=dynamic)
     shapes = [(1, 64, 96)] + [(3, 64, 96)] * ('batch' in dynamic) + [(1, 160, 128)] * ('size' in dynamic)
@@ -26,7 +28,7 @@ def test_onnx_runtime_gives_what_torch_gives(graph, write, batch, close, kind, d
         close(model, inputs, run(path, inputs))
 
 
-def test_names_shapes_and_operator_set(graph, write):
+def test_names_shapes_and_opset(graph, write):
     proto = onnx.load(write(graph('detection'), 'onnx', batch=2, dynamic=('size',)))
     shapes = {
         value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim] for value in proto.graph.input
@@ -36,18 +38,18 @@ def test_names_shapes_and_operator_set(graph, write):
     assert [entry.version for entry in proto.opset_import if entry.domain == ''] == [20]
 
 
-def test_one_file_holds_everything(graph, write):
+def test_the_weights_are_in_the_same_file(graph, write):
     path = write(graph('semantic'), 'onnx')
     assert [file.name for file in path.parent.iterdir()] == ['model.onnx']
 
 
 @pytest.mark.parametrize(
-    ('asked', 'axis'), [({'dynamic': ('batch',)}, 0), ({'batch': 1}, 0), ({'dynamic': ('size',)}, 2)]
+    ('requested', 'axis'), [({'dynamic': ('batch',)}, 0), ({'batch': 1}, 0), ({'dynamic': ('size',)}, 2)]
 )
-def test_another_shape_than_asked_is_named(graph, asked, axis):
-    proto = ours.convert(graph('semantic'), (64, 96), batch=2)
+def test_an_axis_against_the_requestedis_refused(graph, requested, axis):
+    proto = onnx_format.convert(graph('semantic'), (64, 96), batch=2)
     with pytest.raises(InputError, match=f'axis {axis} of images'):
-        ours.require_shapes(proto, (64, 96), **{'batch': 2, 'dynamic': (), **asked})
+        onnx_format.require_shapes(proto, (64, 96), **{'batch': 2, 'dynamic': (), **requested})
 
 
 # --- half precision ---
@@ -58,15 +60,15 @@ def test_half_precision_is_close(graph, write, batch, kind):
     model, inputs = graph(kind), batch()
     with torch.no_grad():
         expected = dict(zip(model.outputs, model(*inputs), strict=True))
-    found = dict(zip(model.outputs, run(write(model, 'onnx', precision='fp16'), inputs), strict=True))
+    outputs = dict(zip(model.outputs, run(write(model, 'onnx', precision='fp16'), inputs), strict=True))
     if kind == 'semantic':
-        assert (found['seg'] == expected['seg'].numpy()).mean() > 0.98
+        assert (outputs['seg'] == expected['seg'].numpy()).mean() > 0.98
     else:
-        assert found['boxes'].dtype == np.float32
-        np.testing.assert_allclose(found['scores'], expected['scores'], atol=2e-3)
+        assert outputs['boxes'].dtype == np.float32
+        np.testing.assert_allclose(outputs['scores'], expected['scores'], atol=2e-3)
 
 
-def test_half_precision_keeps_weights_in_fp16_and_interfaces_in_fp32(graph, write):
+def test_half_precision_has_weights_in_fp16_and_inputs_and_outputs_in_fp32(graph, write):
     proto = onnx.load(write(graph('detection'), 'onnx', precision='fp16', dynamic=('batch',)))
     kinds = {tensor.data_type for tensor in proto.graph.initializer if len(tensor.dims) == 4}
     assert kinds == {onnx.TensorProto.FLOAT16}
@@ -74,35 +76,35 @@ def test_half_precision_keeps_weights_in_fp16_and_interfaces_in_fp32(graph, writ
     assert onnx.TensorProto.FLOAT16 not in {value.type.tensor_type.elem_type for value in ends}
 
 
-def test_half_precision_leaves_coordinates_alone(write):
-    """Boxes in pixels of a wide image: fp16 would round 1999.5 to 2000."""
+def test_half_precision_keeps_coordinates_in_fp32(write):
+    """Check a coordinate of 1999.5 pixels, which fp16 would round to 2000."""
     from repvit_dense.exporting.graphs.base import Graph
 
     class Wide(Graph):
         task = 'detection'
 
         def forward(self, images, img_hw):
-            kept = self.model(images).mean((1, 2, 3)).reshape(-1, 1, 1) * 0
-            boxes = img_hw.flip(1).repeat(1, 2)[:, None] * 0.99975 + kept
-            return boxes, kept[..., 0], kept[..., 0].int(), kept[:, 0, 0].int()
+            zero = self.model(images).mean((1, 2, 3)).reshape(-1, 1, 1) * 0
+            boxes = img_hw.flip(1).repeat(1, 2)[:, None] * 0.99975 + zero
+            return boxes, zero[..., 0], zero[..., 0].int(), zero[:, 0, 0].int()
 
     path = write(Wide(nn.Conv2d(3, 4, 1)).eval(), 'onnx', precision='fp16')
     boxes = run(path, (torch.ones(1, 3, 64, 96), torch.tensor([[2000.0, 2000.0]])))[0]
     np.testing.assert_allclose(boxes, 1999.5, atol=1e-2)
 
 
-def test_places_in_pixels_are_no_layer():
-    """The indices of deformable attention go beyond what half precision counts to."""
+def test_operators_that_compute_coordinates_are_not_in_a_layer():
+    """Check deformable attention, whose indices exceed the range of half precision."""
 
-    def node(owner):
-        note = {
+    def node(module):
+        notes = {
             'pkg.torch.onnx.name_scopes': "['', 'queries.attention', 'add']",
-            'pkg.torch.onnx.class_hierarchy': f"['a.Mask2Former', '{owner}', 'aten.add.Tensor']",
+            'pkg.torch.onnx.class_hierarchy': f"['a.Mask2Former', '{module}', 'aten.add.Tensor']",
         }
-        made = onnx.helper.make_node('Add', ['a', 'b'], ['c'])
-        for key, value in note.items():
-            made.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
-        return made
+        node = onnx.helper.make_node('Add', ['a', 'b'], ['c'])
+        for key, value in notes.items():
+            node.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+        return node
 
-    assert ours.in_layer(node('torch.nn.modules.linear.Linear'))
-    assert not ours.in_layer(node('repvit_dense.exporting.graphs.attention.DeformableAttention'))
+    assert onnx_format.in_layer(node('torch.nn.modules.linear.Linear'))
+    assert not onnx_format.in_layer(node('repvit_dense.exporting.graphs.attention.DeformableAttention'))

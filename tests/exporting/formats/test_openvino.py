@@ -1,3 +1,5 @@
+"""OpenVINO files, run by its runtime."""
+
 import openvino
 import pytest
 import torch
@@ -8,13 +10,13 @@ from repvit_dense.compat.signal_stack import kept_signal_stack
 def run(path, inputs, names):
     with kept_signal_stack():
         compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    found = compiled({'images': inputs[0].numpy(), 'img_hw': inputs[1].numpy()})
-    return [found[name] for name in names]
+    outputs = compiled({'images': inputs[0].numpy(), 'img_hw': inputs[1].numpy()})
+    return [outputs[name] for name in names]
 
 
 @pytest.mark.parametrize('kind', ['semantic', 'detection'])
 @pytest.mark.parametrize('dynamic', [(), ('batch', 'size')])
-def test_openvino_gives_what_torch_gives(graph, write, batch, close, kind, dynamic):
+def test_openvino_agrees_with_torch(graph, write, batch, close, kind, dynamic):
     model = graph(kind)
     path = write(model, 'openvino', dynamic=dynamic)
     for shape in [(1, 64, 96), (2, 160, 128)] if dynamic else [(1, 64, 96)]:
@@ -27,7 +29,7 @@ def test_every_output_has_one_name(graph, write):
     assert [port.names for port in model.outputs] == [{'boxes'}, {'scores'}, {'labels'}, {'count'}]
 
 
-def test_both_inputs_stay_where_one_is_not_needed(graph, write):
+def test_an_unused_input_is_kept(graph, write):
     model = openvino.Core().read_model(write(graph('semantic'), 'openvino'))
     assert [port.any_name for port in model.inputs] == ['images', 'img_hw']
 
@@ -45,5 +47,5 @@ def test_half_precision_is_close(graph, write, batch):
     model, inputs = graph('detection'), batch()
     with torch.no_grad():
         expected = model(*inputs)[1]
-    found = run(write(model, 'openvino', precision='fp16'), inputs, model.outputs)[1]
-    torch.testing.assert_close(torch.from_numpy(found), expected, atol=2e-3, rtol=0)
+    scores = run(write(model, 'openvino', precision='fp16'), inputs, model.outputs)[1]
+    torch.testing.assert_close(torch.from_numpy(scores), expected, atol=2e-3, rtol=0)

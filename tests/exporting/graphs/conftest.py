@@ -1,4 +1,4 @@
-"""Fixtures for the graphs: small models whose scores are spread, images of several sizes, exports."""
+"""Fixtures: small models with varied outputs, images of several sizes, exports and comparisons."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ TINY = {'embed_dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 2)}
 
 @pytest.fixture(scope='session')
 def build_model(randomize_bn):
-    """`build_model(name, *options)`: the model of a config on a tiny backbone, not fused, with random weights.
+    """Return `build_model(name, *options)`, which builds the unfused model of a config on a tiny backbone.
 
-    Batch norms have something to do. The config is its attribute `cfg`.
+    Weights and batch norms are random. The model has its config as the attribute `cfg`.
     """
     from repvit_dense import config
     from repvit_dense.model import build_model
@@ -31,9 +31,12 @@ def build_model(randomize_bn):
 
 
 @pytest.fixture(scope='session')
-def spread():
-    """`spread(predict, inputs, {layer: gain})` scales layers so that each channel of their output has mean 0 and that
-    standard deviation on these inputs: answers of a random network that differ, and that do not saturate."""
+def rescale():
+    """Return `rescale(predict, inputs, {layer: gain})`.
+
+    It scales layers so that each channel of their output has mean 0 and standard deviation `gain` on these inputs. The
+    outputs of the random network then vary without saturating.
+    """
 
     def scale(predict, inputs, gains):
         for layer, gain in gains.items():
@@ -52,7 +55,7 @@ def spread():
 
 @pytest.fixture(scope='session')
 def build_graph():
-    """`build_graph(model, plain=False)`: the graph of a fused copy; the model stays as it is."""
+    """Return `build_graph(model, plain=False)`, which builds the graph of a fused copy of the model."""
     from repvit_dense.exporting import graphs
     from repvit_dense.reparam import reparameterize_model
 
@@ -64,7 +67,7 @@ def build_graph():
 
 @pytest.fixture(scope='session')
 def make_batch():
-    """`make_batch(sizes, padded=None, seed=0)`: images with blobs, padded with 0 to multiples of 32; and sizes."""
+    """Return `make_batch(sizes, padded=None, seed=0)`: images of blobs, zero-padded to multiples of 32, and `img_hw`."""
 
     def make(sizes, padded=None, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -81,26 +84,26 @@ def make_batch():
 
 @pytest.fixture(scope='session')
 def samples():
-    """`samples(images, img_hw, original=None, kind=None)`: mmdet's (or mmseg's) data samples for such a batch.
+    """Return `samples(images, img_hw, original=None)`, which makes mmdet's data samples for a batch.
 
-    `original` holds the (height, width) of each image before it was resized; by default it was not.
+    `original` holds the height and width of each image before resizing; by default, the images were not resized.
     """
     from mmdet.structures import DetDataSample
 
-    def make(images, img_hw, original=None, kind=DetDataSample):
-        padded, found = tuple(images.shape[2:]), []
+    def make(images, img_hw, original=None):
+        padded, made = tuple(images.shape[2:]), []
         for i, (h, w) in enumerate(img_hw.int().tolist()):
             before = original[i] if original else (h, w)
             meta = {'img_shape': (h, w), 'ori_shape': before, 'batch_input_shape': padded, 'pad_shape': padded}
-            found.append(kind(metainfo={**meta, 'scale_factor': (w / before[1], h / before[0])}))
-        return found
+            made.append(DetDataSample(metainfo={**meta, 'scale_factor': (w / before[1], h / before[0])}))
+        return made
 
     return make
 
 
 @pytest.fixture
 def run_onnx(tmp_path):
-    """`run_onnx(graph, example, dynamic=False)`: exports to ONNX, gives a function that ONNX Runtime computes."""
+    """Return `run_onnx(graph, example, dynamic=False)`, which exports to ONNX and returns a function that runs it."""
     import onnxruntime
 
     from repvit_dense.exporting.graphs.ops import onnx_translations
@@ -131,8 +134,8 @@ def run_onnx(tmp_path):
             assert all(isinstance(session.get_inputs()[0].shape[i], str) for i in (0, 2, 3))
 
         def run(images, img_hw):
-            found = session.run(None, {'images': images.numpy(), 'img_hw': img_hw.numpy()})
-            return tuple(torch.from_numpy(value) for value in found)
+            outputs = session.run(None, {'images': images.numpy(), 'img_hw': img_hw.numpy()})
+            return tuple(torch.from_numpy(value) for value in outputs)
 
         return run
 
@@ -141,15 +144,15 @@ def run_onnx(tmp_path):
 
 @pytest.fixture(scope='session')
 def matched():
-    """`matched(found, expected, score=1e-3, box=0.1)`: the share of expected detections that were found, each once.
+    """Return `matched(detections, expected, score=1e-3, box=0.1)`, the share of expected detections with a partner.
 
-    Both are dicts of `boxes (N, 4)`, `scores (N,)` and `labels (N,)`; score and box are the differences allowed.
+    Both are dicts of `boxes (N, 4)`, `scores (N,)` and `labels (N,)`; `score` and `box` are the allowed differences.
     """
 
-    def share(found, expected, score=1e-3, box=0.1):
-        near = (found['scores'][:, None] - expected['scores'][None]).abs() < score
-        near &= found['labels'][:, None] == expected['labels'][None]
-        near &= (found['boxes'][:, None] - expected['boxes'][None]).abs().amax(2) < box
+    def share(detections, expected, score=1e-3, box=0.1):
+        near = (detections['scores'][:, None] - expected['scores'][None]).abs() < score
+        near &= detections['labels'][:, None] == expected['labels'][None]
+        near &= (detections['boxes'][:, None] - expected['boxes'][None]).abs().amax(2) < box
         for column in range(near.shape[1]):
             row = near[:, column].int().argmax()
             if near[row, column]:
@@ -162,7 +165,7 @@ def matched():
 
 @pytest.fixture
 def export_plain():
-    """`export_plain(graph, example)`: as a torch program, checked to hold what every runtime has. Gives a function."""
+    """Return `export_plain(graph, example)`, which captures a graph and checks that its operators are plain."""
 
     def export(graph, example):
         program = torch.export.export(graph, example).run_decompositions({})
@@ -178,19 +181,19 @@ def export_plain():
 
 @pytest.fixture(scope='module')
 def detector(build_model, make_batch, samples):
-    """`detector(name, *options)`: a detector whose answers differ from place to place, at 96x128 pixels.
+    """Return `detector(name, *options)`, which builds a detector whose predictions vary between positions.
 
-    During one prediction each predicting layer is scaled where it is first used, so that what follows sees it scaled.
+    Its prediction layers are rescaled during one prediction at 96x128 pixels, each before the next one runs.
     """
     images, img_hw = make_batch([(96, 128)])
-    wanted = {  # part of a layer's name -> mean and deviation of what it predicts
+    targets = {  # part of a layer's name -> mean and standard deviation of its output
         'retina_cls': (-3, 1.5), 'retina_reg': (0, 0.3),
         'rtm_cls': (-3, 1.5), 'rtm_reg': (2, 1), 'rtm_kernel': (0, 0.5), 'mask_head.projection': (0, 1),
         'bbox_head.cls_convs': (0, 2), 'bbox_head.reg_convs': (0, 1),
         'rpn_conv': (0, 1), 'rpn_cls': (0, 0.5), 'rpn_reg': (0, 0.3),
         'fc_cls': (0, 2), 'fc_reg': (0, 1), 'conv_logits': (0, 2),
     }  # fmt: skip
-    kept = {}
+    cache = {}
 
     def scale(layer, mean, deviation):
         def hook(layer, _, out):
@@ -204,34 +207,37 @@ def detector(build_model, make_batch, samples):
 
     @torch.no_grad()
     def build(name, *options):
-        if (name, options) not in kept:
-            model = kept[name, options] = build_model(name, *options)
+        if (name, options) not in cache:
+            model = cache[name, options] = build_model(name, *options)
             for path, layer in model.named_modules():
-                key = next((key for key in wanted if key in path), None)
+                key = next((key for key in targets if key in path), None)
                 if key and isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.bias is not None:
-                    scale(layer, *wanted[key])
+                    scale(layer, *targets[key])
             model.predict(images, samples(images, img_hw))
-        return kept[name, options]
+        return cache[name, options]
 
     return build
 
 
 @pytest.fixture(scope='session')
 def agreement(samples, matched):
-    """`agreement(model, graph, images, img_hw)`: the graph's outputs by name, and the least share of detections, over
-    the images and both ways, that mmdet's predict on the unfused model and the graph have in common."""
+    """Return `agreement(model, graph, images, img_hw)`: the graph's outputs by name, and a share of detections.
+
+    It is the smallest share, over images and in both directions, of detections that have a partner between the graph
+    and mmdet's predict on the unfused model.
+    """
 
     @torch.inference_mode()
     def compare(model, graph, images, img_hw):
-        found = dict(zip(graph.outputs, graph(images, img_hw), strict=True))
+        outputs = dict(zip(graph.outputs, graph(images, img_hw), strict=True))
         shares = []
         for i, sample in enumerate(graph.model.predict(images, samples(images, img_hw), rescale=True)):
-            reference, count = sample.pred_instances, int(found['count'][i])
-            ours = {key: found[key][i, :count] for key in ('boxes', 'scores', 'labels')}
-            theirs = {'boxes': reference.bboxes, 'scores': reference.scores, 'labels': reference.labels}
+            reference, count = sample.pred_instances, int(outputs['count'][i])
+            detections = {key: outputs[key][i, :count] for key in ('boxes', 'scores', 'labels')}
+            expected = {'boxes': reference.bboxes, 'scores': reference.scores, 'labels': reference.labels}
             assert count == len(reference)
-            assert all((found[key][i, count:] == 0).all() for key in ours)
-            shares += [matched(ours, theirs), matched(theirs, ours)] if count else []
-        return found, min(shares, default=1.0)
+            assert all((outputs[key][i, count:] == 0).all() for key in detections)
+            shares += [matched(detections, expected), matched(expected, detections)] if count else []
+        return outputs, min(shares, default=1.0)
 
     return compare

@@ -1,9 +1,9 @@
-"""The attention of the graphs: the numbers of mmcv's and mmdet's own layers."""
+"""Attention layers of the graphs, compared with those of mmcv and mmdet."""
 
 import pytest
 import torch
 
-import repvit_dense  # noqa: F401  (before mmcv.ops: provides what mmcv has not compiled)
+import repvit_dense  # noqa: F401  (before mmcv.ops: it replaces missing operators)
 from repvit_dense.exporting.graphs import attention
 
 
@@ -23,12 +23,12 @@ def test_attention(masked):
     blocked[:, 0] = False
     expected = layer(query, memory, memory, None, query_position, memory_position, key_padding_mask=blocked)
     mask = (blocked.float() * attention.BLOCKED)[:, None, None] if masked else None
-    found = attention.Attention(layer)(query, query_position, memory, memory_position, mask)
-    torch.testing.assert_close(found, expected)
+    output = attention.Attention(layer)(query, query_position, memory, memory_position, mask)
+    torch.testing.assert_close(output, expected)
 
 
 def test_deformable_attention():
-    """On levels of odd sizes; many points lie beyond the border, some further than a pixel."""
+    """Use levels of odd sizes; many points lie outside the border, some by more than a pixel."""
     from mmcv.ops import MultiScaleDeformableAttention
 
     layer = randomize(MultiScaleDeformableAttention(16, 4, num_levels=3, num_points=2, batch_first=True))
@@ -41,8 +41,8 @@ def test_deformable_attention():
         reference_points=reference[None, :, None].expand(2, -1, 3, -1),
         spatial_shapes=torch.tensor(sizes),
     )
-    found = attention.DeformableAttention(layer)(query, position, sizes, reference.t())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    output = attention.DeformableAttention(layer)(query, position, sizes, reference.t())
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('settings', [{'normalize': True}, {'normalize': False}, {'normalize': True, 'offset': -0.5}])
@@ -52,17 +52,17 @@ def test_positions_inside_a_padded_image(settings):
     encoding = SinePositionalEncoding(num_feats=6, **settings)
     padding = torch.ones(2, 5, 7)
     padding[0, :3, :6] = padding[1, :5, :2] = 0
-    true = torch.tensor([[3.0, 6.0], [5.0, 2.0]])
-    sides = attention.ramp(5, true[:, :1]), attention.ramp(7, true[:, 1:])
-    found = attention.sine_position(encoding, *sides).view(2, 5, 7, 12)
+    valid = torch.tensor([[3.0, 6.0], [5.0, 2.0]])
+    sides = attention.ramp(5, valid[:, :1]), attention.ramp(7, valid[:, 1:])
+    positions = attention.sine_position(encoding, *sides).view(2, 5, 7, 12)
     expected = encoding(padding).permute(0, 2, 3, 1)
-    torch.testing.assert_close(found[padding == 0], expected[padding == 0])
+    torch.testing.assert_close(positions[padding == 0], expected[padding == 0])
 
 
 def test_positions_without_padding():
     from mmdet.models.layers import SinePositionalEncoding
 
     encoding = SinePositionalEncoding(num_feats=6, normalize=True)
-    found = attention.sine_position(encoding, attention.ramp(5), attention.ramp(7))
+    positions = attention.sine_position(encoding, attention.ramp(5), attention.ramp(7))
     expected = encoding(None, torch.zeros(1, 1, 5, 7)).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(positions, expected)

@@ -1,4 +1,4 @@
-"""DETR as a graph: the detections are mmdet's own."""
+"""DETR as a graph, compared with the detections of mmdet."""
 
 import numpy as np
 import pytest
@@ -12,15 +12,15 @@ BATCHES = ([(96, 128)], [(71, 61), (96, 128)], [(40, 33)])
 
 
 @pytest.fixture(scope='module')
-def prepare(build_model, spread, make_batch, samples):
+def prepare(build_model, rescale, make_batch, samples):
     def build(*options):
         model = build_model('repvit_detr_coco', *SMALL, *options)
-        for layer in model.decoder.layers:  # queries that look at different things
+        for layer in model.decoder.layers:  # queries attend to different pixels
             layer.self_attn.attn.in_proj_weight.mul_(4)
             layer.cross_attn.attn.in_proj_weight.mul_(4)
         images, img_hw = make_batch([(71, 61), (96, 128)])
-        head, found = model.bbox_head, samples(images, img_hw)
-        spread(lambda inputs: model.predict(inputs, found), images, {head.fc_cls: 2, head.fc_reg: 1})
+        head, data_samples = model.bbox_head, samples(images, img_hw)
+        rescale(lambda inputs: model.predict(inputs, data_samples), images, {head.fc_cls: 2, head.fc_reg: 1})
         return model
 
     return build
@@ -33,31 +33,31 @@ def model(prepare):
 
 @pytest.fixture(scope='module')
 def boxes_of():
-    """One image's detections as a dict: of mmdet's instances, or of a graph's outputs."""
+    """Return `boxes_of(outputs, i=None)`: detections as a dict, of mmdet's instances or of image i of a graph."""
 
-    def pick(found, i=None):
+    def pick(outputs, i=None):
         if i is None:
-            return {'boxes': found.bboxes, 'scores': found.scores, 'labels': found.labels}
-        return {name: value[i] for name, value in zip(('boxes', 'scores', 'labels'), found, strict=False)}
+            return {'boxes': outputs.bboxes, 'scores': outputs.scores, 'labels': outputs.labels}
+        return {name: value[i] for name, value in zip(('boxes', 'scores', 'labels'), outputs, strict=False)}
 
     return pick
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['operators', 'plain'])
 @pytest.mark.parametrize('sizes', BATCHES, ids=str)
-def test_detections_are_those_of_mmdet(model, build_graph, make_batch, samples, matched, boxes_of, sizes, plain):
+def test_detections_agree_with_mmdet(model, build_graph, make_batch, samples, matched, boxes_of, sizes, plain):
     images, img_hw = make_batch(sizes)
-    found = build_graph(model, plain)(images, img_hw)
+    outputs = build_graph(model, plain)(images, img_hw)
     for i, sample in enumerate(model.predict(images, samples(images, img_hw), rescale=False)):
-        assert matched(boxes_of(found, i), boxes_of(sample.pred_instances)) == 1
+        assert matched(boxes_of(outputs, i), boxes_of(sample.pred_instances)) == 1
         assert len(sample.pred_instances.labels.unique()) > 10
-    assert found[1].diff(dim=1).max() <= 0
-    assert found[3].tolist() == [100] * len(sizes)
-    assert (found[2].dtype, found[3].dtype) == (torch.int32, torch.int32)
+    assert outputs[1].diff(dim=1).max() <= 0
+    assert outputs[3].tolist() == [100] * len(sizes)
+    assert (outputs[2].dtype, outputs[3].dtype) == (torch.int32, torch.int32)
 
 
-def test_a_whole_image_is_predicted_as_by_mmdet(model, build_graph, matched, boxes_of):
-    """From pixels on, of an odd-sized image: the config's test pipeline, data preprocessor and scaling back."""
+def test_the_prediction_of_an_image_agrees_with_mmdet(model, build_graph, matched, boxes_of):
+    """Start from an image of odd size; include test pipeline, data preprocessor and the scaling of boxes."""
     cfg = model.cfg.copy()
     cfg.test_dataloader.dataset.pipeline[1].scale = (96, 72)
     image = np.random.default_rng(0).integers(0, 255, (45, 59, 3), np.uint8)
@@ -71,7 +71,7 @@ def test_a_whole_image_is_predicted_as_by_mmdet(model, build_graph, matched, box
     assert matched(boxes_of((boxes / scale, scores, labels), 0), boxes_of(sample.pred_instances)) == 1
 
 
-def test_as_many_detections_as_the_config_says(prepare, build_graph, make_batch):
+def test_the_config_sets_the_number_of_detections(prepare, build_graph, make_batch):
     boxes, scores, labels, count = build_graph(prepare('model.test_cfg.max_per_img=7'))(*make_batch([(64, 64)]))
     assert (boxes.shape, scores.shape, labels.shape, count.tolist()) == ((1, 7, 4), (1, 7), (1, 7), [7])
 
@@ -88,14 +88,14 @@ def test_onnx_runtime_agrees(model, build_graph, make_batch, run_onnx, matched, 
     run = run_onnx(graph, make_batch([(64, 96), (64, 64)]), dynamic)
     for sizes in [[(96, 64)], [(61, 90), (32, 32), (50, 128)]] if dynamic else [[(64, 90), (50, 96)]]:
         batch = make_batch(sizes, seed=5)
-        found, expected = run(*batch), graph(*batch)
+        outputs, expected = run(*batch), graph(*batch)
         for i in range(len(sizes)):
-            assert matched(boxes_of(found, i), boxes_of(expected, i)) == 1
+            assert matched(boxes_of(outputs, i), boxes_of(expected, i)) == 1
 
 
-def test_the_plain_form_can_be_exported(model, build_graph, make_batch, export_plain, matched, boxes_of):
+def test_the_plain_graph_can_be_exported(model, build_graph, make_batch, export_plain, matched, boxes_of):
     batch = make_batch([(64, 90), (50, 96)])
     graph = build_graph(model, plain=True)
-    found, expected = export_plain(graph, batch)(*batch), graph(*batch)
+    outputs, expected = export_plain(graph, batch)(*batch), graph(*batch)
     for i in range(2):
-        assert matched(boxes_of(found, i), boxes_of(expected, i)) == 1
+        assert matched(boxes_of(outputs, i), boxes_of(expected, i)) == 1

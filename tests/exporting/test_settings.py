@@ -1,0 +1,54 @@
+"""Settings of an export: defaults, conversions and errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repvit_dense.errors import InputError
+from repvit_dense.exporting.settings import ExportSettings
+
+HEAVY = ('torch', 'numpy', 'cv2', 'onnx', 'openvino', 'mmengine')
+
+
+def test_importing_the_settings_loads_nothing_heavy():
+    code = (
+        'import sys; from repvit_dense.exporting import formats, settings;'
+        f'print([name for name in {HEAVY} if name in sys.modules])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+def test_defaults():
+    settings = ExportSettings(to=['onnx', 'openvino'])
+    assert settings.out == Path('exported')
+    assert (settings.size, settings.batch, settings.dynamic) == (None, 1, ())
+    assert (settings.precision, settings.max_detections, settings.calibration) == ('fp32', None, 100)
+    assert settings.no_verify is False
+
+
+def test_a_single_format_may_be_a_string():
+    assert ExportSettings(to='onnx').to == ['onnx']
+    assert ExportSettings(to=['torch', 'onnx', 'torch']).to == ['torch', 'onnx']
+
+
+@pytest.mark.parametrize(
+    ('dynamic', 'expected'),
+    [
+        ('batch', ('batch',)),
+        ('batch,size', ('batch', 'size')),
+        (('size', 'batch'), ('size', 'batch')),
+        (['size', 'size'], ('size',)),
+        ('', ()),
+    ],
+)
+def test_dynamic_is_a_string_or_a_sequence(dynamic, expected):
+    assert ExportSettings(to='onnx', dynamic=dynamic).dynamic == expected
+
+
+@pytest.mark.parametrize('dynamic', ['batch,depth', ('depth',)])
+def test_an_unknown_dynamic_axis_is_refused(dynamic):
+    with pytest.raises(InputError, match="--dynamic: unknown axis 'depth'; known: batch, size"):
+        ExportSettings(to='onnx', dynamic=dynamic)
