@@ -1,4 +1,4 @@
-"""Every config in the box: it loads, its names resolve, its parts fit, and its recipe is the one that was published."""
+"""Every packaged config loads, its names resolve, its parts fit together, and its recipe is the published one."""
 
 import importlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-import repvit_dense  # noqa: F401  (before mmdet: provides what mmcv has not compiled)
+import repvit_dense  # noqa: F401  (before mmdet: supplies the ops that mmcv has not compiled)
 from repvit_dense import config
 from repvit_dense.data import shapes
 
@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 
 @pytest.fixture(autouse=True)
 def scope():
-    """Importing these registers what they define; each test starts in mmdet's scope."""
+    """Register the classes of mmdet and mmseg, and start in the scope of mmdet."""
     for library in ('mmdet', 'mmseg'):
         for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):
             importlib.import_module(f'{library}.{part}')
@@ -30,7 +30,7 @@ def cfg(request):
 
 
 def parts(content):
-    """Every dict inside that has a `type`."""
+    """Yield every dict inside that has a `type`."""
     if isinstance(content, dict):
         if 'type' in content:
             yield content
@@ -46,15 +46,15 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_configs_begin_with_what_they_are(path):
+def test_a_config_begins_with_a_description(path):
     assert path.read_text().startswith('# ')
 
 
 def test_names_resolve(cfg):
     known = importlib.import_module(f'{cfg.default_scope}.registry')
 
-    def resolve(where, *registries):
-        types = [part['type'] for part in parts(where)]
+    def resolve(content, *registries):
+        types = [part['type'] for part in parts(content)]
         assert types
         assert [name for name in types if not any(registry.get(name) for registry in registries)] == []
 
@@ -69,21 +69,22 @@ def test_names_resolve(cfg):
         resolve(cfg[f'{split}_dataloader'], known.DATASETS, known.DATA_SAMPLERS, known.TRANSFORMS)
 
 
-def test_the_model_can_be_built_and_takes_the_features(cfg):
-    """Without memory, for some are large. Whatever the model names is built with it."""
+def test_the_model_is_built_and_its_channels_agree(cfg):
+    """Build on the meta device, because some models are large."""
     init_default_scope(cfg.default_scope)
     config.check_channels(cfg)
     cfg.model.backbone.pop('init_cfg', None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
         features = model.backbone(torch.zeros(1, 3, 64, 64))
-    taker = cfg.model.get('neck') or cfg.model.get('panoptic_head') or cfg.model.decode_head
+    consumer = cfg.model.get('neck') or cfg.model.get('panoptic_head') or cfg.model.decode_head
     channels = [feature.shape[1] for feature in features]
-    taken = taker.in_channels
-    assert taken == channels[taker.in_index] if isinstance(taken, int) else list(taken) == channels
+    in_channels = consumer.in_channels
+    expected = channels[consumer.in_index] if isinstance(in_channels, int) else channels
+    assert (in_channels if isinstance(in_channels, int) else list(in_channels)) == expected
 
 
-def test_the_same_data_for_validation_and_its_score(cfg):
+def test_metrics_use_the_annotations_of_the_validation_data(cfg):
     for split in ('val', 'test'):
         dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg[f'{split}_evaluator']
         first = evaluator[0] if isinstance(evaluator, list) else evaluator
@@ -94,7 +95,7 @@ def test_the_same_data_for_validation_and_its_score(cfg):
     assert cfg.train_dataloader.dataset != cfg.val_dataloader.dataset
 
 
-def test_training_is_guarded_and_its_best_state_kept(cfg):
+def test_training_has_the_hooks_of_this_package_and_keeps_its_best_checkpoint(cfg):
     hooks = [hook.type for hook in cfg.custom_hooks]
     assert {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook'} <= set(hooks)
     assert cfg.train_cfg.type in ('DenseEpochLoop', 'DenseIterLoop')
@@ -103,7 +104,7 @@ def test_training_is_guarded_and_its_best_state_kept(cfg):
 
 
 def test_the_coco_config_is_the_published_recipe():
-    """RepViT, arXiv 2307.09283, section 4.2 and its reference code."""
+    """Compare with RepViT, arXiv 2307.09283, section 4.2, and its reference code."""
     cfg = config.load('repvit_maskrcnn_coco')
     assert cfg.optim_wrapper == {
         'type': 'OptimWrapper',
@@ -136,7 +137,7 @@ def test_the_coco_config_is_the_published_recipe():
     assert preprocessor.bgr_to_rgb
 
 
-def test_coco_annotations_are_where_the_config_looks():
+def test_the_coco_config_has_the_paths_of_the_download():
     cfg = config.load('repvit_maskrcnn_coco')
     for split, folder in (('train', 'train2017'), ('val', 'val2017')):
         dataset = cfg[f'{split}_dataloader'].dataset
@@ -145,14 +146,14 @@ def test_coco_annotations_are_where_the_config_looks():
         assert dataset.data_root == 'data/coco/'
 
 
-def test_the_shapes_config_knows_the_shapes():
+def test_the_shapes_config_has_the_classes_of_the_shapes():
     cfg = config.load('repvit_maskrcnn_shapes')
     assert cfg.metainfo.classes == shapes.THING_CLASSES
     assert Path(cfg.embedded_data.root) == Path(cfg.data_root)
 
 
 def test_a_training_step_on_drawn_samples(tmp_path):
-    """Finite losses, and a finite gradient for every parameter that is trained."""
+    """Losses are finite, and so is the gradient of every trained parameter."""
     from mmdet.registry import DATASETS, MODELS
 
     cfg = config.load('repvit_maskrcnn_shapes')
@@ -172,7 +173,7 @@ def test_a_training_step_on_drawn_samples(tmp_path):
     expected = {'loss', 'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox', 'loss_mask', 'acc'}
     assert set(values) == expected
     assert all(torch.isfinite(value).all() for value in values.values())
-    assert values['loss_mask'] > 0.1 and values['loss_bbox'] > 0  # there were objects to learn from
+    assert values['loss_mask'] > 0.1 and values['loss_bbox'] > 0  # the images contain objects
     total.backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert len(trained) > 200

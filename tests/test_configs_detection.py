@@ -1,4 +1,4 @@
-"""The detectors: every config trains on drawn data without a parameter left out, predicts, and is scored."""
+"""Detectors built from their configs train every parameter on drawn data, predict, and are scored."""
 
 import random
 from types import SimpleNamespace
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import repvit_dense  # noqa: F401  (before mmdet: provides what mmcv has not compiled)
+import repvit_dense  # noqa: F401  (before mmdet: supplies the ops that mmcv has not compiled)
 from repvit_dense import config
+from repvit_dense.compat import panoptic_api
 from repvit_dense.data import shapes
 
 COCO = ('cascade-maskrcnn', 'retinanet', 'ssdlite', 'rtmdet-ins', 'detr')
@@ -41,6 +42,8 @@ def scope():
     from mmengine.registry import init_default_scope
 
     init_default_scope('mmdet')
+    with panoptic_api.patched():
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +52,7 @@ def drawn(tmp_path_factory):
 
 
 def dicts(content):
-    """Every dict inside."""
+    """Yield every dict inside."""
     if isinstance(content, dict):
         yield content
         content = content.values()
@@ -59,22 +62,23 @@ def dicts(content):
         yield from dicts(value)
 
 
-# What costs time and shows nothing, and what would keep an untrained network from predicting anything.
+# Smaller numbers that save time.
 THIN = {'fc_out_channels': 32, 'num': 32, 'nms_pre': 100, 'max_per_img': 50, 'feedforward_channels': 64}
+# Thresholds at which even an untrained network predicts.
 KEEP_ALL = {'score_thr': 0, 'object_mask_thr': 0}
 LENGTHS = ('scale', 'img_scale', 'crop_size', 'size')  # of images, in pixels
 
 
 def shrink(cfg):
-    """A tiny backbone, thin heads, images an eighth as large; those of the thin config half, of SSD whole."""
+    """Use a tiny backbone and thin heads; divide image sizes by 8 (shapes: by 2, SSD: by 1)."""
     cfg.model.backbone.pop('init_cfg', None)
     cfg.model.backbone.arch = ARCH
     channels = [ARCH['embed_dims'][i] for i in cfg.model.backbone.out_indices]
-    taker = cfg.model.get('neck') or cfg.model.panoptic_head
-    taker.in_channels = channels
-    if taker.get('type') == 'SSDNeck':
-        taker.out_channels = [*channels, *taker.out_channels[2:]]
-        cfg.model.bbox_head.in_channels = taker.out_channels
+    consumer = cfg.model.get('neck') or cfg.model.panoptic_head
+    consumer.in_channels = channels
+    if consumer.get('type') == 'SSDNeck':
+        consumer.out_channels = [*channels, *consumer.out_channels[2:]]
+        cfg.model.bbox_head.in_channels = consumer.out_channels
     factor = 1 if 'ssdlite' in cfg.filename else 2 if 'shapes' in cfg.filename else 8
     for part in dicts([cfg.train_dataloader, cfg.val_dataloader, cfg.custom_hooks, cfg.model.data_preprocessor]):
         part.update({key: tuple(side // factor for side in part[key]) for key in LENGTHS if key in part})
@@ -88,7 +92,7 @@ def shrink(cfg):
 
 
 def use_drawn(cfg, root):
-    """The drawn data in place of COCO: its classes, and paths below its folder."""
+    """Replace COCO by the drawn data: classes, class counts and paths."""
     things, stuff = shapes.THING_CLASSES, shapes.STUFF_CLASSES if 'panoptic' in cfg.filename else ()
     metainfo = {'classes': things + stuff, 'thing_classes': things, 'stuff_classes': stuff}
     for part in dicts([cfg.train_dataloader, cfg.val_dataloader, cfg.val_evaluator, cfg.custom_hooks]):
@@ -106,7 +110,7 @@ def use_drawn(cfg, root):
 
 @pytest.fixture(scope='module')
 def small(drawn):
-    """`small(name)`: the config of this name, made small, on the drawn data."""
+    """Return `small(name)`, the shrunk config of this name with the drawn data."""
 
     def load(name):
         cfg = config.load(name)
@@ -123,14 +127,14 @@ def collate(samples):
 
 @pytest.fixture(scope='module', params=CONFIGS)
 def trained(request, small):
-    """Two optimisation steps of two images from the real pipeline: what was lost, and who got no gradient."""
+    """Take two optimisation steps with two images each; collect losses and the parameters without a gradient."""
     from mmdet.registry import DATASETS, MODELS
     from mmengine.optim import build_optim_wrapper
 
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     cfg = small(request.param)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    samples = [dataset[i % len(dataset)] for i in range(8)][-4:]  # by then the caches of mosaic and mixup have filled
+    samples = [dataset[i % len(dataset)] for i in range(8)][-4:]  # the first four fill the caches of mosaic and mixup
     model = MODELS.build(cfg.model)
     model.init_weights()
     optim = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -159,10 +163,10 @@ def test_every_parameter_learns(trained):
     assert all(torch.isfinite(p).all() for p in trained.model.state_dict().values())
 
 
-def test_what_is_drawn_reaches_the_network(trained):
+def test_the_samples_contain_the_drawn_objects(trained):
     instances = [sample['data_samples'].gt_instances for sample in trained.samples]
-    assert all(len(found) for found in instances)
-    masks = [found.masks for found in instances if 'masks' in found]
+    assert all(map(len, instances))
+    masks = [part.masks for part in instances if 'masks' in part]
     assert len(masks) == (0 if trained.name in BOXES_ONLY else len(instances))
     assert all(mask.areas.min() > 0 for mask in masks)
 
@@ -193,7 +197,7 @@ def test_predictions_are_scored(trained):
 
 
 @pytest.mark.parametrize('name', PANOPTIC)
-def test_the_truth_is_of_full_panoptic_quality(small, name):
+def test_the_ground_truth_has_a_panoptic_quality_of_100(small, name):
     from mmdet.evaluation.functional import INSTANCE_OFFSET
     from mmdet.registry import DATASETS
     from mmengine.evaluator import Evaluator
@@ -219,7 +223,7 @@ def test_the_truth_is_of_full_panoptic_quality(small, name):
 # --- recipes ---
 
 ADAMW = {
-    # name: lr, weight decay, images a step on one process, images a step in all
+    # name: lr, weight decay, batch size of one process, total batch size
     'repvit_cascade-maskrcnn_coco': (1e-4, 0.05, 2, 16),
     'repvit_retinanet_coco': (1e-4, 1e-4, 2, 16),
     'repvit_ssdlite_coco': (9e-4, 0.01, 32, 128),
@@ -231,7 +235,7 @@ ADAMW = {
 
 
 @pytest.mark.parametrize('name', ADAMW)
-def test_the_optimiser_is_that_of_the_paper(name):
+def test_the_optimizer_follows_the_paper(name):
     cfg = config.load(name)
     optimizer = cfg.optim_wrapper.optimizer
     images = (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size)
@@ -258,7 +262,7 @@ def test_epochs_and_steps(name, epochs, steps):
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if 'mask2former' in name])
-def test_by_iterations_throughout(name):
+def test_everything_is_counted_in_iterations(name):
     cfg = config.load(name)
     iterations = cfg.train_cfg.max_iters
     assert cfg.train_cfg.type == 'DenseIterLoop'
@@ -272,8 +276,8 @@ def test_by_iterations_throughout(name):
     assert cfg.param_scheduler[-1].end == iterations
 
 
-def test_the_arithmetic_of_mask2former():
-    """50 epochs of 118000 images at 16 a step; the rate drops at 0.889 and 0.963 (arXiv 2112.01527, section 4.1)."""
+def test_iterations_of_mask2former():
+    """Expect 50 epochs of 118000 images in batches of 16, drops at 0.889 and 0.963 (arXiv 2112.01527, section 4.1)."""
     for name in ('repvit_mask2former_coco-instance', 'repvit_mask2former_coco-panoptic'):
         cfg = config.load(name)
         assert cfg.train_cfg.max_iters == 118000 * 50 / 16
@@ -307,7 +311,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize('name', GROUPS)
-def test_rates_and_decay_by_part(name):
+def test_learning_rate_and_weight_decay_by_part(name):
     from mmdet.registry import MODELS
     from mmengine.optim import build_optim_wrapper
 
@@ -323,7 +327,7 @@ def test_rates_and_decay_by_part(name):
 
 
 @pytest.mark.parametrize('name', CONFIGS[:-1])
-def test_coco_is_laid_out_as_it_unpacks(name):
+def test_the_paths_of_coco_are_those_of_the_download(name):
     cfg = config.load(name)
     kind = 'panoptic' if name in PANOPTIC else 'instances'
     for split in ('train', 'val', 'test'):
@@ -336,7 +340,7 @@ def test_coco_is_laid_out_as_it_unpacks(name):
     assert cfg.model.backbone.init_cfg.checkpoint == 'repvit_m1_1_distill_300e.pth'
 
 
-def test_rtmdet_changes_its_pipeline_for_the_last_epochs(small):
+def test_rtmdet_switches_its_pipeline_for_the_last_20_epochs(small):
     from mmdet.registry import DATASETS
 
     cfg = config.load('repvit_rtmdet-ins_coco')
@@ -352,13 +356,13 @@ def test_rtmdet_changes_its_pipeline_for_the_last_epochs(small):
 
 
 @pytest.mark.parametrize('name', ['repvit_ssdlite_coco', 'repvit_rtmdet-ins_coco'])
-def test_averaged_weights_do_not_replace_the_common_hooks(name):
+def test_the_hook_for_averaged_weights_follows_the_common_hooks(name):
     cfg, common = config.load(name), config.load('repvit_maskrcnn_coco')
     assert cfg.custom_hooks[: len(common.custom_hooks)] == common.custom_hooks
     assert cfg.custom_hooks[len(common.custom_hooks)].type == 'EMAHook'
 
 
-def test_shapes_are_named_as_they_are_drawn():
+def test_the_panoptic_shapes_config_has_the_classes_of_the_shapes():
     cfg = config.load('repvit_mask2former_shapes-panoptic')
     assert cfg.metainfo.thing_classes + cfg.metainfo.stuff_classes == cfg.metainfo.classes
     assert list(cfg.metainfo.classes) == [category['name'] for category in shapes.categories()]
@@ -367,7 +371,7 @@ def test_shapes_are_named_as_they_are_drawn():
     assert cfg.embedded_data == config.load('repvit_segformer_shapes').embedded_data  # drawn once for both
 
 
-def test_a_run_by_iterations_scores_and_keeps_its_best(small, tmp_path):
+def test_a_run_by_iterations_is_scored_and_keeps_its_best_checkpoint(small, tmp_path):
     import json
 
     from repvit_dense.engine.runner import DenseRunner

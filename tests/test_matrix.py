@@ -1,8 +1,8 @@
-"""Every head on every backbone: built, trained for two steps, predicted with and scored, on small drawn pictures.
+"""Train every head on every backbone for two steps, predict and score, on small drawn images.
 
-`python tests/test_matrix.py [--configs NAME ...] [--backbones NAME ...]` walks the whole matrix, which takes long, and
-prints a line per cell and the counts. The tests walk three columns: RepViT, and two peers, one of convolutions and one
-with attention; and some cells of the two families without published weights.
+`python tests/test_matrix.py [--configs NAME ...] [--backbones NAME ...]` runs the whole matrix, which takes long, and
+prints one line per cell. The tests run three columns (RepViT, a convolutional peer and one with attention) and some
+cells of the two families without published weights.
 """
 
 import argparse
@@ -23,11 +23,12 @@ import torch
 
 from repvit_dense import config
 from repvit_dense.backbones import catalogue
+from repvit_dense.compat import panoptic_api
 from repvit_dense.data import shapes
 
 CONFIGS = sorted(file.stem for file in config.CONFIG_FOLDERS[0].glob('repvit_*.py'))
 COLUMNS = ('repvit_m0_6', 'mobilenetv2', 'mobilevit_xxs')
-BESIDE = [
+MORE_CELLS = [
     ('repvit_retinanet_coco', 'edgevit_xxs'),
     ('repvit_semfpn_ade20k', 'edgevit_xxs'),
     ('repvit_semfpn_ade20k', 'mobile_former_26m'),
@@ -35,8 +36,8 @@ BESIDE = [
     ('mobile-former_retinanet_coco', 'mobile_former_294m'),
 ]
 TRAIN = Path(__file__).parents[1] / 'tools' / 'train.py'
-IMAGE = 96  # side of the drawn pictures, in pixels
-# What costs time and shows nothing, and what would keep an untrained network from predicting anything.
+IMAGE = 96  # side of the drawn images, in pixels
+# Smaller numbers that save time.
 THIN = {
     'fc_out_channels': 32,
     'num_layers': 2,
@@ -46,20 +47,21 @@ THIN = {
     'num_points': 256,
     'num_queries': 20,
 }
+# Thresholds at which even an untrained network predicts.
 KEEP_ALL = {'score_thr': 0, 'object_mask_thr': 0}
 LENGTHS = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'stride', 'max_size')  # of images, in pixels
 
 
 def draw(folder: Path) -> None:
-    """The embedded data set where `--data shapes` looks for it, below `folder`, and small."""
+    """Draw a small embedded data set below `folder`, at the path that `--data shapes` reads."""
     shapes.generate(folder / 'data' / 'shapes', 0, 6, 2, (IMAGE, IMAGE))
 
 
 def run_cell(name: str, backbone: str) -> dict[str, float]:
-    """Two training steps, a prediction and its score. The working directory is one that `draw` has filled.
+    """Take two training steps, predict, and return the scores. `draw` has filled the working directory.
 
     Raises:
-        AssertionError: a parameter got no gradient or one that is not finite.
+        AssertionError: the gradient of a parameter is missing or not finite.
     """
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     cfg = config.load(name, ['model.backbone.init_cfg=None'], backbone=backbone, data='shapes')
@@ -68,8 +70,9 @@ def run_cell(name: str, backbone: str) -> dict[str, float]:
     config.check_channels(cfg)
     model = registry.MODELS.build(cfg.model)
     model.init_weights()
-    _train(model.train(), registry.DATASETS.build(cfg.train_dataloader.dataset), cfg.optim_wrapper)
-    return _score(model.eval(), registry.DATASETS.build(cfg.val_dataloader.dataset), cfg.val_evaluator)
+    with panoptic_api.patched():
+        _train(model.train(), registry.DATASETS.build(cfg.train_dataloader.dataset), cfg.optim_wrapper)
+        return _score(model.eval(), registry.DATASETS.build(cfg.val_dataloader.dataset), cfg.val_evaluator)
 
 
 def _registry(scope: str):
@@ -78,7 +81,7 @@ def _registry(scope: str):
     from mmengine.registry import init_default_scope
 
     for library in ('mmdet', 'mmseg'):
-        for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):  # importing registers
+        for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):  # registers their classes
             import_module(f'{library}.{part}')
     init_default_scope(scope)
     return import_module(f'{scope}.registry')
@@ -86,8 +89,8 @@ def _registry(scope: str):
 
 def _make_small(cfg) -> None:
     trained = cfg.model.data_preprocessor.get('size')
-    own = {'ssdlite': 1, 'shapes': 2, 'mask2former': 16}
-    by = trained[0] // 64 if trained else next((own[key] for key in own if key in cfg.filename), 8)
+    divisors = {'ssdlite': 1, 'shapes': 2, 'mask2former': 16}
+    by = trained[0] // 64 if trained else next((n for key, n in divisors.items() if key in cfg.filename), 8)
     parts = [cfg.train_dataloader, cfg.val_dataloader, cfg.model.data_preprocessor, cfg.custom_hooks]
     parts += [cfg.model.test_cfg] if cfg.default_scope == 'mmseg' else []
     for part in {id(part): part for part in _dicts(parts)}.values():
@@ -114,7 +117,7 @@ def _train(model, dataset, optim_cfg) -> None:
     from mmengine.optim import build_optim_wrapper
 
     optim = build_optim_wrapper(model, optim_cfg)
-    samples = [dataset[i % len(dataset)] for i in range(8)][-4:]  # by then the caches of mosaic and mixup have filled
+    samples = [dataset[i % len(dataset)] for i in range(8)][-4:]  # the first four fill the caches of mosaic and mixup
     for batch in (_collate(samples[:2]), _collate(samples[2:])):
         loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, training=True), mode='loss'))
         optim.backward(loss)
@@ -147,7 +150,7 @@ def drawn(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(('name', 'backbone'), [*product(CONFIGS, COLUMNS), *BESIDE])
+@pytest.mark.parametrize(('name', 'backbone'), [*product(CONFIGS, COLUMNS), *MORE_CELLS])
 def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkeypatch):
     monkeypatch.chdir(drawn)
     scores = run_cell(name, backbone)
@@ -157,7 +160,7 @@ def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkey
 @pytest.mark.learning
 @pytest.mark.parametrize('name', config.names())
 def test_a_config_trains_in_two_processes(name, drawn, tmp_path):
-    """As `torchrun` starts them; two iterations of two images each, a validation, a checkpoint."""
+    """Start them as `torchrun` does; train two iterations with two images each, validate, save."""
     cfg = config.load(name, ['model.backbone.init_cfg=None'], data='shapes')
     _make_small(cfg)
     cfg.train_dataloader.batch_size = 2
@@ -178,7 +181,7 @@ def main() -> int:
     parser.add_argument('--configs', nargs='+', default=CONFIGS)
     parser.add_argument('--backbones', nargs='+', default=list(catalogue.BACKBONES))
     args = parser.parse_args()
-    logging.disable(logging.WARNING)  # mmengine says of every parameter how it was initialised
+    logging.disable(logging.WARNING)  # mmengine logs the initialisation of every parameter
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder))
@@ -189,7 +192,7 @@ def main() -> int:
                 try:
                     run_cell(name, backbone)
                     outcome = 'ok'
-                except Exception as error:  # the point is to see them all
+                except Exception as error:  # the remaining cells are still run
                     outcome, failed = f'FAILED: {type(error).__name__}: {error}'[:300], failed + 1
                 print(f'{name:36} {backbone:22} {time.monotonic() - start:5.1f} s  {outcome}', flush=True)
     print(f'{len(args.configs) * len(args.backbones)} cells tried, {failed} failed')

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repvit_dense.config.structure import (
     CLASS_COUNTS,
@@ -19,7 +19,7 @@ from repvit_dense.config.structure import (
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
     from repvit_dense.data import checks
 
@@ -67,7 +67,7 @@ def check_channels(cfg: 'Config') -> None:
     """Raise InputError if neck or heads expect other channels than the backbone's features have."""
     if not cfg.model.get('backbone'):
         return
-    channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', None)
+    channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', ())
     for path, part in feature_consumers(cfg.model) if channels else ():
         actual, expected = part.in_channels, expected_in_channels(part, channels)
         if actual != expected if isinstance(actual, int) else list(actual) != expected:
@@ -78,7 +78,7 @@ def check_channels(cfg: 'Config') -> None:
             )
 
 
-def _build_without_memory(backbone: dict):
+def _build_without_memory(backbone: dict) -> Any:
     import torch
     from mmdet.registry import MODELS
 
@@ -127,7 +127,7 @@ def _reports(cfg: 'Config', dataset: dict, kind: type | None) -> Iterator[tuple[
         yield _coco_report(cfg, dataset, kind)
 
 
-def _coco_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'checks.Report']:
+def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:
     from mmdet.datasets import CocoPanopticDataset
 
     from repvit_dense.data import checks
@@ -150,7 +150,7 @@ def _coco_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'check
     return file, report
 
 
-def _semantic_report(cfg: 'Config', dataset: dict, kind: type) -> tuple[Path, 'checks.Report']:
+def _semantic_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:
     from repvit_dense.data import checks
 
     root = Path(dataset.get('data_root') or '')

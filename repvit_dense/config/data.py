@@ -6,7 +6,7 @@ from repvit_dense.config.structure import datasets, one_line
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
 
 def prepare_data(cfg: 'Config') -> None:
@@ -24,7 +24,7 @@ def prepare_data(cfg: 'Config') -> None:
 
     with tqdm(desc='drawing shapes', leave=False, disable=None) as bar:
 
-        def show(done, total):
+        def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
@@ -34,7 +34,7 @@ def prepare_data(cfg: 'Config') -> None:
             raise InputError(f'embedded_data of the config: {one_line(error)}') from error
 
 
-def dataset_meta(dataset: dict, scope: str) -> dict:
+def dataset_meta(dataset: 'ConfigDict', scope: str) -> dict:
     """Return the classes and colours of a data set, from its type and its `metainfo`."""
     import mmseg.datasets  # noqa: F401  registers its data sets
     from mmengine.registry import DATASETS

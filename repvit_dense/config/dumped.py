@@ -61,18 +61,19 @@ def from_text(text: str, filename: str | Path | None = None) -> 'Config':
 class _Refused(Exception):
     """An expression that a written config does not contain."""
 
-    def __init__(self, node: ast.AST, reason: str):
+    def __init__(self, node: ast.stmt | ast.expr, reason: str):
         super().__init__(reason)
         self.lineno, self.msg = node.lineno, reason
 
 
 def _assignment(statement: ast.stmt) -> tuple[str, Any]:
-    if not isinstance(statement, ast.Assign) or not all(isinstance(target, ast.Name) for target in statement.targets):
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    if not isinstance(statement, ast.Assign) or len(names) < len(targets):
         raise _Refused(statement, 'not an assignment to a name')
-    if len(statement.targets) > 1 or statement.targets[0].id == '_base_':
-        raise _Refused(statement, 'not a single assignment' if len(statement.targets) > 1 else 'has a _base_')
-    name = statement.targets[0].id
-    return name, _value(statement.value, name)
+    if len(names) > 1 or names[0] == '_base_':
+        raise _Refused(statement, 'not a single assignment' if len(names) > 1 else 'has a _base_')
+    return names[0], _value(statement.value, names[0])
 
 
 def _value(node: ast.expr, key: object = None) -> Any:
@@ -94,10 +95,12 @@ def _value(node: ast.expr, key: object = None) -> Any:
         case ast.Tuple(elts=items):
             return tuple(_value(item, key) for item in items)
         case ast.Dict(keys=keys, values=values) if None not in keys:
-            names = [_value(name) for name in keys]
+            names = [_value(name) for name in keys if name is not None]
             return {name: _value(value, name) for name, value in zip(names, values, strict=True)}
         case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords) if all(k.arg for k in keywords):
             return {keyword.arg: _value(keyword.value, keyword.arg) for keyword in keywords}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as mapping], keywords=[]):  # keys are no identifiers
+            return _value(mapping)
         case ast.Call(func=ast.Name(id='float'), args=[ast.Constant(value=str() as number)], keywords=[]):
             return float(number)
     raise _Refused(node, f'{ast.unparse(node)[:60]} is not a literal')

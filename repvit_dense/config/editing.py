@@ -17,7 +17,7 @@ from repvit_dense.config.structure import (
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
     from repvit_dense.data.layouts import Source
 
@@ -63,12 +63,12 @@ def set_backbone(cfg: 'Config', name: str) -> None:
         cfg.merge_from_dict({'optim_wrapper.paramwise_cfg.no_decay': list(entry.no_decay)})
 
 
-def set_channels(model: dict, channels: list[int]) -> None:
+def set_channels(model: 'ConfigDict', channels: list[int]) -> None:
     """Set `in_channels` of the neck or heads to the channels of the backbone's features."""
     for _, part in feature_consumers(model):
         part.in_channels = expected_in_channels(part, channels)
-    neck = model.get('neck') or {}
-    if neck.get('type') == 'SSDNeck':  # passes the backbone's features on, and appends smaller ones
+    neck = model.get('neck')
+    if neck and neck.get('type') == 'SSDNeck':  # passes the backbone's features on, and appends smaller ones
         neck.out_channels = [*channels, *neck.out_channels[len(channels) :]]  # a list, as in_channels
         model.bbox_head.in_channels = neck.out_channels
 

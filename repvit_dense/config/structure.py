@@ -1,10 +1,10 @@
 """Look up the parts of a config: its task, pipelines, data sets, metrics, and the heads that depend on them."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
 # The keys of a data set that say which data to read; its other keys, such as the pipeline, belong to the recipe.
 SOURCE_KEYS = (
@@ -29,10 +29,10 @@ def task(cfg: 'Config') -> str:
     return 'instance' if any(step.get('with_mask') for step in steps) else 'detection'
 
 
-def pipeline_steps(cfg: 'Config') -> Iterator[dict]:
+def pipeline_steps(cfg: 'Config') -> 'Iterator[ConfigDict]':
     """Yield the transforms of all pipelines, including nested ones and those of wrapped data sets and hooks."""
 
-    def within(value):
+    def within(value: Any) -> 'Iterator[ConfigDict]':
         if isinstance(value, dict):
             yield value
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
@@ -42,7 +42,7 @@ def pipeline_steps(cfg: 'Config') -> Iterator[dict]:
         yield from within(cfg.get(key))
 
 
-def datasets(dataset: dict) -> Iterator[dict]:
+def datasets(dataset: 'ConfigDict') -> 'Iterator[ConfigDict]':
     """Yield the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     wrapped = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     if wrapped is None:
@@ -58,7 +58,7 @@ def metrics(cfg: 'Config', split: str) -> list[dict]:
     return [part for part in (evaluator if isinstance(evaluator, list) else [evaluator]) if part]
 
 
-def feature_consumers(model: dict) -> Iterator[tuple[str, dict]]:
+def feature_consumers(model: 'ConfigDict') -> 'Iterator[tuple[str, ConfigDict]]':
     """Yield path and config of the parts that receive the backbone's features: the neck, or every head without one."""
     neck = model.get('neck')
     if neck:
@@ -71,7 +71,7 @@ def feature_consumers(model: dict) -> Iterator[tuple[str, dict]]:
                 yield (f'model.{key}.{i}' if isinstance(parts, list) else f'model.{key}'), part
 
 
-def expected_in_channels(part: dict, channels: Sequence[int]) -> int | list[int]:
+def expected_in_channels(part: 'ConfigDict', channels: Sequence[int]) -> int | list[int]:
     """Return the `in_channels` a part needs for these feature channels; its `in_index` selects among them."""
     if isinstance(part.in_channels, int):
         return channels[part.get('in_index', -1)]

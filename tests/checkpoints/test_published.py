@@ -14,7 +14,6 @@ from mmengine.registry import MODELS, init_default_scope
 
 from repvit_dense import config
 from repvit_dense.checkpoints.loading import CheckpointError, load_checkpoint
-from repvit_dense.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'official_state_dict_shapes.json.gz'
 WIDTHS = {'m1_1': (64, 128, 256, 512), 'm1_5': (64, 128, 256, 512), 'm2_3': (80, 160, 320, 640)}
@@ -115,51 +114,3 @@ def test_the_other_tap_is_refused(name):
     model = model_of(name, 'm1_1', tap=other)
     with pytest.raises(CheckpointError, match=f"was trained with tap='{TAPS[name]}', the model has tap='{other}'"):
         load_checkpoint(model, published(name, 'm1_1'))
-
-
-# --- classes ---
-
-
-@pytest.mark.parametrize('key', ['CLASSES', 'dataset_meta'])
-@pytest.mark.parametrize('name', HEADS)
-def test_classes_in_another_order_are_refused(name, key):
-    classes = list(classes_of(name))
-    same = {'meta': {key: classes if key == 'CLASSES' else {'classes': classes}}}
-    config.check_trained_classes(config.load(name), same)
-    classes[3], classes[5] = classes[5], classes[3]
-    with pytest.raises(InputError, match=f"first differ at class 3: checkpoint '{classes[3]}', data '{classes[5]}'"):
-        config.check_trained_classes(config.load(name), same)
-
-
-def test_fewer_classes_are_refused():
-    classes = classes_of('repvit_maskrcnn_coco')[:-1]
-    with pytest.raises(
-        InputError, match="trained on 79 classes, the data has 80.*class 79: checkpoint none, data 'toothbrush'"
-    ):
-        config.check_trained_classes(config.load('repvit_maskrcnn_coco'), {'meta': {'CLASSES': classes}})
-
-
-@pytest.mark.parametrize('checkpoint', [{}, {'meta': None}, {'meta': {'epoch': 1}}])
-def test_a_file_without_classes_is_accepted(checkpoint):
-    config.check_trained_classes(config.load('repvit_maskrcnn_coco'), checkpoint)
-
-
-def test_class_order_of_coco_follows_its_annotation_files():
-    """Compare with the order of category ids in `instances_val2017.json`; they have gaps and end at 90."""
-    classes = classes_of('repvit_maskrcnn_coco')
-    assert len(classes) == 80
-    assert [classes[i] for i in (0, 1, 11, 12, 45, 79)] == [
-        'person',
-        'bicycle',
-        'stop sign',
-        'parking meter',
-        'bowl',
-        'toothbrush',
-    ]
-
-
-def test_class_order_of_ade20k_follows_the_benchmark():
-    """Compare with `objectInfo150.txt` of the scene parsing benchmark, most frequent class first; 0 means no class."""
-    classes = classes_of('repvit_semfpn_ade20k')
-    assert len(classes) == 150
-    assert [classes[i] for i in (0, 1, 2, 12, 149)] == ['wall', 'building', 'sky', 'person', 'flag']
