@@ -1,0 +1,86 @@
+"""The findings of a check, and the sample of files that is decoded."""
+
+import os
+import random
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from repvit_dense.errors import InputError
+
+SAMPLE = 200  # masks to decode of a large data set
+NAMED = 20  # offenders that a message names
+
+
+class Finding(NamedTuple):
+    """One kind of fault.
+
+    Attributes:
+        level: 'error' or 'warning'.
+        message: the fault, with the number of offenders.
+        offenders: names of all images, annotations or files that have it.
+    """
+
+    level: str
+    message: str
+    offenders: list[str]
+
+    def __str__(self) -> str:
+        named = ', '.join(map(str, self.offenders[:NAMED]))
+        rest = len(self.offenders) - NAMED
+        return f'{self.message} ({named}{f" and {rest:,} more" if rest > 0 else ""})' if named else self.message
+
+
+class Report(NamedTuple):
+    """The result of a check: a summary of the data that was checked, and the findings."""
+
+    summary: str
+    findings: list[Finding]
+
+
+def findings_of(level: str, message: str, offenders: Iterable) -> list[Finding]:
+    """Return one finding, or none if there are no offenders.
+
+    Args:
+        level: 'error' or 'warning'.
+        message: the fault; `{}` is replaced by the number of offenders.
+        offenders: whatever has the fault.
+    """
+    offenders = [str(offender) for offender in offenders]
+    return [Finding(level, message.format(f'{len(offenders):,}'), offenders)] if offenders else []
+
+
+def enforce(data: str | Path, report: Report) -> None:
+    """Raise if the report has errors, else print its warnings.
+
+    Args:
+        data: the file or folder that was checked, for the message.
+        report: its report.
+
+    Raises:
+        InputError: names all errors, for each the first twenty offenders and the number of the others.
+    """
+    errors = [str(finding) for finding in report.findings if finding.level == 'error']
+    if errors:
+        raise InputError(f'{data}: {"; ".join(errors)}')
+    for finding in report.findings:
+        warn(f'{data}: {finding}')
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr, once per machine: in the first process of a distributed job."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print(f'warning: {text}', file=sys.stderr)
+
+
+def sample(entries: Collection, name: str) -> tuple[Sequence, str]:
+    """Return at most `SAMPLE` entries, the same ones in every run, and a description of their number.
+
+    Args:
+        entries: files or records to choose from.
+        name: plural noun for the description.
+    """
+    if len(entries) <= SAMPLE:
+        return list(entries), f'all {len(entries):,} {name} checked'
+    return random.Random(0).sample(list(entries), SAMPLE), f'{SAMPLE} of {len(entries):,} {name} checked'

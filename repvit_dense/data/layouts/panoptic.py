@@ -1,0 +1,52 @@
+"""COCO panoptic: `annotations/panoptic_{train,val}*.json`, each beside a folder of that name with PNG files."""
+
+from pathlib import Path
+
+from repvit_dense.data.annotations import class_names, image_folder, split_of
+from repvit_dense.data.reading import read_coco
+from repvit_dense.data.source import SPLITS, Source, panoptic_metainfo
+from repvit_dense.errors import InputError
+
+TASKS = ('panoptic',)
+EXPECTED = (
+    'annotations/panoptic_train*.json and annotations/panoptic_val*.json, each beside a folder of that name with the '
+    'PNG files (COCO panoptic)'
+)
+
+
+def recognise(root: Path) -> bool:
+    """Return whether the folder has a panoptic annotation file."""
+    return bool(_files(root))
+
+
+def read(root: Path, task: str, store: Path) -> Source:
+    """Return the data set; nothing is written to `store`."""
+    from repvit_dense.data.checks.coco_panoptic import check_things  # imports numpy
+
+    splits, contents, evaluation = {}, {}, {}
+    for split in SPLITS:
+        files = [file for file in _files(root) if split_of(file.stem) == split]
+        if len(files) != 1:
+            raise InputError(
+                f'{root}: this config trains panoptic labels, which need one annotations/panoptic_{split}*.json beside '
+                f'a folder of that name with the PNG files; there are {len(files)} such files'
+            )
+        contents[split], maps = read_coco(files[0]), files[0].with_suffix('')
+        if not maps.is_dir():
+            raise InputError(f'{maps}: not found; the PNG files of {files[0].name} belong there')
+        prefix = {'img': image_folder(root, files[0], contents[split]), 'seg': maps.relative_to(root).as_posix()}
+        splits[split] = {'data_root': str(root), 'ann_file': str(files[0]), 'data_prefix': prefix}
+        evaluation |= {'panoptic': str(files[0]), 'maps': str(maps)}  # val, the last one, stays
+    file = Path(splits['train']['ann_file'])
+    things = tuple(c['name'] for c in contents['train']['categories'] if c.get('isthing'))
+    check_things(file, contents['train']['categories'], list(things))
+    classes = class_names(file, contents['train'])
+    instances = [f for f in sorted(root.glob('annotations/instances*.json')) if split_of(f.stem) == 'val']
+    if instances:
+        evaluation['instances'] = str(instances[0])
+    meta = panoptic_metainfo(things, classes[len(things) :])
+    return Source('CocoPanopticDataset', classes, len(things), splits['train'], splits['val'], meta, evaluation)
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted([*root.glob('annotations/panoptic*.json'), *root.glob('panoptic*.json')])

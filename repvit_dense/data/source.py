@@ -1,0 +1,52 @@
+"""The description of a data set that a config needs, and the class colours."""
+
+import colorsys
+from dataclasses import dataclass, field
+
+TASKS = ('detection', 'instance', 'panoptic', 'semantic')
+SPLITS = ('train', 'val')
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as a config needs it.
+
+    Attributes:
+        type: name of the mmdet data set class (mmseg for semantic labels) that reads the data.
+        classes: class names in label order; for panoptic labels, things before stuff.
+        things: number of thing classes; equals `len(classes)` except for panoptic labels.
+        train: arguments of `type` that select the training data.
+        val: arguments of `type` that select the validation data.
+        metainfo: argument of `type`; None if the class has its own class names and colours.
+        ann_files: files for evaluation: 'instances' and 'panoptic' map to annotation files, 'maps' to the folder of
+            panoptic PNG files.
+        embedded: arguments of `shapes.generate` if the data set is drawn before its first use, else None.
+        notes: messages for the user.
+    """
+
+    type: str
+    classes: tuple[str, ...]
+    things: int
+    train: dict
+    val: dict
+    metainfo: dict | None = None
+    ann_files: dict[str, str] = field(default_factory=dict)
+    embedded: dict | None = None
+    notes: tuple[str, ...] = ()
+
+
+def palette(number: int) -> list[tuple[int, int, int]]:
+    """Return RGB colours in 0..255 for a number of classes; consecutive hues differ by the golden angle."""
+    hues = (index * 0.381966 % 1 for index in range(number))
+    colours = (colorsys.hsv_to_rgb(hue, 0.65, (0.95, 0.7)[index % 2]) for index, hue in enumerate(hues))
+    return [tuple(round(255 * value) for value in colour) for colour in colours]
+
+
+def metainfo(classes: tuple[str, ...]) -> dict:
+    """Return the `metainfo` of instance or semantic labels: class names and colours."""
+    return {'classes': classes, 'palette': palette(len(classes))}
+
+
+def panoptic_metainfo(things: tuple[str, ...], stuff: tuple[str, ...]) -> dict:
+    """Return the `metainfo` of panoptic labels: class names, things before stuff, and colours."""
+    return {**metainfo(things + stuff), 'thing_classes': things, 'stuff_classes': stuff}

@@ -1,0 +1,67 @@
+from types import SimpleNamespace
+
+import pytest
+
+from repvit_dense.data import layouts
+from repvit_dense.data.source import TASKS, Source
+from repvit_dense.errors import InputError
+
+
+@pytest.mark.parametrize(
+    'name, task, suitable, others',
+    [
+        ('ade20k', 'instance', 'semantic', 'coco, shapes'),
+        ('coco', 'panoptic', 'detection and instance', 'coco-panoptic, shapes'),
+        ('coco-panoptic', 'semantic', 'panoptic', 'ade20k, cityscapes, voc, shapes'),
+    ],
+)
+def test_a_name_without_the_labels_is_refused(name, task, suitable, others):
+    with pytest.raises(InputError) as refused:
+        layouts.find(name, task, 'work')
+    assert str(refused.value) == f'--data {name} suits {suitable} configs; for this {task} config: {others}, or a path'
+
+
+def test_an_unknown_name_lists_the_known_names():
+    with pytest.raises(
+        InputError, match='--data ccoo: no such folder and no data set of this name; known: coco, coco-'
+    ):
+        layouts.find('ccoo', 'instance', 'work')
+
+
+def test_a_folder_with_the_name_of_a_data_set_is_written_as_a_path(tmp_path, monkeypatch):
+    (tmp_path / 'coco').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert layouts.find('coco', 'instance', 'work').classes[0] == 'person'
+    with pytest.raises(InputError, match='coco: no data set for this instance config'):
+        layouts.find('./coco', 'instance', 'work')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_an_empty_folder_lists_the_layouts_of_the_task(folder, task):
+    message = folder.refusal(task)
+    assert f'no data set for this {task} config' in message
+    for layout in layouts.LAYOUTS:
+        assert (layout.EXPECTED in message) == (task in layout.TASKS)
+
+
+def test_layouts_are_tried_in_the_order_of_the_table(folder):
+    """A folder with YOLO and COCO labels is read as YOLO."""
+    folder.image('images/train/1.png')
+    folder.coco('annotations.json', ['1.png'])
+    folder.write('data.yaml', 'names: [a]\nval: images/train')
+    assert 'data.yaml: names no training images' in folder.refusal()
+
+
+def test_one_row_of_the_table_adds_a_layout(folder, monkeypatch):
+    source = Source('CocoDataset', ('cat',), 1, {}, {})
+    layout = SimpleNamespace(
+        TASKS=('detection',),
+        EXPECTED='labels.csv (CSV)',
+        recognise=lambda root: (root / 'labels.csv').is_file(),
+        read=lambda root, task, store: source if (root, task, store) == (folder.root, 'detection', folder.store) else 0,
+    )
+    monkeypatch.setattr(layouts, 'LAYOUTS', (*layouts.LAYOUTS, layout))
+    assert '; or labels.csv (CSV)' in folder.refusal('detection')
+    folder.write('labels.csv', 'a.jpg,cat,1,1,5,5')
+    assert folder.find('detection') is source
+    assert 'CSV' not in folder.refusal('instance')
