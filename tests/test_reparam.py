@@ -1,4 +1,4 @@
-"""The algebra against the layers it replaces, in float64; the walk over a model against its contract."""
+"""Folding and merging against the layers they replace, in float64; `reparameterize_model` against its docstring."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ class Affine(nn.Module):
 
 
 class Detector(nn.Module):
-    """A fusable part under a neck whose batch norm is not ours to touch."""
+    """A fusable part and a neck with a batch norm that must not change."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ def test_fold_bn_equals_convolution_and_batch_norm(x, geometry, affine, bias, ra
     torch.testing.assert_close(fused(x), bn(conv(x)))
 
 
-def test_fold_bn_takes_sync_batch_norm(x, randomize_bn):
+def test_fold_bn_accepts_sync_batch_norm(x, randomize_bn):
     conv, bn = nn.Conv2d(4, 8, 3), randomize_bn(nn.SyncBatchNorm(8)).eval()
     torch.testing.assert_close(F.conv2d(x, *fold_bn(conv.weight, conv.bias, bn)), bn(conv(x)))
 
@@ -128,10 +128,10 @@ def test_conv_like_keeps_geometry_and_mode():
 
 
 def test_conv_like_keeps_the_class():
-    class Own(nn.Conv2d):
+    class Derived(nn.Conv2d):
         pass
 
-    assert type(conv_like(Own(4, 8, 1), torch.zeros(8, 4, 1, 1), torch.zeros(8))) is Own
+    assert type(conv_like(Derived(4, 8, 1), torch.zeros(8, 4, 1, 1), torch.zeros(8))) is Derived
 
 
 def test_conv_like_shares_no_memory():
@@ -149,7 +149,7 @@ def test_conv_like_keeps_requires_grad(requires_grad):
     assert all(parameter.is_leaf and parameter.requires_grad == requires_grad for parameter in like.parameters())
 
 
-def test_reparameterized_model_gives_the_same_outputs(detector, x):
+def test_reparameterize_model_keeps_the_outputs(detector, x):
     torch.testing.assert_close(reparameterize_model(detector)(x), detector(x))
 
 
@@ -160,7 +160,7 @@ def test_reparameterize_model_fuses_nested_modules_and_nothing_else(detector):
     assert [type(module) for module in fused.neck] == [nn.Conv2d, nn.BatchNorm2d]
 
 
-def test_reparameterize_model_leaves_other_batch_norms_their_state(detector):
+def test_reparameterize_model_does_not_change_other_batch_norms(detector):
     fused = reparameterize_model(detector)
     torch.testing.assert_close(fused.neck[1].state_dict(), detector.neck[1].state_dict())
 

@@ -50,7 +50,8 @@ class SwinBlock(swin_transformer.SwinTransformerBlock):
 
     def _attn(self, x: Tensor) -> Tensor:
         sides = zip(x.shape[1:3], self.window_size, self.target_shift_size, strict=True)
-        self.shift_size = tuple(0 if side <= window else shift for side, window, shift in sides)
+        rows, columns = (0 if side <= window else shift for side, window, shift in sides)
+        self.shift_size = rows, columns
         return super()._attn(x)
 
 
@@ -109,8 +110,11 @@ def _relative(table: Tensor, q: int, k: int) -> Tensor:
 # --- EfficientFormer ---
 
 
-class _OffsetBias:
+class _OffsetBias(nn.Module):
     """A table of attention biases by absolute offset, `(heads, R_h * R_w)` for `R_h x R_w` maps, for any map size."""
+
+    attention_biases: Tensor
+    attention_bias_cache: dict
 
     def biases(self, size: tuple[int, int], trained: tuple[int, int], stride: int = 1) -> Tensor:
         """Return `(heads, Nq, Nk)` biases for a map of this size, with queries at every `stride`-th row and column.
@@ -141,7 +145,7 @@ def _offsets(side: int, stride: int, device) -> Tensor:
 class TokenAttention(_OffsetBias, efficientformer.Attention):
     """EfficientFormer's attention (arXiv 2206.01191, section 3) over the `(B, h * w, C)` tokens of a map `(h, w)`."""
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, self.num_heads, -1).transpose(1, 2)
         q, k, v = qkv.split([self.key_dim, self.key_dim, self.val_dim], dim=-1)
@@ -172,7 +176,7 @@ class Unflattened(efficientformer.Flat):
 class EfficientFormer(efficientformer.EfficientFormer):
     """EfficientFormer with maps from all stages, so that the size of the last one need not be guessed."""
 
-    def forward_intermediates(self, x: Tensor, indices, **_) -> list[Tensor]:
+    def forward_intermediates(self, x: Tensor, indices, **_) -> list[Tensor]:  # type: ignore[override]
         x, outs = self.stem(x), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
@@ -191,7 +195,8 @@ class MapAttention(_OffsetBias, efficientformer_v2.Attention2d):
         size = x.shape[-2:]
         q, k, value = self.q(x), self.k(x), self.v(x)
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(3) for t in (q, k, value))  # (B, heads, C, N)
-        scores = q.transpose(2, 3) @ k * self.scale + self.biases(tuple(size), self.resolution)
+        biases = self.biases(tuple(size), self.resolution)  # type: ignore[arg-type]
+        scores = q.transpose(2, 3) @ k * self.scale + biases
         scores = self.talking_head2(self.talking_head1(scores).softmax(-1))
         x = (v @ scores.transpose(2, 3)).flatten(1, 2).unflatten(2, size) + self.v_local(value)
         if self.upsample is not None:
@@ -214,7 +219,7 @@ class DownsamplingAttention(_OffsetBias, efficientformer_v2.Attention2dDownsampl
 # --- blocks that can be fused: MobileOne (arXiv 2206.04040), RepVGG (2101.03697), FastViT (2303.14189) ---
 
 
-class _Fusable:
+class _Fusable(nn.Module):
     """Adds `fuse()`, which returns a new module, to blocks that timm fuses in place.
 
     A subclass names timm's class as its last base.

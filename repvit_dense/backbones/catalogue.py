@@ -292,7 +292,7 @@ def resolve(name: str) -> tuple[str, str]:
     Raises:
         ValueError: the name is unknown; the message lists the most similar ones.
     """
-    known = {}
+    known: dict[str, str] = {}
     for entry in BACKBONES.values():
         known |= {**entry.weights, **entry.downstream}
     if name not in known:

@@ -25,7 +25,7 @@ from repvit_dense.backbones.layers import LayerNorm2d, stochastic_depth
 from repvit_dense.reparam import bn_affine, conv_like, merge_depthwise
 
 # Widths and blocks per stage, channels per attention head.
-ARCHS = {
+ARCHS: dict[str, dict] = {
     'xxs': {'embed_dims': (36, 72, 144, 288), 'depths': (1, 1, 3, 2), 'head_dim': 36},
     'xs': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 1, 3, 1), 'head_dim': 48},
     's': {'embed_dims': (48, 96, 240, 384), 'depths': (1, 2, 5, 3), 'head_dim': 48},

@@ -139,7 +139,7 @@ def plan(switches: Switches) -> list[StagePlan]:
         if switches.alternate_se:
             down = down._replace(se=False)
             body = [row._replace(se=j % 2 == 0 and j < depth) for j, row in enumerate(body)]
-        specs = []
+        specs: list[Spec] = []
         for row in [down, *body] if has_down else body:
             stride = 2 if has_down and not specs else 1
             specs.append(_switched(row, switches, i, channels, stride))

@@ -30,7 +30,8 @@ class Arch(NamedTuple):
 
     def blocks(self) -> list[list[tuple[int, int]]]:
         """Return expansion and channels of each block, stage by stage."""
-        return [[tuple(map(int, block.split('x'))) for block in stage.split()] for stage in self.stages.split(',')]
+        stages = [[block.split('x') for block in stage.split()] for stage in self.stages.split(',')]
+        return [[(int(expansion), int(channels)) for expansion, channels in stage] for stage in stages]
 
 
 _TINY = '3x12, 6x24 3x24, 6x48 4x48 6x64, 6x96 6x96'

@@ -44,8 +44,15 @@ class DenseTimm(Peer):
         init_cfg: Mapping | None = None,
         **kwargs,
     ):
-        options = {'norm_eval': norm_eval, 'with_cp': with_cp, 'init_cfg': init_cfg}
-        super().__init__(model_name, out_norm, out_indices=out_indices, frozen_stages=frozen_stages, **options)
+        super().__init__(
+            model_name,
+            out_norm,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         net = create(model_name, drop_path_rate=drop_path_rate, **kwargs)
         levels = _levels(net, model_name)
         net.prune_intermediate_layers(levels[: self.out_indices[-1] + 1], prune_norm=True, prune_head=True)

@@ -42,8 +42,14 @@ class DenseViT(Peer):
         init_cfg: Mapping | None = None,
         **kwargs,
     ):
-        options = {'norm_eval': norm_eval, 'with_cp': with_cp, 'init_cfg': init_cfg}
-        super().__init__(model_name, out_indices=out_indices, frozen_stages=frozen_stages, **options)
+        super().__init__(
+            model_name,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         net = create(model_name, drop_path_rate=drop_path_rate, global_pool='', **kwargs)
         if {info['reduction'] for info in net.feature_info} != {self.multiple}:
             raise ValueError(f"timm's {model_name} is no plain transformer on patches of {self.multiple} pixels")

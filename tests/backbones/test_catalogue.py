@@ -1,4 +1,4 @@
-"""The catalogue agrees with the backbones it names, and says where weights are."""
+"""Rows of the catalogue against the backbones they build and the weights they name."""
 
 import ast
 import gc
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ShuffleNet_V2_X1_0_Weights
 
+from repvit_dense import backbones, config
 from repvit_dense.backbones import catalogue
 from repvit_dense.backbones.repvit import ARCHS
 
@@ -34,10 +35,6 @@ def name_of(entry):
     return entry.name
 
 
-def build(entry, **options):
-    return MODELS.build({'type': entry.type, **entry.args, **options})
-
-
 def test_every_repvit_variant_is_listed():
     entries = {entry.args['arch']: entry for entry in ENTRIES if entry.type == 'RepViT'}
     assert entries.keys() == ARCHS.keys()
@@ -47,9 +44,9 @@ def test_every_repvit_variant_is_listed():
         assert entry.licence == 'Apache-2.0'
 
 
-def test_the_peers_go_by_their_usual_names():
+def test_peers_have_their_usual_names():
     names = {entry.name for entry in PEERS}
-    assert len(names) == 63
+    assert len(names) == len(PEERS) == len(ENTRIES) - len(ARCHS)
     assert {'mobilenetv1', 'mobilenetv2', 'mobilenetv3_large', 'shufflenetv2', 'resnet18', 'resnet50'} <= names
     assert {f'mobilevitv2_{n}' for n in ('050', '075', '100', '125', '150', '175', '200')} <= names
     assert {f'edgevit_{n}' for n in ('xxs', 'xs', 's')} <= names
@@ -66,22 +63,21 @@ def test_default_weights_are_listed_and_licensed(entry):
 
 def test_backbones_without_published_weights():
     without = {entry.name for entry in ENTRIES if not entry.weights}
-    assert {name for name in without if not name.startswith(('edgevit_', 'mobile_former_'))} == {
-        f'ladder_{rung}' for rung in range(1, 8)
-    }
+    others = {name for name in without if not name.startswith(('edgevit_', 'mobile_former_'))}
+    assert others == {f'ladder_{rung}' for rung in range(1, 8)}
 
 
 @pytest.fixture(scope='module', params=PEERS, ids=name_of)
-def peer(request):
-    """A row and what it builds, in training mode; each is built once."""
+def peer(request, build_row):
+    """Return a row and its backbone in training mode, built once for all tests."""
     torch.manual_seed(0)
-    yield request.param, build(request.param).train()
+    yield request.param, build_row(request.param).train()
     gc.collect()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(64, 96), (70, 110)])
-def test_features_have_the_promised_channels_and_strides(peer, size):
+def test_features_have_the_channels_and_strides_of_the_row(peer, size):
     entry, net = peer
     shapes = [tuple(feature.shape) for feature in net.eval()(torch.rand(1, 3, *size))]
     expected = zip(entry.channels, (4, 8, 16, 32), strict=True)
@@ -90,7 +86,7 @@ def test_features_have_the_promised_channels_and_strides(peer, size):
 
 
 def test_every_parameter_gets_a_gradient(peer):
-    """One that does not stops distributed training."""
+    """Check all parameters: distributed training stops at one without a gradient."""
     _, net = peer
     for parameter in net.parameters():
         parameter.grad = None
@@ -99,8 +95,8 @@ def test_every_parameter_gets_a_gradient(peer):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_parameters_that_take_no_weight_decay_are_named(peer):
-    """Whatever is no kernel, matrix, norm or bias is a position embedding or table, or a scale per channel."""
+def test_parameters_without_weight_decay_are_named(peer):
+    """Parameters besides kernels, matrices, norms and biases are position embeddings, tables, or channel scales."""
     entry, net = peer
     norms = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
     rest = set()
@@ -115,7 +111,7 @@ def test_parameters_that_take_no_weight_decay_are_named(peer):
 
 
 @pytest.mark.parametrize('entry', TIMM, ids=name_of)
-def test_weights_licence_and_normalisation_are_those_timm_states(entry):
+def test_weights_licence_and_normalisation_agree_with_timm(entry):
     published = timm.get_pretrained_cfg(entry.default_weights.removeprefix('timm/'))
     assert published.hf_hub_id == entry.default_weights
     assert LICENCES[published.license] == entry.licence
@@ -173,17 +169,17 @@ def test_weights_resolve_to_url_and_cache_name(name, url, file):
 
 
 def test_no_two_downloads_share_a_file_name():
-    # The ends of the ladder take the weights of other rows.
+    # The ends of the ladder load the weights of other rows.
     names = {name for entry in ENTRIES for name in (*entry.weights, *entry.downstream)}
     assert len({catalogue.resolve(name)[1] for name in names}) == len(names)
 
 
-def test_hub_urls_given_in_full_do_not_collide_either():
+def test_two_urls_of_the_hub_have_different_cache_names():
     url = 'https://huggingface.co/someone/their.model/resolve/main/model.safetensors?download=true'
     assert catalogue.cache_name(url) == 'their.model.safetensors'
 
 
-def test_unknown_names_list_the_nearest():
+def test_an_error_for_an_unknown_name_lists_the_nearest():
     with pytest.raises(ValueError, match=r'm1_2.*repvit_m1_\d'):
         catalogue.find('repvit_m1_2')
     with pytest.raises(ValueError, match=r'timm/repvit_m1_1\.dist_450e_in1k'):
@@ -192,9 +188,69 @@ def test_unknown_names_list_the_nearest():
         catalogue.find('swin-tiny')
 
 
-def test_imports_nothing_but_the_standard_library():
+def test_it_imports_only_the_standard_library():
     tree = ast.parse(Path(catalogue.__file__).read_text())
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     assert {module.partition('.')[0] for module in modules} <= sys.stdlib_module_names
+
+
+def test_the_readme_states_the_number_of_backbones():
+    readme = Path(__file__).parents[2] / 'README.md'
+    assert f'{len(ENTRIES)} backbones' in ' '.join(readme.read_text().split())
+
+
+# --- adding a backbone ---
+
+NEW_BACKBONE = """
+from mmengine.registry import MODELS
+from torch import nn
+
+from repvit_dense.backbones.base import Peer
+
+
+@MODELS.register_module()
+class DenseThin(Peer):
+    def __init__(self, drop_path_rate=0.0, **options):
+        super().__init__('Thin', **options)
+        widths = (3, 4, 8, 12, 16)
+        stages = [nn.Conv2d(*widths[i : i + 2], stride, stride) for i, stride in enumerate((4, 2, 2, 2))]
+        net = nn.Sequential(*stages[: self.out_indices[-1] + 1])
+        self.set_net(net, widths[1:], {str(i): i + 1 for i in range(len(net))})
+
+    def _features(self, x):
+        outs = []
+        for stage in self.net:
+            x = stage(x)
+            outs.append(x)
+        return [outs[i] for i in self.out_indices]
+"""
+
+
+def test_every_file_of_the_folder_is_imported():
+    modules = {path.stem for path in Path(catalogue.__file__).parent.glob('[!_]*.py')}
+    assert {f'repvit_dense.backbones.{name}' for name in modules} <= sys.modules.keys()
+
+
+def test_registered_names_begin_with_dense_or_repvit():
+    types = {name: cls for name, cls in MODELS.module_dict.items() if cls.__module__.startswith('repvit_dense.')}
+    assert {entry.type for entry in ENTRIES} <= types.keys()
+    assert all(name.startswith(('Dense', 'RepViT')) for name in types)
+
+
+def test_a_backbone_is_added_by_one_file_and_one_row(tmp_path, monkeypatch, build_row):
+    (tmp_path / 'thin.py').write_text(NEW_BACKBONE)
+    monkeypatch.setattr(backbones, '__path__', [*backbones.__path__, str(tmp_path)])
+    row = catalogue.Backbone('thin', 'DenseThin', {}, (4, 8, 12, 16), (4, 8, 16, 32), '', {}, '')
+    monkeypatch.setitem(catalogue.BACKBONES, 'thin', row)
+    try:
+        backbones.import_families()
+        cfg = config.load('repvit_retinanet_coco', backbone='thin')
+        assert (cfg.model.backbone.type, cfg.model.neck.in_channels) == ('DenseThin', [8, 12, 16])
+        net = build_row('thin', out_indices=(0, 3), frozen_stages=1)
+        assert [tuple(out.shape) for out in net(torch.rand(1, 3, 64, 96))] == [(1, 4, 16, 24), (1, 16, 2, 3)]
+        assert [p.requires_grad for p in net.parameters()] == [False] * 2 + [True] * 6
+    finally:
+        MODELS.module_dict.pop('DenseThin', None)
+        sys.modules.pop('repvit_dense.backbones.thin', None)

@@ -1,4 +1,4 @@
-"""EdgeViT: the numbers its authors state, the operations its paper draws, and what every backbone must do."""
+"""EdgeViT against the published numbers and operations, and with the options of every backbone."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ CLASSES = 1000
 
 
 @torch.no_grad()
-def stirred(net):
-    """Norms that differ from their neutral start, linear layers whose part in the sum shows."""
+def randomize(net):
+    """Draw norms, which start neutral, and linear layers, which start too small to show."""
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -37,7 +37,7 @@ def stirred(net):
 # --- the published networks ---
 
 
-# To the one digit that is printed, rounded or cut off: XXS and XS in the paper itself, S in arXiv 2403.19963, table 1.
+# To the printed digit, rounded or truncated: XXS and XS are from the paper, S from arXiv 2403.19963, table 1.
 @pytest.mark.parametrize(('arch', 'millions'), [('xxs', 4.1), ('xs', 6.7), ('s', 13.1)])
 def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
     width = ARCHS[arch]['embed_dims'][-1]
@@ -48,15 +48,18 @@ def test_a_classifier_has_the_published_number_of_parameters(arch, millions):
 
 @torch.no_grad()
 @pytest.mark.parametrize(('arch', 'billions'), [('xxs', 0.6), ('xs', 1.1), ('s', 1.9)])
-def test_a_classifier_multiplies_as_often_as_published(arch, billions):
+def test_a_classifier_has_the_published_number_of_multiply_adds(arch, billions):
     net = DenseEdgeViT(arch).eval()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the counter misses a CPU's own
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # the counter misses the CPU's fused attention
         net(torch.zeros(1, 3, 224, 224))
     assert round(counter.get_total_flops() / 2e9, 1) == billions
 
 
 def authors_state(arch):
-    """A classifier at random under the names and with the shapes of the authors' release."""
+    """Return a random state dict of a classifier with the names and shapes of the authors' release."""
     widths, depths = ARCHS[arch]['embed_dims'], ARCHS[arch]['depths']
     shapes = {'norm.running_mean': (widths[-1],), 'head.weight': (CLASSES, widths[-1])}
     for i, (c, depth) in enumerate(zip(widths, depths, strict=True), 1):
@@ -81,7 +84,7 @@ def authors_state(arch):
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.'])
 @pytest.mark.parametrize(('arch', 'out_indices'), [('xxs', (0, 1, 2, 3)), ('xs', (0, 1))])
-def test_the_authors_weights_fill_it(arch, out_indices, prefix):
+def test_the_authors_weights_are_loaded(arch, out_indices, prefix):
     net = DenseEdgeViT(arch, out_indices=out_indices)
     state = authors_state(arch)
     load_checkpoint(net, {'state_dict': {prefix + key: value for key, value in state.items()}})
@@ -97,7 +100,7 @@ def test_weights_of_another_size_are_refused():
         load_checkpoint(DenseEdgeViT('xxs', out_indices=(0,)), authors_state('xs'))
 
 
-def test_its_own_weights_go_back_in():
+def test_a_state_dict_of_its_own_is_loaded():
     source, net = DenseEdgeViT('xxs', out_indices=(0, 1)), DenseEdgeViT('xxs', out_indices=(0, 1))
     load_checkpoint(net, source.state_dict())
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
@@ -107,30 +110,30 @@ def test_its_own_weights_go_back_in():
 
 
 @torch.no_grad()
-def test_delegates_attend_to_each_other_as_in_torchs_own_attention():
-    layer = stirred(edgevit.DelegateAttention(8, 2, 2))
+def test_attention_between_delegates_equals_torchs_attention():
+    layer = randomize(edgevit.DelegateAttention(8, 2, 2))
     layer.norm = nn.Identity()
-    layer.spread.weight.fill_(1)  # each position of a window gets what its delegate learnt
+    layer.spread.weight.fill_(1)  # copies the output of a delegate to its window
     layer.spread.bias.zero_()
-    own = nn.MultiheadAttention(8, 2, batch_first=True)
-    own.in_proj_weight.copy_(layer.qkv.weight), own.in_proj_bias.copy_(layer.qkv.bias)
-    own.out_proj.load_state_dict(layer.proj.state_dict())
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    attention.in_proj_weight.copy_(layer.qkv.weight), attention.in_proj_bias.copy_(layer.qkv.bias)
+    attention.out_proj.load_state_dict(layer.proj.state_dict())
     x = torch.rand(3, 4, 6, 8)
     delegates = x[:, ::2, ::2].flatten(1, 2)
-    expected = own(delegates, delegates, delegates)[0].reshape(3, 2, 3, 8)
+    expected = attention(delegates, delegates, delegates)[0].reshape(3, 2, 3, 8)
     expected = expected.repeat_interleave(2, 1).repeat_interleave(2, 2)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_what_is_local_stays_local_and_what_delegates_know_is_everywhere():
-    local, sparse = stirred(edgevit.LocalAggregation(8, 0.0)), stirred(edgevit.SparseTransformer(8, 2, 4, 0.0))
+def test_local_aggregation_reaches_the_neighbourhood_and_delegates_reach_every_position():
+    local, sparse = randomize(edgevit.LocalAggregation(8, 0.0)), randomize(edgevit.SparseTransformer(8, 2, 4, 0.0))
     x = torch.rand(1, 8, 16, 16)
     changed = x.clone()
     changed[..., 8, 8] += 1  # a delegate
     reach = (local(changed) - local(x)).abs().amax((0, 1)) > 1e-6
     rows, columns = reach.nonzero().unbind(1)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 11, 5, 11)  # 3x3 and 5x5 in a row
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 11, 5, 11)  # a 3x3 and a 5x5 convolution
     assert ((sparse(changed) - sparse(x)).abs().amax((0, 1)) > 1e-6).all()
 
 
@@ -147,7 +150,7 @@ def test_the_last_stage_is_a_plain_transformer():
 @pytest.mark.parametrize('size', [(64, 64), (65, 97)])
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2)])
 def test_fused_equals_unfused(size, out_indices):
-    net = stirred(DenseEdgeViT('xxs', out_indices=out_indices)).double()
+    net = randomize(DenseEdgeViT('xxs', out_indices=out_indices)).double()
     fused = reparameterize_model(net)
     assert any(isinstance(module, _BatchNorm) for module in net.modules())
     assert not any(isinstance(module, _BatchNorm | edgevit.Position) for module in fused.modules())
@@ -158,7 +161,7 @@ def test_fused_equals_unfused(size, out_indices):
 
 
 @torch.no_grad()
-def test_fewer_outputs_are_those_of_the_whole():
+def test_fewer_outputs_equal_those_of_the_whole_network():
     whole, part = DenseEdgeViT('xxs').eval(), DenseEdgeViT('xxs', out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     image = torch.rand(1, 3, 64, 96)
@@ -167,14 +170,14 @@ def test_fewer_outputs_are_those_of_the_whole():
     assert (part.out_channels, part.out_strides) == ((72, 144), (8, 16))
 
 
-def test_frozen_stages_take_no_gradient_and_keep_their_statistics():
+def test_frozen_stages_do_not_train():
     net = DenseEdgeViT('xxs', frozen_stages=2).train()
-    learning = {name.split('.')[2] for name, p in net.named_parameters() if p.requires_grad}
-    assert learning == {'2', '3'}
+    trained = {name.split('.')[2] for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {'2', '3'}
     assert [stage.training for stage in net.net.stages] == [False, False, True, True]
     stem = DenseEdgeViT('xxs', frozen_stages=0)
-    still = [name for name, p in stem.named_parameters() if not p.requires_grad]
-    assert still and all(name.startswith('net.stages.0.patch_embed.') for name in still)
+    frozen = [name for name, p in stem.named_parameters() if not p.requires_grad]
+    assert frozen and all(name.startswith('net.stages.0.patch_embed.') for name in frozen)
 
 
 def test_norm_eval_keeps_batch_norms_on_their_statistics():
@@ -182,7 +185,7 @@ def test_norm_eval_keeps_batch_norms_on_their_statistics():
     assert norms and not any(norm.training for norm in norms)
 
 
-def test_recomputed_blocks_give_the_same_gradients():
+def test_recomputed_blocks_give_the_same_gradients_and_statistics():
     plain, recomputed = (
         DenseEdgeViT('xxs', out_indices=(0, 1)).train(),
         DenseEdgeViT('xxs', out_indices=(0, 1), with_cp=True).train(),
@@ -193,6 +196,7 @@ def test_recomputed_blocks_give_the_same_gradients():
         sum(out.square().mean() for out in net(image)).backward()
     for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(dict(recomputed.named_buffers()), dict(plain.named_buffers()))
 
 
 def test_stochastic_depth_grows_over_the_blocks_and_drops_only_in_training():
@@ -221,7 +225,7 @@ def test_the_catalogue_builds_every_size():
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='edgevit_xxs')
     targets = ['onnx'] if options else ['onnx', 'openvino']
-    # 64 pixels leave stage 3 as many delegates as heads, which OpenVINO confuses where the code lets it.
+    # At 64 pixels stage 3 has as many delegates as heads, the case that OpenVINO can compute wrongly.
     rows, failed = random_models.export_artifacts(cfg, targets, tmp_path, (64, 64), **options)
     assert not failed
     assert len(rows) == len(targets)

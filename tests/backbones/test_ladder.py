@@ -1,4 +1,4 @@
-"""The ladder: its two ends are MobileNetV3-L and RepViT-M0.9, each rung differs from the one below by what it says."""
+"""The ladder: its ends are MobileNetV3-L and RepViT-M0.9, and each rung changes only its own switches."""
 
 import copy
 import math
@@ -21,28 +21,21 @@ from repvit_dense.checkpoints.layouts import convert
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.reparam import reparameterize_model
+from tests.backbones.comparing import backward, gradients_of, images
 
 every_rung = pytest.mark.parametrize('rung', range(LAST + 1))
-# One of each kind of block: MobileNetV3-L's, separate mixers with transitions, a way down of its own with 5x5 and SE.
+# One rung of each kind of block: MobileNetV3-L's, separate mixers with transitions, downsampling with 5x5 and SE.
 some_rungs = pytest.mark.parametrize('rung', [0, 1, 4])
 
 
-def images(size=(64, 64), batch=2, dtype=torch.float32):
-    return torch.rand(batch, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(1))
-
-
 def gradients(net, image):
-    """Of a fixed random linear function of the features, which no symmetry makes vanish."""
-    generator = torch.Generator().manual_seed(2)
     net.zero_grad()
-    features = net(image)
-    weights = [torch.randn(feature.shape, generator=generator, dtype=torch.float64) for feature in features]
-    sum((feature * weight).mean() for feature, weight in zip(features, weights, strict=True)).backward()
-    return [parameter.grad for parameter in net.parameters()]
+    backward(net(image))
+    return gradients_of(net)
 
 
 def cost(rung):
-    """Parameters, and multiplications at 224x224."""
+    """Return the number of parameters, and of multiplications at 224x224."""
     with torch.device('meta'):
         net, image = RepViTLadder(rung).eval(), torch.empty(1, 3, 224, 224)
     with FlopCounterMode(display=False) as counter:
@@ -53,24 +46,24 @@ def cost(rung):
 # --- the table ---
 
 
-def test_the_table_says_what_the_paper_reports():
+def test_the_table_has_the_numbers_of_the_paper():
     assert [step.top1 for step in STEPS] == [71.5, 68.3, 73.5, 73.9, 75.4, 74.8, 76.9, 76.9, 77.4]
     assert [step.ms for step in STEPS] == [1.01, 0.81, 0.89, 0.86, 0.96, 0.77, 0.91, 0.89, 0.87]
     assert [step.section for step in STEPS] == sorted(step.section for step in STEPS)
 
 
-def test_every_switch_is_set_by_one_step_and_each_step_but_the_classifier_sets_some():
+def test_every_switch_is_set_by_one_step_and_only_two_steps_set_none():
     changed = [name for step in STEPS for name in step.change]
     assert sorted(changed) == sorted(ladder.Switches._fields)
     assert [number for number, step in enumerate(STEPS) if not step.change] == [0, 5]
 
 
-def test_a_rung_is_the_one_below_with_its_own_change():
+def test_a_rung_differs_from_the_one_below_in_its_own_switches():
     for below, step, rung in zip(RUNGS, STEPS[1:], RUNGS[1:], strict=False):
         assert {name for name in rung._fields if getattr(rung, name) != getattr(below, name)} == set(step.change)
 
 
-def test_only_the_classifier_costs_a_dense_backbone_nothing():
+def test_every_step_but_the_classifier_changes_the_cost():
     costs = [cost(rung) for rung in range(LAST + 1)]
     assert costs[4] == costs[5]
     for rung in (1, 2, 3, 4, 6, 7, 8):
@@ -78,31 +71,31 @@ def test_only_the_classifier_costs_a_dense_backbone_nothing():
 
 
 def test_expansion_ratios_of_mobilenetv3_are_those_of_the_paper():
-    """From 2.3 to 6, with 6 the rule in the last two stages."""
-    ratios = [[spec.hidden / spec.channels for spec in (own.down, *own.blocks)] for own in plan(RUNGS[0])]
+    """Check that they are 2.3 to 6, and mostly 6 in the last two stages."""
+    ratios = [[spec.hidden / spec.channels for spec in (stage.down, *stage.blocks)] for stage in plan(RUNGS[0])]
     assert (min(map(min, ratios)), max(map(max, ratios))) == (2.3, 6)
     assert sum(ratio == 6 for ratio in ratios[2] + ratios[3]) == 6
 
 
 @pytest.mark.parametrize('switches', [RUNGS[1]._replace(expansion=2), RUNGS[2]._replace(separate=False)])
-def test_what_the_paper_tries_on_the_way_can_be_built(switches):
-    """Expansion 2 without more width; both on MobileNetV3-L's blocks."""
+def test_variants_that_the_paper_mentions_can_be_built(switches):
+    """Check expansion 2 without more width, and both on MobileNetV3-L's blocks."""
     net = ladder.build(switches)
     channels = [
         stage(torch.zeros(1, stem, 8, 8))[0].shape[1] for stem, stage in zip(entries(net), net.stages, strict=True)
     ]
-    assert channels == [own.blocks[-1].out for own in plan(switches)]
+    assert channels == [stage.blocks[-1].out for stage in plan(switches)]
 
 
 def entries(net):
-    """Channels that each stage of a network takes."""
+    """Return the input channels of each stage."""
     firsts = [next(m for m in stage.modules() if isinstance(m, nn.Conv2d)) for stage in net.stages]
     return [first.in_channels for first in firsts]
 
 
-def test_the_way_down_and_the_blocks_of_every_stage():
+def test_downsampling_and_blocks_of_every_stage():
     depths = {
-        rung: [(own.down is not None, len(own.blocks), own.pre is not None) for own in plan(RUNGS[rung])]
+        rung: [(stage.down is not None, len(stage.blocks), stage.pre is not None) for stage in plan(RUNGS[rung])]
         for rung in (0, 3, 4, 6)
     }
     assert depths[0] == [(True, 1, False), (True, 2, False), (True, 5, False), (True, 2, False)]
@@ -113,9 +106,8 @@ def test_the_way_down_and_the_blocks_of_every_stage():
 
 def test_kernels_and_squeeze_and_excite_stay_mobilenetv3s_until_their_own_step():
     def of(field, rung):
-        return [
-            [getattr(spec, field) for spec in (own.down, *own.blocks, own.pre) if spec] for own in plan(RUNGS[rung])
-        ]
+        stages = [[spec for spec in (stage.down, *stage.blocks, stage.pre) if spec] for stage in plan(RUNGS[rung])]
+        return [[getattr(spec, field) for spec in stage] for stage in stages]
 
     assert of('kernel', 0) == [[row.kernel for row in stage] for stage in MOBILENETV3_L]
     assert of('kernel', 6) == [[3] * 3, [5] * 4, [3] * 16, [5] * 3]
@@ -130,7 +122,7 @@ def test_kernels_and_squeeze_and_excite_stay_mobilenetv3s_until_their_own_step()
 
 @pytest.fixture(scope='module')
 def mobilenet(randomize_bn):
-    """timm's MobileNetV3-L with GELU for its activations, those within squeeze-and-excite excepted."""
+    """Return timm's MobileNetV3-L with GELU for its activations, except those within squeeze-and-excite."""
     torch.manual_seed(0)
     net = randomize_bn(timm.create_model('mobilenetv3_large_100')).double().eval()
     for norm in net.modules():
@@ -144,7 +136,7 @@ def test_the_first_rung_is_timms_mobilenetv3(mobilenet):
     net = RepViTLadder(0).double().eval()
     load_checkpoint(net, mobilenet.state_dict())
     image = images((70, 96), 1, torch.float64)
-    # Before the 1x1 convolution that the paper counts as a part of the classifier.
+    # The last feature is taken before the 1x1 convolution that the paper counts as a part of the classifier.
     theirs = mobilenet.forward_intermediates(image, extra_blocks=True, intermediates_only=True)
     for ours, theirs in zip(net(image), [theirs[i] for i in (2, 3, 5, 6)], strict=True):
         assert theirs.abs().max() > 1e-3
@@ -152,14 +144,14 @@ def test_the_first_rung_is_timms_mobilenetv3(mobilenet):
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1,)])
-def test_timms_file_fills_the_first_rung(mobilenet, out_indices, tmp_path):
+def test_the_first_rung_loads_timms_file(mobilenet, out_indices, tmp_path):
     file = tmp_path / 'mobilenetv3_large_100.pth'
     torch.save(mobilenet.state_dict(), file)
     net = RepViTLadder(0, out_indices=out_indices, init_cfg={'type': 'Pretrained', 'checkpoint': str(file)})
     net.init_weights()
     published = [float(value.double().sum()) for value in mobilenet.state_dict().values()]
-    own = [float(value.double().sum()) for key, value in net.state_dict().items() if 'num_batches' not in key]
-    assert all(any(math.isclose(value, other, rel_tol=1e-5, abs_tol=1e-6) for other in published) for value in own)
+    loaded = [float(value.double().sum()) for key, value in net.state_dict().items() if 'num_batches' not in key]
+    assert all(any(math.isclose(value, other, rel_tol=1e-5, abs_tol=1e-6) for other in published) for value in loaded)
 
 
 @torch.no_grad()
@@ -188,7 +180,7 @@ def test_the_last_rung_trains_as_repvit_does(randomize_bn):
 @pytest.mark.parametrize(
     ('layout', 'out_indices'), [('official', (0, 1, 2, 3)), ('timm', (0, 1, 2, 3)), ('timm', (1,))]
 )
-def test_repvits_files_fill_the_last_rung(layout, out_indices, prefix, randomize_bn):
+def test_the_last_rung_loads_repvits_files(layout, out_indices, prefix, randomize_bn):
     classifier = randomize_bn(timm.create_model('repvit_m0_9')).state_dict()
     published = {prefix + key: value for key, value in convert(classifier, layout).items()}
     net = RepViTLadder(LAST, out_indices=out_indices)
@@ -217,7 +209,7 @@ def test_other_weights_are_refused(rung, source, message):
 
 
 @every_rung
-def test_its_own_weights_go_back_in(rung):
+def test_a_state_dict_of_its_own_is_loaded(rung):
     source, net = RepViTLadder(rung, out_indices=(0, 1)), RepViTLadder(rung, out_indices=(0, 1))
     load_checkpoint(net, {'state_dict': {f'backbone.{key}': value for key, value in source.state_dict().items()}})
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
@@ -240,20 +232,20 @@ def test_fused_equals_unfused(rung, randomize_bn):
 
 
 @every_rung
-def test_merged_kernels_have_the_gradients_of_the_plain_form(rung, randomize_bn, monkeypatch):
+def test_fused_kernels_have_the_gradients_of_the_plain_form(rung, randomize_bn, monkeypatch):
     net = randomize_bn(RepViTLadder(rung, norm_eval=True)).double().train()
     image = images(batch=1, dtype=torch.float64)
-    merged = gradients(net, image)
+    fused = gradients(net, image)
     monkeypatch.setattr('repvit_dense.backbones.layers.is_frozen', lambda bn: False)
     plain = gradients(net, image)
     floor = 1e-6 * max(gradient.abs().max() for gradient in plain)
-    for a, b in zip(merged, plain, strict=True):
+    for a, b in zip(fused, plain, strict=True):
         assert (a - b).abs().max() / b.abs().max().clamp(min=floor) < 1e-8
 
 
 @torch.no_grad()
 @some_rungs
-def test_fewer_outputs_are_those_of_the_whole(rung):
+def test_fewer_outputs_equal_those_of_the_whole_network(rung):
     whole, part = RepViTLadder(rung).eval(), RepViTLadder(rung, out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     for a, b in zip(part(images()), whole(images())[1:3], strict=True):
@@ -263,20 +255,20 @@ def test_fewer_outputs_are_those_of_the_whole(rung):
 
 @every_rung
 @pytest.mark.parametrize('out_indices', [(0,), (1, 2)])
-def test_no_parameter_is_idle(rung, out_indices):
+def test_every_parameter_gets_a_gradient(rung, out_indices):
     net = RepViTLadder(rung, out_indices=out_indices).train()
     sum(feature.square().mean() for feature in net(images())).backward()
     assert [key for key, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
 @some_rungs
-def test_frozen_stages_neither_learn_nor_count(rung):
+def test_frozen_stages_do_not_train(rung):
     net = RepViTLadder(rung, frozen_stages=2).train()
-    learning = {key.split('.')[2] for key, parameter in net.named_parameters() if parameter.requires_grad}
-    assert learning == {'2', '3'}
+    trained = {key.split('.')[2] for key, parameter in net.named_parameters() if parameter.requires_grad}
+    assert trained == {'2', '3'}
     assert [stage.training for stage in net.net.stages] == [False, False, True, True]
-    still = [key for key, p in RepViTLadder(rung, frozen_stages=0).named_parameters() if not p.requires_grad]
-    assert still and all(key.startswith('net.stem.') for key in still)
+    frozen = [key for key, p in RepViTLadder(rung, frozen_stages=0).named_parameters() if not p.requires_grad]
+    assert frozen and all(key.startswith('net.stem.') for key in frozen)
 
 
 def test_norm_eval_keeps_running_statistics():
@@ -304,11 +296,11 @@ def test_stochastic_depth_grows_over_the_blocks():
         return [drop.p for drop in drops if hasattr(drop, 'p')]
 
     assert rates(RepViTLadder(LAST, drop_path_rate=0.5)) == rates(RepViT('m0_9', drop_path_rate=0.5))
-    own = rates(RepViTLadder(0, drop_path_rate=0.5))
-    assert own == sorted(own) and own[-1] == 0.5
+    first = rates(RepViTLadder(0, drop_path_rate=0.5))
+    assert first == sorted(first) and first[-1] == 0.5
 
 
-def test_squeeze_and_excite_is_mobilenetv3s_first_and_repvits_then():
+def test_squeeze_and_excite_is_mobilenetv3s_on_rung_0_and_repvits_above():
     first, then = ([m for m in RepViTLadder(rung).modules() if isinstance(m, SqueezeExcite)] for rung in (0, 1))
     assert [(se.fc1.in_channels, se.fc1.out_channels) for se in first[:3]] == [(72, 24), (120, 32), (120, 32)]
     assert [(se.fc1.in_channels, se.fc1.out_channels) for se in then[:3]] == [(24, 8), (40, 8), (40, 8)]

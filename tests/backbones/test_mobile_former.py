@@ -1,4 +1,4 @@
-"""Mobile-Former has the size its paper states, and its parts compute what the paper's equations say."""
+"""Mobile-Former against the published sizes and the equations of the paper."""
 
 import copy
 
@@ -31,7 +31,7 @@ PUBLISHED = {
 
 
 class Classifier(nn.Module):
-    """The backbone and the head of the paper: one more bridge to the tokens, a 1x1 expansion by 6, two layers."""
+    """The backbone with the paper's head: one more bridge to the tokens, a 1x1 expansion by 6, two linear layers."""
 
     def __init__(self, arch):
         super().__init__()
@@ -61,8 +61,8 @@ def test_parameters_of_the_classifier_are_the_published_ones(classifier):
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == PUBLISHED[arch][0]
 
 
-def test_multiply_adds_are_what_the_name_says(classifier):
-    """The published ones include some of what works per element: convolutions and matrices alone make 90 to 100 %."""
+def test_multiply_adds_are_those_of_the_name(classifier):
+    """Published counts include some elementwise operations; convolutions and matrices alone are 90 to 100 % of them."""
     arch, net = classifier
     elements = []
     for module in net.modules():
@@ -78,8 +78,8 @@ def test_multiply_adds_are_what_the_name_says(classifier):
 # --- parts against other ways to compute them ---
 
 
-def stirred(net):
-    """Norms and linear layers that matter."""
+def randomize(net):
+    """Draw norms and linear layers, whose initial values hide errors."""
     torch.manual_seed(0)
     with torch.no_grad():
         for module in net.modules():
@@ -93,21 +93,24 @@ def stirred(net):
     return net.eval()
 
 
-def attended(q, k, v):
-    """Two heads of torch's own attention over `(B, N, C)`."""
+def attend(q, k, v):
+    """Apply torch's attention with two heads to `(B, N, C)`."""
     q, k, v = (t.unflatten(2, (2, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 @torch.no_grad()
 def test_the_bridge_is_attention_with_projections_on_the_side_of_the_tokens():
-    to_former, to_mobile = stirred(mobile_former.MobileToFormer(8, 12)), stirred(mobile_former.FormerToMobile(8, 12))
+    to_former, to_mobile = (
+        randomize(mobile_former.MobileToFormer(8, 12)),
+        randomize(mobile_former.FormerToMobile(8, 12)),
+    )
     x, tokens = torch.randn(2, 8, 3, 5), torch.randn(2, 4, 12)
     pixels = x.flatten(2).mT
     gate = 2 * F.hardsigmoid(to_former.gate(tokens))
-    out = attended(to_former.query(tokens), pixels, pixels) * gate
+    out = attend(to_former.query(tokens), pixels, pixels) * gate
     torch.testing.assert_close(to_former(x, tokens), to_former.norm(tokens + to_former.proj(out)))
-    out = attended(pixels, to_mobile.key(tokens), to_mobile.value(tokens))
+    out = attend(pixels, to_mobile.key(tokens), to_mobile.value(tokens))
     torch.testing.assert_close(to_mobile(x, tokens), x + out.mT.unflatten(2, (3, 5)))
 
 
@@ -117,7 +120,7 @@ def test_slopes_follow_the_first_token_alone_and_start_as_a_relu():
     x, tokens = torch.randn(2, 6, 3, 3), torch.randn(2, 4, 8)
     nn.init.zeros_(act.slopes[2].weight), nn.init.zeros_(act.slopes[2].bias)
     torch.testing.assert_close(act(x, tokens), F.relu(x))
-    stirred(act)
+    randomize(act)
     out, slopes = act(x, tokens), 2 * act.slopes(tokens[:, 0])
     expected = torch.maximum(slopes[:, :6, None, None] * x, (slopes[:, 6:, None, None] - 1) * x)
     torch.testing.assert_close(out, expected)
@@ -133,9 +136,9 @@ def test_shuffling_lets_grouped_convolutions_see_all_groups():
 
 
 @torch.no_grad()
-def test_what_is_far_away_reaches_the_finest_map_by_the_tokens():
+def test_distant_pixels_reach_the_finest_map_through_the_tokens():
     """Convolutions up to stride 4 see less than 64 pixels around them."""
-    net = stirred(DenseMobileFormer('26m', out_indices=(0,)))
+    net = randomize(DenseMobileFormer('26m', out_indices=(0,)))
     image = torch.rand(1, 3, 64, 256)
     other = image.clone()
     other[..., 128:] = 0
@@ -146,8 +149,8 @@ def test_what_is_far_away_reaches_the_finest_map_by_the_tokens():
 # --- options ---
 
 
-def test_fewer_outputs_are_those_of_the_whole_and_leave_no_parameter_idle():
-    whole, part = stirred(DenseMobileFormer('96m')), DenseMobileFormer('96m', out_indices=(1, 2)).eval()
+def test_fewer_outputs_equal_those_of_the_whole_network_and_use_every_parameter():
+    whole, part = randomize(DenseMobileFormer('96m')), DenseMobileFormer('96m', out_indices=(1, 2)).eval()
     part.load_state_dict({key: whole.state_dict()[key] for key in part.state_dict()})
     image = torch.rand(2, 3, 64, 70)
     outs, expected = part(image), whole(image)
@@ -158,13 +161,13 @@ def test_fewer_outputs_are_those_of_the_whole_and_leave_no_parameter_idle():
     assert [key for key, p in part.named_parameters() if p.grad is None] == []
 
 
-def test_frozen_stages_neither_learn_nor_count():
+def test_frozen_stages_do_not_train():
     net = DenseMobileFormer('96m', frozen_stages=2).train()
     body = tuple(f'net.blocks.{i}.' for i in range(4))  # the lite bottleneck, one block, two blocks
-    held = ('net.tokens', 'net.stem.', *body)
+    frozen = ('net.tokens', 'net.stem.', *body)
     sum(out.square().mean() for out in net(torch.rand(2, 3, 64, 64))).backward()
     for key, parameter in net.named_parameters():
-        assert (parameter.grad is None) == key.startswith(held), key
+        assert (parameter.grad is None) == key.startswith(frozen), key
     assert not any(block.training for block in net.net.blocks[:4]) and net.net.blocks[4].training
 
 
@@ -187,8 +190,8 @@ def test_an_unknown_variant_is_refused():
         DenseMobileFormer('100m')
 
 
-def test_its_detector_is_retinanets_recipe():
-    """Nothing that follows from the backbone is restated wrongly."""
+def test_its_detector_equals_retinanet_with_this_backbone():
+    """Check that the config repeats the values that follow from the backbone correctly."""
     cfg = config.load('mobile-former_retinanet_coco').to_dict()
     assert cfg == config.load('repvit_retinanet_coco', backbone='mobile_former_294m').to_dict()
     assert (cfg['train_cfg']['max_epochs'], cfg['auto_scale_lr']['base_batch_size']) == (12, 16)
@@ -197,7 +200,7 @@ def test_its_detector_is_retinanets_recipe():
 # --- weights, fusing, export ---
 
 
-def test_own_weights_are_loaded_and_others_refused():
+def test_a_state_dict_of_its_own_is_loaded_and_others_are_refused():
     net, other = DenseMobileFormer('26m'), DenseMobileFormer('26m')
     load_checkpoint(other, net.state_dict())
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in other.state_dict().items())
@@ -208,7 +211,7 @@ def test_own_weights_are_loaded_and_others_refused():
 @torch.no_grad()
 @pytest.mark.parametrize('arch', ['26m', '96m'])
 def test_fused_equals_unfused(arch):
-    net = stirred(DenseMobileFormer(arch)).double()
+    net = randomize(DenseMobileFormer(arch)).double()
     before = copy.deepcopy(net.state_dict())
     fused = reparameterize_model(net)
     assert not any(isinstance(module, _BatchNorm) for module in fused.modules())

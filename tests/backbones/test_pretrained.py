@@ -1,4 +1,4 @@
-"""Published ImageNet weights go into the peers through `init_cfg`: all of them, or none and one clear sentence."""
+"""Published ImageNet weights in the peers through `init_cfg`: all tensors are loaded, or none with a clear error."""
 
 import logging
 import os
@@ -17,13 +17,12 @@ from repvit_dense.backbones import catalogue
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 
-# The smallest of each family of timm's.
-FAMILIES = (
-    *('mobilenetv1', 'mobilenetv3_large', 'mobilevit_xxs', 'mobilevitv2_050', 'efficientformer_l1'),
-    *('efficientformerv2_s0', 'poolformer_s12', 'pvtv2_b0', 'swin_tiny', 'mvitv2_tiny', 'vit_tiny', 'fastvit_t8'),
-    *('mobileone_s0', 'resnet18'),
-)
-LEFT = 'classifier and what else this backbone does not build'
+# The first, smallest network of every module of timm.
+FAMILIES = {
+    timm.model_entrypoint(row.args['model_name']).__module__: row.name
+    for row in reversed(catalogue.BACKBONES.values())
+    if 'model_name' in row.args
+}
 
 
 @pytest.fixture
@@ -37,8 +36,8 @@ def log():
 
 
 @torch.no_grad()
-def drawn(net):
-    """Every tensor at random: none equals that of a fresh network."""
+def randomize(net):
+    """Draw every tensor, so that none equals that of a new network."""
     for value in net.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.1, 0.9)
@@ -46,8 +45,8 @@ def drawn(net):
 
 
 def classifier(name):
-    """The published form of a row of timm's: the whole network, under timm's names."""
-    return drawn(timm.create_model(catalogue.find(name).args['model_name'])).state_dict()
+    """Return the state dict of timm's whole network, the form in which a row's weights are published."""
+    return randomize(timm.create_model(catalogue.find(name).args['model_name'])).state_dict()
 
 
 def build(name, **options):
@@ -55,8 +54,8 @@ def build(name, **options):
     return MODELS.build({'type': entry.type, **entry.args, **options})
 
 
-@pytest.mark.parametrize('name', FAMILIES)
-def test_classifiers_of_timm_fill_the_backbone(name, tmp_path, log):
+@pytest.mark.parametrize('name', FAMILIES.values())
+def test_classifiers_of_timm_are_loaded(name, tmp_path, log):
     published = classifier(name)
     file = tmp_path / 'model.safetensors'
     save_file(published, file)
@@ -72,7 +71,7 @@ def test_classifiers_of_timm_fill_the_backbone(name, tmp_path, log):
     )
 
 
-def test_later_stages_are_left_out():
+def test_later_stages_are_ignored():
     net = build('swin_tiny', out_indices=(0, 1))
     published = classifier('swin_tiny')
     load_checkpoint(net, published)
@@ -81,8 +80,8 @@ def test_later_stages_are_left_out():
 
 
 def test_the_authors_layout_of_swin_is_converted():
-    """Downsampling counted with the stage before it, buffers saved along; as published, under 'model'."""
-    ours = build('swin_tiny')
+    """Check it as published: below 'model', with buffers, and each downsampling in the stage before it."""
+    net = build('swin_tiny')
     published = classifier('swin_tiny')
     theirs = {'layers.0.blocks.0.attn.relative_position_index': torch.zeros(49, 49)}
     for key, value in published.items():
@@ -90,12 +89,12 @@ def test_the_authors_layout_of_swin_is_converted():
             key = key.replace(f'layers.{i}.downsample', f'layers.{i - 1}.downsample')
         theirs[key.replace('head.fc.', 'head.')] = value
     assert theirs.keys() != published.keys()
-    load_checkpoint(ours, {'model': theirs})
-    assert all(torch.equal(value, published[key]) for key, value in ours.net.state_dict().items())
+    load_checkpoint(net, {'model': theirs})
+    assert all(torch.equal(value, published[key]) for key, value in net.net.state_dict().items())
 
 
 def published_pvt(net):
-    """The authors' names for mmdet's network: queries apart from keys and values, a class token in the last stage."""
+    """Convert mmdet's state dict to the authors' layout: separate queries, a class token in the last stage."""
     state = {'cls_token': torch.ones(1, 1, 512), 'norm.weight': torch.ones(512), 'head.bias': torch.ones(1000)}
     names = {'0.projection': 'patch_embed{}.proj', '0.norm': 'patch_embed{}.norm', '1.0.pos_embed': 'pos_embed{}'}
     inner = {'attn.attn.out_proj': 'attn.proj', 'ffn.layers.0': 'mlp.fc1', 'ffn.layers.3': 'mlp.fc2'}
@@ -122,21 +121,21 @@ def published_pvt(net):
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 1)])
-def test_the_authors_weights_fill_a_pvt(out_indices):
-    whole = drawn(build('pvt_tiny').net)
+def test_pvt_loads_the_authors_weights(out_indices):
+    whole = randomize(build('pvt_tiny').net)
     net = build('pvt_tiny', out_indices=out_indices)
     load_checkpoint(net, published_pvt(whole))
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in net.net.state_dict().items())
 
 
-def test_a_pvt_without_weights_is_initialised_as_mmdet_does():
+def test_pvt_without_weights_is_initialised_by_mmdet():
     net = build('pvt_tiny')
     net.init_weights()
     assert net.net.layers[0][1][0].pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_torchvisions_weights_fill_a_shufflenet(tmp_path):
-    published = drawn(shufflenet_v2_x1_0()).state_dict()
+def test_shufflenet_loads_torchvisions_weights(tmp_path):
+    published = randomize(shufflenet_v2_x1_0()).state_dict()
     torch.save(published, tmp_path / 'shufflenet.pth')
     net = build('shufflenetv2', init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'shufflenet.pth')})
     net.init_weights()
@@ -145,14 +144,14 @@ def test_torchvisions_weights_fill_a_shufflenet(tmp_path):
 
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.'])
 @pytest.mark.parametrize('name', ['mobilenetv3_large', 'vit_tiny', 'swin_tiny'])
-def test_a_state_dict_of_its_own_goes_back_in(name, prefix):
-    source, net = drawn(build(name)), build(name)
+def test_a_state_dict_of_its_own_is_loaded(name, prefix):
+    source, net = randomize(build(name)), build(name)
     load_checkpoint(net, {'state_dict': {prefix + key: value for key, value in source.state_dict().items()}})
     assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
 
 
 class Detector(BaseModule):
-    """As a detector does, initialises its children, each through its own `init_weights`."""
+    """A module that initialises its children by their `init_weights`, like a detector."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -160,8 +159,8 @@ class Detector(BaseModule):
 
 
 @pytest.mark.parametrize('name', ['efficientformerv2_s0', 'vit_tiny', 'mobileone_s0'])
-def test_initialising_a_detector_keeps_what_was_loaded(name, tmp_path):
-    """timm's networks have an `init_weights` of their own, which would draw everything anew."""
+def test_initialising_a_detector_keeps_loaded_weights(name, tmp_path):
+    """Check networks with an `init_weights` of timm's, which would draw all weights again."""
     published = classifier(name)
     save_file(published, tmp_path / 'model.safetensors')
     checkpoint = str(tmp_path / 'model.safetensors')
@@ -180,7 +179,11 @@ REFUSALS = {
             'of this variant',
         ],
     ),
-    'deeper': ('resnet18', lambda: drawn(timm.create_model('resnet34')).state_dict(), ['fit resnet18', 'has no place']),
+    'deeper': (
+        'resnet18',
+        lambda: randomize(timm.create_model('resnet34')).state_dict(),
+        ['fit resnet18', 'has no place'],
+    ),
     'another family': ('swin_tiny', lambda: classifier('resnet18'), ['another architecture than swin_tiny', 'conv1.']),
     'RepViT': ('pvt_tiny', lambda: build('m0_6').state_dict(), ['another architecture than PVT', 'stem.']),
     'missing': (

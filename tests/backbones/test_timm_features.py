@@ -1,11 +1,10 @@
-"""Networks of timm as backbones: at their own image size they are timm's, at others they follow from it."""
+"""Networks of timm as backbones: equal to timm at its image size, and consistent with it at others."""
 
 import copy
 
 import pytest
 import timm
 import torch
-from mmengine.registry import MODELS
 from timm.models import efficientformer
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,8 +17,8 @@ from repvit_dense.reparam import reparameterize_model
 
 
 @torch.no_grad()
-def stirred(net):
-    """Layer scales that matter, tables and norms that differ from their neutral start."""
+def randomize(net):
+    """Draw layer scales, tables and norms, which start at neutral values."""
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 or any(part in name for part in ('bias', 'scale', 'pos')):
             parameter.uniform_(0.2, 1.0)
@@ -27,12 +26,12 @@ def stirred(net):
         if isinstance(bn, _BatchNorm):
             bn.running_mean.uniform_(-0.2, 0.2)
             bn.running_var.uniform_(0.5, 1.5)
-    net.eval()  # returns nothing where timm has a `train` of its own
+    net.eval()  # timm's `train` of some networks returns None
     return net
 
 
 def timms(net, name, **kwargs):
-    """timm's own network, untouched, with the weights of one of ours."""
+    """Return timm's unchanged network with the weights of the network of a backbone."""
     whole = timm.create_model(name, num_classes=0, **kwargs).eval()
     missing, unexpected = whole.load_state_dict(net.state_dict(), strict=False)
     assert unexpected == []
@@ -46,7 +45,7 @@ def assert_same(ours, theirs):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * b.abs().max().item())
 
 
-# --- the same as timm ---
+# --- equal to timm ---
 
 
 @torch.no_grad()
@@ -63,8 +62,8 @@ def assert_same(ours, theirs):
         ('mobilevit_xxs', 96),
     ],
 )
-def test_features_at_timms_size_are_timms(name, size):
-    ours = stirred(DenseTimm(name))
+def test_features_at_timms_size_equal_timms(name, size):
+    ours = randomize(DenseTimm(name))
     image = torch.rand(1, 3, size, size)
     taps = len(timm.create_model(name).feature_info)
     theirs = timms(ours.net, name).forward_intermediates(image, indices=list(range(taps)), intermediates_only=True)
@@ -72,8 +71,8 @@ def test_features_at_timms_size_are_timms(name, size):
 
 
 @torch.no_grad()
-def test_transformer_at_timms_size_is_timms_and_gives_the_middle_of_the_pyramid():
-    ours = stirred(DenseViT('vit_tiny_patch16_224', out_indices=(2, 3)))
+def test_strides_16_and_32_of_a_transformer_equal_timms_map_and_its_pooling():
+    ours = randomize(DenseViT('vit_tiny_patch16_224', out_indices=(2, 3)))
     image = torch.rand(1, 3, 224, 224)
     whole = timms(ours.net, 'vit_tiny_patch16_224')
     (theirs,) = whole.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)
@@ -81,10 +80,10 @@ def test_transformer_at_timms_size_is_timms_and_gives_the_middle_of_the_pyramid(
 
 
 @torch.no_grad()
-def test_swin_shifts_windows_wherever_the_map_is_larger_than_one():
-    """As timm does in a network that it builds for that size."""
+def test_swin_shifts_windows_if_the_map_exceeds_one():
+    """Compare with a network that timm builds for that size."""
     name = 'swin_tiny_patch4_window7_224'
-    ours = stirred(DenseTimm(name))
+    ours = randomize(DenseTimm(name))
     image = torch.rand(1, 3, 256, 256)
     theirs = timms(ours.net, name, img_size=256, window_size=7)
     assert any(block.shift_size != (0, 0) for block in theirs.layers[3].blocks)
@@ -92,8 +91,8 @@ def test_swin_shifts_windows_wherever_the_map_is_larger_than_one():
 
 
 @torch.no_grad()
-def test_mvitv2_at_another_size_is_timms_with_stretched_tables():
-    ours = stirred(DenseTimm('mvitv2_tiny'))
+def test_mvitv2_at_another_size_equals_timms_with_interpolated_tables():
+    ours = randomize(DenseTimm('mvitv2_tiny'))
     theirs = timm.create_model('mvitv2_tiny', num_classes=0, img_size=128).eval()
     state = theirs.state_dict() | ours.net.state_dict()
     for key, value in theirs.state_dict().items():
@@ -104,15 +103,15 @@ def test_mvitv2_at_another_size_is_timms_with_stretched_tables():
     assert_same(ours(image), theirs.forward_intermediates(image, intermediates_only=True))
 
 
-def stretched(table, trained, size):
+def interpolated(table, trained, size):
     table = table.detach().reshape(1, -1, *trained)
     return F.interpolate(table, size, mode='bicubic', align_corners=True).flatten(2)[0]
 
 
 @torch.no_grad()
-def test_efficientformerv2_at_another_size_is_timms_with_stretched_tables():
+def test_efficientformerv2_at_another_size_equals_timms_with_interpolated_tables():
     size = (64, 128)
-    ours = stirred(DenseTimm('efficientformerv2_s0'))
+    ours = randomize(DenseTimm('efficientformerv2_s0'))
     theirs = timm.create_model('efficientformerv2_s0', num_classes=0, img_size=size).eval()
     state = theirs.state_dict() | ours.net.state_dict()
     tables = 0
@@ -121,7 +120,7 @@ def test_efficientformerv2_at_another_size_is_timms_with_stretched_tables():
             trained = ours.net.get_submodule(path).resolution
             assert trained != module.resolution
             key = f'{path}.attention_biases'
-            state[key] = stretched(state[key], trained, module.resolution)
+            state[key] = interpolated(state[key], trained, module.resolution)
             tables += 1
     assert tables == 5
     theirs.load_state_dict(state)
@@ -130,26 +129,26 @@ def test_efficientformerv2_at_another_size_is_timms_with_stretched_tables():
 
 
 @torch.no_grad()
-def test_efficientformers_attention_at_another_size_is_timms_with_a_stretched_table():
-    ours = stirred(timm_adapted.adapt(efficientformer.Attention(32, 8, 4)))
+def test_efficientformers_attention_at_another_size_equals_timms_with_an_interpolated_table():
+    ours = randomize(timm_adapted.adapt(efficientformer.Attention(32, 8, 4)))
     theirs = efficientformer.Attention(32, 8, 4, resolution=(3, 5))
     theirs.eval()
-    table = stretched(ours.attention_biases, (7, 7), (3, 5))
+    table = interpolated(ours.attention_biases, (7, 7), (3, 5))
     state = ours.state_dict() | {'attention_biases': table, 'attention_bias_idxs': theirs.attention_bias_idxs}
     theirs.load_state_dict(state)
     tokens = torch.rand(2, 15, 32)
     assert_same([ours(tokens, (3, 5))], [theirs(tokens)])
 
 
-# --- biases of positions, at any size ---
+# --- position biases at any size ---
 
 
 def attention():
-    return stirred(timm_adapted.adapt(efficientformer.Attention(32, 8, 4)))
+    return randomize(timm_adapted.adapt(efficientformer.Attention(32, 8, 4)))
 
 
 @torch.no_grad()
-def test_biases_are_kept_for_the_next_image_and_follow_the_weights():
+def test_biases_are_cached_for_the_next_image_and_follow_the_weights():
     ours = attention()
     first = ours.biases((3, 5), (7, 7))
     assert ours.biases((3, 5), (7, 7)) is first
@@ -159,7 +158,7 @@ def test_biases_are_kept_for_the_next_image_and_follow_the_weights():
     assert len(ours.attention_bias_cache) == 1
 
 
-def test_biases_are_learnt_at_another_size():
+def test_biases_get_gradients_at_another_size():
     ours = attention()
     with torch.no_grad():
         ours.biases((3, 5), (7, 7))
@@ -172,15 +171,14 @@ def test_biases_are_learnt_at_another_size():
 
 @pytest.mark.parametrize('name', ['resnet18', 'swin_tiny', 'vit_tiny', 'mobilevit_xxs', 'shufflenetv2', 'pvt_tiny'])
 @pytest.mark.parametrize('out_indices', [(1, 2), (3,)])
-def test_fewer_outputs_are_those_of_the_whole_and_leave_no_parameter_idle(name, out_indices):
+def test_fewer_outputs_equal_those_of_the_whole_network_and_use_every_parameter(name, out_indices, build_row):
     entry = catalogue.find(name)
-    config = {'type': entry.type, **entry.args}
-    whole, part = MODELS.build(config).eval(), MODELS.build({**config, 'out_indices': out_indices}).eval()
+    whole, part = build_row(name).eval(), build_row(name, out_indices=out_indices).eval()
     state = whole.state_dict()
     for holder in ('out_norms', 'pyramid'):
         for i, stage in enumerate(out_indices):
-            own = {k: v for k, v in state.items() if k.startswith(f'{holder}.{stage}.')}
-            state |= {k.replace(f'{holder}.{stage}.', f'{holder}.{i}.'): v for k, v in own.items()}
+            tensors = {k: v for k, v in state.items() if k.startswith(f'{holder}.{stage}.')}
+            state |= {k.replace(f'{holder}.{stage}.', f'{holder}.{i}.'): v for k, v in tensors.items()}
     part.load_state_dict({key: state[key] for key in part.state_dict()})
     image = torch.rand(1, 3, 64, 96)
     outs, expected = part(image), whole(image)
@@ -203,9 +201,8 @@ FROZEN = {
 
 
 @pytest.mark.parametrize('name', FROZEN)
-def test_frozen_stages_neither_learn_nor_drop_nor_count(name):
-    entry = catalogue.find(name)
-    net = MODELS.build({'type': entry.type, **entry.args, 'frozen_stages': 2}).train()
+def test_frozen_stages_do_not_train(name, build_row):
+    net = build_row(name, frozen_stages=2).train()
     frozen = {key for key, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {key for key, _ in net.named_parameters() if key.startswith(tuple(FROZEN[name]))}
     inside = [module for path, module in net.named_modules() if f'{path}.'.startswith(tuple(FROZEN[name]))]
@@ -215,10 +212,10 @@ def test_frozen_stages_neither_learn_nor_drop_nor_count(name):
     assert {key for key, p in net.named_parameters() if p.grad is None} == frozen
 
 
-@pytest.mark.parametrize(('stages', 'learning'), [(-1, True), (0, False)])
-def test_the_stem_is_frozen_from_stage_zero_on(stages, learning):
+@pytest.mark.parametrize(('stages', 'trains'), [(-1, True), (0, False)])
+def test_the_stem_is_frozen_from_stage_zero_on(stages, trains):
     net = DenseTimm('resnet18', frozen_stages=stages)
-    assert net.net.conv1.weight.requires_grad is learning
+    assert net.net.conv1.weight.requires_grad is trains
     assert net.net.layer1[0].conv1.weight.requires_grad
 
 
@@ -236,25 +233,23 @@ RECOMPUTED = ['resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', '
 
 
 @pytest.mark.parametrize('name', RECOMPUTED)
-def test_recomputing_gives_the_same_gradients(name):
-    entry = catalogue.find(name)
-    config = {'type': entry.type, **entry.args, 'norm_eval': True}
-    plain, frugal = MODELS.build(config).train(), MODELS.build({**config, 'with_cp': True}).train()
-    frugal.load_state_dict(plain.state_dict())
+def test_recomputing_gives_the_same_gradients(name, build_row):
+    storing, recomputing = (build_row(name, norm_eval=True, with_cp=with_cp).train() for with_cp in (False, True))
+    recomputing.load_state_dict(storing.state_dict())
     image = torch.rand(2, 3, 64, 64)
-    stored = []
-    for net in (plain, frugal):
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+    saved = []
+    for net in (storing, recomputing):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
             outs = net(image)
         sum(out.square().mean() for out in outs).backward()
-        stored.append(sum(kept))
-    assert stored[1] < stored[0]
-    for (key, a), b in zip(plain.named_parameters(), frugal.parameters(), strict=True):
+        saved.append(sum(sizes))
+    assert saved[1] < saved[0]
+    for (key, a), b in zip(storing.named_parameters(), recomputing.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5 * a.grad.abs().max().item() + 1e-12, msg=key)
 
 
-def test_stochastic_depth_is_passed_on():
+def test_stochastic_depth_reaches_timm():
     def rates(net):
         return [module.drop_prob for module in net.modules() if type(module).__name__ == 'DropPath']
 
@@ -272,9 +267,8 @@ def test_output_norms_normalise(kind, axes):
 
 
 @pytest.mark.parametrize('name', ['efficientformerv2_s0', 'swin_tiny', 'fastvit_t8'])
-def test_a_copy_is_independent(name):
-    entry = catalogue.find(name)
-    net = MODELS.build({'type': entry.type, **entry.args}).eval()
+def test_a_copy_is_independent(name, build_row):
+    net = build_row(name).eval()
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = net(image)
@@ -295,8 +289,8 @@ def test_building_on_the_meta_device_takes_no_memory():
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['mobilenetv2_100', 'mobilevit_xxs', 'mobileone_s0', 'efficientformerv2_s0'])
 def test_synchronised_norms_keep_their_activations(name):
-    """As a config with `sync_bn='torch'` has it; torch's conversion alone loses them."""
-    net = stirred(DenseTimm(name)).double()
+    """Check the conversion of `sync_bn='torch'`, which alone loses them."""
+    net = randomize(DenseTimm(name)).double()
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     expected = net(image)
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net).eval()
@@ -307,9 +301,8 @@ def test_synchronised_norms_keep_their_activations(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['swin_tiny', 'mvitv2_tiny', 'efficientformer_l1', 'efficientformerv2_s0', 'vit_tiny'])
-def test_attention_can_be_traced(name):
-    entry = catalogue.find(name)
-    net = MODELS.build({'type': entry.type, **entry.args}).eval()
+def test_attention_can_be_traced(name, build_row):
+    net = build_row(name).eval()
     image = torch.rand(1, 3, 64, 96)
     traced = torch.jit.trace(net, torch.rand(1, 3, 64, 96), check_trace=False)
     assert_same(traced(image), net(image))
@@ -332,12 +325,12 @@ def test_attention_can_be_traced(name):
         ({'model_name': 'resnet18', 'out_norm': 'BN'}, "out_norm must be None, 'LN' or 'GN', got 'BN'"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DenseTimm(**arguments)
 
 
-def test_a_pyramid_needs_a_plain_transformer():
+def test_only_a_plain_transformer_gets_a_pyramid():
     with pytest.raises(ValueError, match="timm's resnet18 is no plain transformer on patches of 16 pixels"):
         DenseViT('resnet18')
 
@@ -348,7 +341,7 @@ def test_a_pyramid_needs_a_plain_transformer():
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['mobileone_s0', 'mobileone_s4', 'fastvit_sa12'])
 def test_fused_equals_unfused(name):
-    net = stirred(DenseTimm(name)).double()
+    net = randomize(DenseTimm(name)).double()
     fused = reparameterize_model(net)
     assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in net.parameters())
     kinds = (timm_adapted.MobileOneBlock, timm_adapted.FastMobileOneBlock, timm_adapted.RepMixer)
@@ -364,9 +357,8 @@ def test_fused_equals_unfused(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['resnet18', 'swin_tiny', 'pvt_tiny', 'vit_tiny', 'shufflenetv2'])
-def test_fusing_leaves_other_networks_be(name):
-    entry = catalogue.find(name)
-    net = MODELS.build({'type': entry.type, **entry.args}).eval()
+def test_fusing_does_not_change_other_networks(name, build_row):
+    net = build_row(name).eval()
     fused = reparameterize_model(net)
     assert fused.state_dict().keys() == net.state_dict().keys()
     image = torch.rand(1, 3, 64, 64)
@@ -375,7 +367,7 @@ def test_fusing_leaves_other_networks_be(name):
 
 @torch.no_grad()
 def test_a_network_that_timm_fuses_in_place_is_fused_block_by_block():
-    net = stirred(DenseTimm('repvit_m0_9'))
+    net = randomize(DenseTimm('repvit_m0_9'))
     fused = reparameterize_model(net)
     assert not any(isinstance(module, _BatchNorm) for module in fused.modules())
     assert any(isinstance(module, _BatchNorm) for module in net.modules())
