@@ -1,4 +1,4 @@
-"""Twenty steps of training and an evaluation on photographs, where a hundred images of COCO are at hand."""
+"""Train twenty iterations and evaluate on photographs, if a hundred images of COCO are in `data/coco100`."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = (ROOT / 'data' / 'coco100', ROOT.parent / 'shared' / 'data' / 'coco100')
-DATA = next((place for place in PLACES if place.is_dir()), None)
+FOLDERS = (ROOT / 'data' / 'coco100', ROOT.parent / 'shared' / 'data' / 'coco100')
+DATA = next((folder for folder in FOLDERS if folder.is_dir()), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(DATA is None, reason='data/coco100: no such folder of COCO images with their labels'),
+    pytest.mark.skipif(DATA is None, reason='data/coco100, a part of COCO 2017, does not exist'),
 ]
-# Small images, few of them to be scored, no weights to download, nothing in other processes.
+# To save time: few validation images, random weights, and no worker processes.
 LOADERS = [
     'model.backbone.init_cfg=None',
     'val_dataloader.dataset.indices=8',
@@ -27,7 +27,7 @@ INSTANCE = [
     *('train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=40', 'train_dataloader.batch_size=2'),
     *('train_dataloader.dataset.pipeline.2.scale=(224,160)', 'val_dataloader.dataset.pipeline.1.scale=(224,160)'),
     *('model.test_cfg.rpn.max_per_img=50', 'model.train_cfg.rpn_proposal.max_per_img=50'),
-    # An untrained network is sure of nothing, and without a detection there is no score.
+    # The scores of an untrained detector are low, but the evaluation needs some detections.
     *('model.train_cfg.rcnn.sampler.num=32', 'model.test_cfg.rcnn.score_thr=0', 'model.test_cfg.rcnn.max_per_img=10'),
 ]
 PANOPTIC = [
@@ -44,7 +44,7 @@ SEMANTIC = [
 
 
 def train(name: str, data: Path, options: list[str], work_dir: Path) -> list[dict]:
-    """Run the command; give the lines of its log, of losses and of scores."""
+    """Run `tools/train.py`; return the lines of its log, each with losses or with scores."""
     done = subprocess.run(
         [sys.executable, ROOT / 'tools' / 'train.py', ROOT / 'configs' / f'{name}.py', '--data', data]
         + ['--backbone', 'repvit_m0_6', '--work-dir', work_dir, '--seed', '0', '--cfg-options', *LOADERS, *options],
@@ -58,6 +58,7 @@ def train(name: str, data: Path, options: list[str], work_dir: Path) -> list[dic
 
 
 def check(lines: list[dict], score: str) -> None:
+    """Check that all losses are in range and that the evaluation has logged this score."""
     losses = [line['loss'] for line in lines if 'loss' in line]
     assert losses and all(0 < loss < 1e4 for loss in losses)
     assert any(score in line for line in lines)
@@ -75,7 +76,7 @@ def test_mask2former_panoptic(tmp_path):
 
 @pytest.fixture
 def label_maps(tmp_path):
-    """The same images in the layout of a data set of label maps; the classes are those of the panoptic file."""
+    """Return a folder with links to the same images and their semantic masks, and the class names."""
     root = tmp_path / 'data'
     for kind, source in (('images', '{}2017'), ('annotations', 'annotations/semantic_{}2017')):
         (root / kind).mkdir(parents=True)

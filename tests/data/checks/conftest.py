@@ -12,8 +12,6 @@ SQUARE = [2, 2, 6, 2, 6, 6, 2, 6]
 class Coco:
     """A COCO file with two images of 10x8 pixels and one object in each."""
 
-    SQUARE = SQUARE
-
     def __init__(self, folder):
         self.file, self.images = folder / 'coco.json', folder / 'images'
 
