@@ -17,6 +17,7 @@ READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
 JOBS ?= 2
+COVERAGE ?= --cov --cov-report=term
 
 .PHONY: demo test test-deploy test-learning lint docs dist bench compiled-ops lock
 
@@ -27,10 +28,11 @@ demo: $(READY)
 
 # One thread per process, because threads that share a core wait for each other. tests/conftest.py sets the order of the
 # files. A crashed worker ends the run: xdist could wait for it for ever. A worker that makes no progress for 1000 s
-# prints its stack and exits. The floor of the coverage is `fail_under` in pyproject.toml.
+# prints its stack and exits. The floor of the coverage is `fail_under` in pyproject.toml; `COVERAGE=` leaves it out, for
+# half of the time of an export.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
-		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true --cov --cov-report=term
+		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true $(COVERAGE)
 
 test-deploy: $(READY) requirements/deploy.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/deploy.txt

@@ -5,6 +5,9 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 # Modules that register classes when they are imported.
 PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoints.loading', 'repvit_dense.engine')
@@ -27,20 +30,25 @@ def register() -> None:
 class _AfterMmengine(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """A finder that leaves mmengine's import as it is and calls `register` at its end."""
 
-    def find_spec(self, name, path=None, target=None):
+    loader: importlib.abc.Loader  # of mmengine
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != 'mmengine':
             return None
         sys.meta_path.remove(self)  # it is needed once, and the search below must not find it
         spec = importlib.util.find_spec(name)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             self.loader, spec.loader = spec.loader, self
         return spec
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
-    def exec_module(self, module):
-        module.__spec__.loader = module.__loader__ = self.loader
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         try:
             register()

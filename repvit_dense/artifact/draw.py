@@ -46,7 +46,9 @@ def _palette(count: int) -> list[list[int]]:
     ]
 
 
-def _draw_objects(canvas, arrays, names, colours, score, factor) -> np.ndarray:
+def _draw_objects(
+    canvas: np.ndarray, arrays: Mapping, names: Sequence[str], colours: np.ndarray, score: float, factor: int
+) -> np.ndarray:
     order = np.argsort(arrays['scores'])  # the most certain last, on top
     order = order[arrays['scores'][order] >= score]
     for index in order if 'masks' in arrays else ():
@@ -60,7 +62,13 @@ def _draw_objects(canvas, arrays, names, colours, score, factor) -> np.ndarray:
     return canvas
 
 
-def _draw_regions(canvas, parts, names, colours, factor) -> np.ndarray:
+def _draw_regions(
+    canvas: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, int]],
+    names: Sequence[str],
+    colours: np.ndarray,
+    factor: int,
+) -> np.ndarray:
     for mask, label in parts:
         if label < len(names):
             _tint(canvas, mask, colours[label], factor)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -131,8 +132,8 @@ def _check(path: Path, content: Any) -> None:
     version = content.get('format_version')
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise InputError(
-            f'{path}: format_version is {version!r}, this release of repvit_dense reads {FORMAT_VERSION}; {EXPORT_AGAIN} '
-            'or install the release that wrote it'
+            f'{path}: format_version is {version!r}, this release of repvit_dense reads {FORMAT_VERSION}; '
+            f'{EXPORT_AGAIN} or install the release that wrote it'
         )
     names = {field.name for field in dataclasses.fields(Manifest)}
     for problem, fields in (('missing', names - content.keys()), ('unknown', content.keys() - names)):
@@ -196,7 +197,7 @@ def _rules(content: dict, task: str) -> dict[str, tuple]:
 
 
 def _check_preprocess(path: Path, preprocess: dict) -> None:
-    rules = {
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         'scale': (lambda value: value is None or _is_size(value), '[width, height] in pixels or null'),
         'keep_ratio': (lambda value: isinstance(value, bool), 'true or false'),
         'multiple': (lambda value: value is None or _is_count(value), 'a number of pixels or null'),

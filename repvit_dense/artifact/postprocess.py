@@ -90,7 +90,9 @@ def canvas_size(batch_hw: Size, scale: tuple[float, float]) -> Size:
     return height, width
 
 
-def resize_mask(mask: np.ndarray, true_hw: Size, batch_hw: Size, image_hw: Size, canvas: Size | None = None):
+def resize_mask(
+    mask: np.ndarray, true_hw: Size, batch_hw: Size, image_hw: Size, canvas: Size | None = None
+) -> np.ndarray:
     """Resize the mask logits `(h, w)` of the padded image to the original size, bilinear, with aligned pixel centres.
 
     mmdet has two orders: crop to the unpadded image (`true_hw`), then resize; or, if `canvas` is given, resize the
@@ -167,7 +169,8 @@ def _number_segments(
     scores: np.ndarray, labels: np.ndarray, stays: np.ndarray, num_things: int
 ) -> tuple[np.ndarray, list[dict]]:
     """Return the segment number of every query, 0 for none, and the description of every segment."""
-    numbers, info = np.zeros(len(scores), np.int32), []
+    numbers = np.zeros(len(scores), np.int32)
+    info: list[dict] = []
     number_of_label: dict[int, int] = {}
     for index in np.flatnonzero(stays):
         label, is_thing = int(labels[index]), bool(labels[index] < num_things)

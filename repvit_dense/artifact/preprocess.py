@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ DIVISOR = 32  # pixels; heights and widths of a batch are multiples of it in eve
 # Steps of a test pipeline that do not change pixels.
 NEUTRAL = ('LoadAnnotations', 'LoadPanopticAnnotations', 'PackDetInputs', 'PackSegInputs')
 # Options of steps that an artifact supports with one value only.
-FIXED = {
+FIXED: dict[str, dict[str, Any]] = {
     'LoadImageFromFile': {'color_type': 'color', 'imdecode_backend': 'cv2', 'to_float32': False},
     'Resize': {'scale_factor': None, 'interpolation': 'bilinear', 'backend': 'cv2'},
     'ResizeToMultiple': {'interpolation': (None, 'bilinear')},
@@ -61,7 +61,7 @@ def from_config(cfg: 'Config') -> dict:
     Raises:
         InputError: an artifact does not support a step or one of its options.
     """
-    recipe = {'scale': None, 'keep_ratio': False, 'multiple': None, 'pad_to': None, 'pad_colour': None}
+    recipe: dict[str, Any] = {'scale': None, 'keep_ratio': False, 'multiple': None, 'pad_to': None, 'pad_colour': None}
     order = ['LoadImageFromFile', 'Resize', 'ResizeToMultiple', 'Pad']
     for step in cfg.test_dataloader.dataset.pipeline:
         name = str(step['type']).rpartition('.')[2]
@@ -134,22 +134,26 @@ def geometry(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, in
     """
     scaled = _scaled(image_hw, preprocess, size)
     multiple = preprocess['multiple'] or 1
-    resized = tuple(math.ceil(side / multiple) * multiple for side in scaled)
+    resized = _round_up(scaled, multiple)
     if size:
-        resized = tuple(map(min, resized, size))
+        resized = min(resized[0], size[0]), min(resized[1], size[1])
     image = resized
     if preprocess['pad_to']:
-        goal = preprocess['pad_to'][::-1]
-        image = tuple(map(max, resized, map(min, goal, size) if size else goal))
-    divisor = preprocess['divisor']
-    return Geometry(scaled, resized, image, size or tuple(math.ceil(side / divisor) * divisor for side in image))
+        width, height = preprocess['pad_to']
+        if size:
+            height, width = min(height, size[0]), min(width, size[1])
+        image = max(resized[0], height), max(resized[1], width)
+    return Geometry(scaled, resized, image, size or _round_up(image, preprocess['divisor']))
+
+
+def _round_up(sides: tuple[int, int], multiple: int) -> tuple[int, int]:
+    return math.ceil(sides[0] / multiple) * multiple, math.ceil(sides[1] / multiple) * multiple
 
 
 def _scaled(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int] | None) -> tuple[int, int]:
     (height, width), scale = image_hw, preprocess['scale']
     if scale and not preprocess['keep_ratio']:
-        goal = (scale[1], scale[0])
-        return tuple(map(min, goal, size)) if size else goal
+        return (min(scale[1], size[0]), min(scale[0], size[1])) if size else (scale[1], scale[0])
     # As mmcv.rescale_size: the longer side fits the larger number, the shorter side the smaller one; halves round up.
     factor = min(max(scale) / max(image_hw), min(scale) / min(image_hw)) if scale else 1.0
     if size:

@@ -1,6 +1,7 @@
 """The prediction for one image, as arrays, a picture, COCO entries or supervision detections."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,14 +118,14 @@ class Result:
             segmentation, `mask` (COCO run lengths); empty for semantic and panoptic segmentation.
         """
         described = []
-        for index in self._above(score):
+        for label, certainty, box, mask in self._objects(score):
             entry = {
-                'label': self.names[int(self.labels[index])],
-                'score': round(float(self.scores[index]), 4),
-                'box': [round(float(side), 2) for side in self.boxes[index]],
+                'label': self.names[label],
+                'score': round(certainty, 4),
+                'box': [round(float(side), 2) for side in box],
             }
-            if self.masks is not None:
-                entry['mask'] = _run_lengths(self.masks[index])
+            if mask is not None:
+                entry['mask'] = _run_lengths(mask)
             described.append(entry)
         return described
 
@@ -164,16 +165,16 @@ class Result:
                 for region in self._regions()
             ]
         entries = []
-        for index in self._above(score):
-            left, top, right, bottom = (float(side) for side in self.boxes[index])
+        for label, certainty, box, mask in self._objects(score):
+            left, top, right, bottom = (float(side) for side in box)
             entry = {
                 'image_id': image_id,
-                'category_id': int(self.labels[index]),
+                'category_id': label,
                 'bbox': [left, top, right - left, bottom - top],
-                'score': float(self.scores[index]),
+                'score': certainty,
             }
-            if self.masks is not None:
-                entry['segmentation'] = _run_lengths(self.masks[index])
+            if mask is not None:
+                entry['segmentation'] = _run_lengths(mask)
             entries.append(entry)
         return entries
 
@@ -189,13 +190,15 @@ class Result:
             import supervision
         except ImportError as error:
             raise InputError('to_supervision() needs supervision: pip install "repvit_dense[convert]"') from error
-        if self.boxes is None:
+        masks: np.ndarray | None
+        scores: np.ndarray | None = None
+        if self.boxes is None or self.scores is None or self.labels is None:
             regions = self._regions()
             labels = np.array([region['label'] for region in regions], int)
             masks = np.array([region['mask'] for region in regions], bool).reshape(-1, *self.image.shape[:2])
-            boxes, scores = supervision.mask_to_xyxy(masks).astype(np.float32), None
+            boxes = supervision.mask_to_xyxy(masks).astype(np.float32)
         else:
-            rows = self._above(score)
+            rows = np.flatnonzero(self.scores >= score)
             boxes, scores, labels = self.boxes[rows], self.scores[rows], self.labels[rows].astype(int)
             masks = None if self.masks is None else self.masks[rows]
         return supervision.Detections(
@@ -206,9 +209,13 @@ class Result:
             data={'class_name': np.array([self.names[label] for label in labels], dtype=str)},
         )
 
-    def _above(self, score: float) -> np.ndarray:
-        """Return the rows of the objects that reach a score."""
-        return np.zeros(0, int) if self.scores is None else np.flatnonzero(self.scores >= score)
+    def _objects(self, score: float) -> Iterator[tuple[int, float, np.ndarray, np.ndarray | None]]:
+        """Yield label, score, box and mask of the objects that reach a score."""
+        if self.boxes is None or self.scores is None or self.labels is None:
+            return
+        for row in np.flatnonzero(self.scores >= score):
+            mask = None if self.masks is None else self.masks[row]
+            yield int(self.labels[row]), float(self.scores[row]), self.boxes[row], mask
 
     def _regions(self) -> list[dict]:
         """Return number, label, mask and share of the pixels of every segment in the image."""

@@ -95,10 +95,9 @@ def detect_layout(state_dict: Mapping) -> Layout:
         matches = (pattern.fullmatch(key) for key in state_dict)
         candidates += [_examine(state_dict, name, match[1] or '') for match in matches if match]
     # Prefer plain weights to averaged copies beside them (`ema.module.`).
-    unexplained, layout = min(
-        candidates, key=lambda c: (c[0], 'ema' in c[1].prefix, len(c[1].prefix)), default=(1, None)
-    )
-    if unexplained:
+    candidates.sort(key=lambda c: (c[0], 'ema' in c[1].prefix, len(c[1].prefix)))
+    unexplained, layout = candidates[0] if candidates else (1, None)
+    if unexplained or layout is None:
         keys = ', '.join(list(state_dict)[:3])
         raise CheckpointError(f'weights of another architecture than RepViT, with keys such as {keys}')
     return layout

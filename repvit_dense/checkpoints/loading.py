@@ -150,7 +150,7 @@ def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
     """Remove the classifier and the modules that this backbone does not build; return counts by reason."""
     parameters, last = backbone.state_dict(), len(backbone.stages) - 1
     ends_in_body = isinstance(backbone.stages[last].pre_downsample, nn.Identity)
-    unused = Counter()
+    unused: Counter[str] = Counter()
     for key in [key for key in inside if key not in parameters]:
         stage = re.match(r'stages\.(\d+)\.', key)
         reason = None

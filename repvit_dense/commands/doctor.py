@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from repvit_dense.commands.base import ModelOptions, default_work_dir, open_config
 from repvit_dense.errors import InputError
@@ -29,7 +29,7 @@ class Check(NamedTuple):
         text: the finding.
     """
 
-    level: Literal['ok', 'warning', 'error']
+    level: str
     subject: str
     text: str
 

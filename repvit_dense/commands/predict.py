@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands import load
@@ -68,8 +68,8 @@ def run(options: Options) -> Predictions:
             )
         checkpoint, *images = images
     paths = find_images(images)
-    shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(ModelOptions)}
-    more = {'device': options.device, 'threads': options.threads, 'deploy': options.deploy}
+    shared: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(ModelOptions)}
+    more: dict[str, Any] = {'device': options.device, 'threads': options.threads, 'deploy': options.deploy}
     model = load.run(load.Options(**shared, **more, checkpoint=checkpoint))
     if is_artifact(options.config):
         return _predict_all(model, paths, Path(options.out), options.score)

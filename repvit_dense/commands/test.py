@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, float]:
     with keep_memory():
         metrics = DenseRunner.from_cfg(cfg).test()
     if options.show_dir:
-        print(f'Page: {_write_page(options, cfg, metrics)}')
+        print(f'Page: {_write_page(options, Path(options.show_dir), cfg, metrics)}')
     return metrics
 
 
@@ -84,10 +84,10 @@ def _check_subject(options: Options) -> None:
         raise InputError('--threads goes with --artifact; for a checkpoint set OMP_NUM_THREADS')
 
 
-def _write_page(options: Options, cfg: 'Config', metrics: dict[str, float]) -> Path:
+def _write_page(options: Options, show_dir: Path, cfg: 'Config', metrics: dict[str, float]) -> Path:
     from repvit_dense.page import write_page
 
-    folder = Path(options.show_dir).absolute()
+    folder = show_dir.absolute()
     curves = Path(cfg.load_from).absolute().parent / 'curves.png' if cfg.load_from else None
     pictures = sorted(folder.glob('*.png')) + sorted(folder.glob('*.jpg'))
     title = Path(options.config).stem

@@ -32,7 +32,7 @@ def prepare() -> Preparation:
 @contextmanager
 def patched() -> Iterator[None]:
     """Prepare every process that is spawned inside the context, and the processes that those spawn."""
-    config = process.current_process()._config
+    config = vars(process.current_process())['_config']
     if KEY in config:
         yield
         return

@@ -16,11 +16,11 @@ PARAMETERS = ('imgIds', 'catIds', 'iouThrs', 'maxDets', 'useCats')
 class Annotations(hotcoco.COCO):
     """A COCO file, with the methods that CocoMetric calls."""
 
-    def get_cat_ids(self, cat_names=()) -> list[int]:
+    def get_cat_ids(self, cat_names=()) -> list[int]:  # type: ignore[override]
         """Return the ids of these categories in the order of the file, which numbers the labels; hotcoco sorts them."""
         return [number for number, category in self.cats.items() if category['name'] in cat_names]
 
-    def loadRes(self, results: list[dict]) -> hotcoco.COCO:  # noqa: N802
+    def loadRes(self, results: list[dict]) -> hotcoco.COCO:  # type: ignore[override]  # noqa: N802
         """Return the detections as a COCO object; raise IndexError without any, like pycocotools.
 
         CocoMetric catches that error and returns no scores.

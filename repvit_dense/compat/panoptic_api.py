@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def install() -> bool:
     """Make `panopticapi` importable for the rest of this process; return False if it is importable already."""
     if PACKAGE in sys.modules or find_spec(PACKAGE):
         return False
-    names = {'': {}, '.utils': {'rgb2id': rgb2id, 'id2rgb': id2rgb}}
+    names: dict[str, dict[str, Any]] = {'': {}, '.utils': {'rgb2id': rgb2id, 'id2rgb': id2rgb}}
     names['.evaluation'] = {'VOID': VOID, 'OFFSET': OFFSET, 'PQStat': PQStat, **names['.utils']}
     for suffix, content in names.items():
         module = ModuleType(PACKAGE + suffix, doc=f'Stands in for panopticapi, see {__name__}.')

@@ -58,8 +58,11 @@ def redirect(match: re.Match, source: str, uri: str) -> str:
     if not path or ':' in link:
         return match.group()
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    target = ROOT_PAGES.get(target, target.removeprefix('docs/') if target.startswith('docs/') else None)
-    if target is None:  # a source file: the site has no page for it
+    if target in ROOT_PAGES:
+        target = ROOT_PAGES[target]
+    elif target.startswith('docs/'):
+        target = target.removeprefix('docs/')
+    else:  # a source file: the site has no page for it
         return text
     anchor = f'#{anchor}' if anchor else ''
     return f'{mark}[{text}]({posixpath.relpath(target, posixpath.dirname(uri) or ".")}{anchor})'

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from repvit_dense.artifact.manifest import Manifest
 from repvit_dense.artifact.runtimes.common import check_count, require, unreadable
 
@@ -22,11 +24,11 @@ def load(path: Path, manifest: Manifest, threads: int | None) -> Callable:
     except Exception as error:  # its errors share no class
         raise unreadable(path, 'ExecuTorch', error) from error
 
-    def infer(images, img_hw):
+    def infer(images: np.ndarray, img_hw: np.ndarray) -> dict[str, np.ndarray]:
         tensors = [torch.from_numpy(part).contiguous() for part in (images, img_hw)]
         values = method.execute(tensors[:count])
         check_count(path, values, manifest)
         return {name: value.numpy().copy() for name, value in zip(manifest.outputs, values, strict=True)}
 
-    infer.program = program  # the method reads its memory
+    vars(infer)['program'] = program  # the method reads its memory
     return infer

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from repvit_dense.artifact.manifest import Manifest
 from repvit_dense.artifact.runtimes.common import check_names, require, unreadable
 
@@ -20,7 +22,7 @@ def load(path: Path, manifest: Manifest, threads: int | None) -> Callable:
     inputs, outputs = ([part.name for part in parts] for parts in (session.get_inputs(), session.get_outputs()))
     check_names(path, inputs, outputs, manifest)
 
-    def infer(images, img_hw):
+    def infer(images: np.ndarray, img_hw: np.ndarray) -> dict[str, np.ndarray]:
         arrays = {'images': images, 'img_hw': img_hw}
         return dict(zip(outputs, session.run(outputs, {name: arrays[name] for name in inputs}), strict=True))
 

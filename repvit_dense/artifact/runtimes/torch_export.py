@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from repvit_dense.artifact.manifest import Manifest
 from repvit_dense.artifact.runtimes.common import check_count, require, unreadable
 
@@ -19,7 +21,7 @@ def load(path: Path, manifest: Manifest, threads: int | None) -> Callable:
     except Exception as error:  # its errors share no class
         raise unreadable(path, 'torch', error) from error
 
-    def infer(images, img_hw):
+    def infer(images: np.ndarray, img_hw: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             values = module(torch.from_numpy(images), torch.from_numpy(img_hw))
         check_count(path, values, manifest)
