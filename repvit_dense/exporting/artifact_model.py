@@ -59,7 +59,7 @@ def fill_sample(sample: 'BaseDataElement', result: 'Result | InputError', manife
     from mmdet.models.utils.misc import samplelist_boxtype2tensor
 
     samplelist_boxtype2tensor([sample])  # of the annotations; usually done by a data_preprocessor
-    if result.segments is not None:
+    if result.segments is not None and result.segment_info is not None:
         ids = panoptic_map(result.segments, result.segment_info, len(manifest.classes))
         sample.pred_panoptic_seg = PixelData(sem_seg=torch.from_numpy(ids)[None])
         return sample

@@ -274,7 +274,7 @@ def measure_latency(before: 'Graph', after: 'Graph', run: 'Run', batch: 'Batch')
         'pytorch_fused': lambda: after(*inputs),
         'artifact': lambda: run(*batch),
     }
-    times = {name: [] for name in subjects}
+    times: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for number in range(TIMED_ROUNDS + 1):
             for name, call in subjects.items():

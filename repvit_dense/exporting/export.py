@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repvit_dense.artifact.targets import TARGETS
 from repvit_dense.errors import InputError
@@ -165,7 +165,7 @@ def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
         for entry in catalogue.BACKBONES.values()
         if entry.type == part.type and all(part.get(key) == value for key, value in entry.args.items())
     ]
-    palette = meta.get('palette')
+    palette: Any = meta.get('palette')
     listed = isinstance(palette, list | tuple) and len(palette) == len(meta['classes'])
     return {
         'classes': list(meta['classes']),

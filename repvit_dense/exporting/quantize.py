@@ -6,11 +6,11 @@ docs/deploy.md lists their results.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from repvit_dense.compat.signal_stack import kept_signal_stack
+from repvit_dense.compat.signal_stack import keep_signal_stack
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.batches: Iterator[dict] = ({'images': images, 'img_hw': img_hw} for images, img_hw in calibration)
+            self.batches = ({'images': images, 'img_hw': img_hw} for images, img_hw in calibration)
 
         def get_next(self):
             return next(self.batches, None)
@@ -91,7 +91,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
     in_fp32 = _select_layers(_onnx_nodes(proto), method.fp32_kinds)
     # Operators between layers compute boxes in pixels, for example, and need full precision.
     outside = [node.name for node in proto.graph.node if node.op_type in QUANTIZED_OPERATORS and not in_layer(node)]
-    options = {'ActivationSymmetric': False, 'WeightSymmetric': True}
+    options: dict[str, Any] = {'ActivationSymmetric': False, 'WeightSymmetric': True}
     if method.percentile:
         options['CalibPercentile'] = method.percentile
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
     return in_fp32
 
 
-@kept_signal_stack()
+@keep_signal_stack()
 def _openvino(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[str]:
     import nncf
     import openvino
@@ -223,7 +223,9 @@ def _onnx_nodes(proto: 'onnx.ModelProto') -> list[Node]:
 
 def _openvino_nodes(model: 'openvino.Model') -> list[Node]:
     kinds = {'Convolution': 'conv', 'GroupConvolution': 'depthwise', 'MatMul': 'matmul', 'ReduceMean': 'pool'}
-    constant, inputs, nodes = set(), set(), []
+    constant: set[str] = set()
+    inputs: set[str] = set()
+    nodes: list[Node] = []
     for operation in model.get_ordered_ops():
         name, kind = operation.get_friendly_name(), operation.get_type_name()
         sources = dict.fromkeys(value.get_node().get_friendly_name() for value in operation.input_values())

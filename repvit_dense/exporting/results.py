@@ -33,8 +33,10 @@ def make_result(target: str, folder: Path, seconds: float, certificate: dict) ->
     """Summarise a written artifact and its certificate, see `certify.certify`."""
     size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6
     times = certificate.get('milliseconds')
-    speed = (times['artifact'], times['pytorch_unfused'] / times['artifact']) if times else (None, None)
-    return ExportResult(target, folder, seconds, size, _parity(certificate), *speed, certificate.get('failures', []))
+    latency = times['artifact'] if times else None
+    speedup = times['pytorch_unfused'] / latency if times else None
+    failures = certificate.get('failures', [])
+    return ExportResult(target, folder, seconds, size, _parity(certificate), latency, speedup, failures)
 
 
 def _parity(certificate: dict) -> str:

@@ -15,10 +15,12 @@ class ExportSettings:
     A single format may be given as a string; `dynamic` takes `'batch'`, `'size'`, `'batch,size'` or a tuple of these.
 
     Raises:
-        InputError: unknown name in `dynamic`.
+        InputError: no format, or an unknown name in `dynamic`.
     """
 
     to: list[str] = option(
+        [],
+        required=True,
         help=f'one or more of {", ".join(TARGETS)}',
         nargs='+',
         choices=tuple(TARGETS),
@@ -43,6 +45,8 @@ class ExportSettings:
 
     def __post_init__(self):
         self.to = list(dict.fromkeys([self.to] if isinstance(self.to, str) else self.to))
+        if not self.to:
+            raise InputError(f'--to: name one or more of {", ".join(TARGETS)}')
         self.out = Path(self.out)
         self.size = tuple(self.size) if self.size else None
         axes = self.dynamic.split(',') if isinstance(self.dynamic, str) else self.dynamic

@@ -21,9 +21,10 @@ def default_size(recipe: dict) -> tuple[int, int]:
     Raises:
         InputError: the pipeline sets no size.
     """
-    width, height = recipe['pad_to'] or recipe['scale'] or (None, None)
-    if width is None:
+    limits = recipe['pad_to'] or recipe['scale']
+    if limits is None:
         raise InputError('the test pipeline sets no image size; name one: --size H W')
+    width, height = limits
     if recipe['keep_ratio'] and not recipe['pad_to']:
         height, width = sorted((height, width))
         width = width if width <= 2 * height else -(-4 * height // 3)

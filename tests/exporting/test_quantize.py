@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from repvit_dense.compat.signal_stack import kept_signal_stack
+from repvit_dense.compat.signal_stack import keep_signal_stack
 from repvit_dense.errors import InputError
 from repvit_dense.exporting import formats, quantize
 from repvit_dense.exporting.graphs.base import Graph
@@ -128,7 +128,7 @@ def test_openvino_int8_agrees_with_the_model(graph, batches, agreement, tmp_path
     assert len(in_fp32) == (4 if method == 'mixed' else 0)
     model = openvino.Core().read_model(path)
     assert any(operation.get_type_name() == 'FakeQuantize' for operation in model.get_ops())
-    with kept_signal_stack():
+    with keep_signal_stack():
         compiled = openvino.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     assert agreement(graph, lambda images, img_hw: compiled([images, img_hw][: len(model.inputs)])[0]) > 0.9
 

@@ -34,6 +34,11 @@ def test_a_single_format_may_be_a_string():
     assert ExportSettings(to=['torch', 'onnx', 'torch']).to == ['torch', 'onnx']
 
 
+def test_a_format_is_required():
+    with pytest.raises(InputError, match='--to: name one or more of onnx, '):
+        ExportSettings()
+
+
 @pytest.mark.parametrize(
     ('dynamic', 'expected'),
     [

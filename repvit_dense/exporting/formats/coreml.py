@@ -6,7 +6,7 @@ begins at the height and width in `img_hw`.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
     import coremltools as ct
     import numpy as np
 
-    size, batch, preprocess = options.size, options.batch, options.preprocess
+    size, batch, preprocess = options.size, options.batch, options.preprocess or {}
     program = torch_export.capture(from_pixels(graph, preprocess['mean'], preprocess['std']), size, batch)
     program = program.run_decompositions(_decompositions())
     prepare(program)
@@ -125,7 +125,7 @@ def from_pixels(graph: 'Graph', mean: Sequence[float], std: Sequence[float]) -> 
     return FromPixels().eval()
 
 
-def check_saved(path: Path, size: tuple[int, int], types: dict[str, type]) -> None:
+def check_saved(path: Path, size: tuple[int, int], types: Mapping[str, type]) -> None:
     """Check kind, version, inputs, outputs and operators of a saved model.
 
     Args:

@@ -104,7 +104,8 @@ class _HalfConverter:
         """Return the node, preceded by the casts of its inputs."""
         from onnx import TensorProto
 
-        casts, halved = [], self._supports_half(node)
+        casts: list[NodeProto] = []
+        halved = self._supports_half(node)
         for i, name in enumerate(node.input):
             if name in self.floats and (name in self.values) != halved:
                 node.input[i] = self._cast(name, halved, casts)
@@ -146,7 +147,7 @@ def in_layer(node: 'NodeProto') -> bool:
     """
     notes = {note.key: note.value for note in node.metadata_props}
     depth = notes.get('pkg.torch.onnx.name_scopes', '').count(',')
-    *_, module, _ = ['', '', *notes.get('pkg.torch.onnx.class_hierarchy', '').split(',')]
+    module = ['', '', *str(notes.get('pkg.torch.onnx.class_hierarchy', '')).split(',')][-2]
     return depth > 1 and module.strip(" '").rpartition('.')[2] not in COORDINATE_MODULES
 
 

@@ -1,6 +1,7 @@
 """Attention layers as matrix products and gathers, with the weights of trained layers."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class DeformableAttention(nn.Module):
         offsets = self.offsets(located).unflatten(-1, (2, self.heads, -1))
         weights = self.weights(located).unflatten(-1, (self.heads, -1)).softmax(-1)
         pixels = self.value(query).split([height * width for height, width in sizes], dim=1)
-        total = 0
+        total: Any = 0
         for level, (pixel, (height, width)) in enumerate(zip(pixels, sizes, strict=True)):
             part = slice(level * self.points, (level + 1) * self.points)
             x = offsets[:, :, 0, :, part] + (reference[0] * width - 0.5)[:, None, None]

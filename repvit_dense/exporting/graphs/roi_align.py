@@ -1,6 +1,7 @@
 """RoIAlign for export graphs: by an operator, or by matrix products only."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Pyramid:
         at = (torch.arange(size) + (torch.arange(sampling_ratio)[:, None] + 0.5) / sampling_ratio).flatten() / size
         at = boxes[..., :2, None] + (boxes[..., 2:] - boxes[..., :2])[..., None] * at  # (B, N, 2, S * ratio), x and y
         above = [torch.ones_like(boxes[..., :1]), *larger, torch.zeros_like(boxes[..., :1])]
-        pooled = 0
+        pooled: Any = 0
         for i, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
             on_level = (above[i] - above[i + 1])[..., None] / sampling_ratio
             across, down = _axis_weights(at / stride - 0.5, level.shape[3], level.shape[2], size, sampling_ratio)

@@ -1,5 +1,7 @@
 """Detectors that classify proposals in a second stage: Mask R-CNN and Cascade Mask R-CNN."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ class TwoStage(Graph):
     for their class only.
     """
 
-    mask_kind = 'roi'
+    mask_kind: str | None = 'roi'
 
     def __init__(self, model: nn.Module, plain: bool = False):
         super().__init__(model, plain)
@@ -73,7 +75,8 @@ class TwoStage(Graph):
         self, pyramid: Pyramid, boxes: Tensor, valid: Tensor, img_hw: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and labels of the K best detections; each stage of a cascade refines the proposals."""
-        total, index = 0, ops.valid_indices(valid, self.plain)
+        total: Any = 0
+        index = ops.valid_indices(valid, self.plain)
         batch, proposals = valid.shape
         for i, (extractor, head) in enumerate(zip(self.extractors, self.box_heads, strict=True)):
             outputs = head(pyramid.pool(boxes, extractor.roi_layers[0], index))

@@ -4,11 +4,11 @@ import openvino
 import pytest
 import torch
 
-from repvit_dense.compat.signal_stack import kept_signal_stack
+from repvit_dense.compat.signal_stack import keep_signal_stack
 
 
 def run(path, inputs, names):
-    with kept_signal_stack():
+    with keep_signal_stack():
         compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     outputs = compiled({'images': inputs[0].numpy(), 'img_hw': inputs[1].numpy()})
     return [outputs[name] for name in names]

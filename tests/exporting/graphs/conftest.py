@@ -67,7 +67,7 @@ def build_graph():
 
 @pytest.fixture(scope='session')
 def make_batch():
-    """Return `make_batch(sizes, padded=None, seed=0)`: images of blobs, zero-padded to multiples of 32, and `img_hw`."""
+    """Return `make_batch(sizes, padded=None, seed=0)`: blobs, zero-padded to multiples of 32, and `img_hw`."""
 
     def make(sizes, padded=None, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -161,6 +161,19 @@ def matched():
         return near.any(0).float().mean().item()
 
     return share
+
+
+@pytest.fixture
+def random_boxes():
+    """Return `random_boxes(img_hw, count, smallest=2)`: boxes `(B, count, 4)` of all sizes inside their images."""
+
+    def make(img_hw, count, smallest=2.0):
+        size = img_hw.flip(1)[:, None]
+        corner = torch.rand(len(img_hw), count, 2) * (size - smallest)
+        extent = smallest + torch.rand(len(img_hw), count, 2) * (size - corner - smallest)
+        return torch.cat((corner, corner + extent), dim=2)
+
+    return make
 
 
 @pytest.fixture

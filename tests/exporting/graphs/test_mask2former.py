@@ -1,7 +1,7 @@
-"""Mask2Former as a graph: instances, panoptic and semantic segments are those of mmdet and mmseg.
+"""Mask2Former as a graph, compared with the predictions of mmdet and mmseg.
 
-What belongs to the original size (resizing of masks, boxes around them, their share of the score, merging) is done
-here, in torch, as the predictor of an artifact does it in numpy.
+Steps at the original image size (resizing of masks, boxes and scores from masks, merging of segments) are done here in
+torch; for an artifact, the predictor does them in NumPy.
 """
 
 import pytest
@@ -16,18 +16,18 @@ THIN += [
     f'transformer_decoder.layer_cfg.{part}.embed_dims=64' for part in ('self_attn_cfg', 'cross_attn_cfg', 'ffn_cfg')
 ]
 THIN += ['pixel_decoder.positional_encoding.num_feats=32', 'positional_encoding.num_feats=32']
-# Sizes of images as the network gets them, and as they were before.
+# Image sizes in the network, and before resizing.
 BATCHES = [([(96, 128)], [(120, 160)]), ([(71, 61), (96, 128)], [(142, 122), (96, 128)]), ([(33, 1)], [(33, 1)])]
 
 
 @pytest.fixture(scope='module')
-def prepare(build_model, spread, make_batch, samples):
+def prepare(build_model, rescale, make_batch, samples):
     def build(*options):
         model = build_model('repvit_mask2former_shapes-panoptic', *(f'model.test_cfg.{option}' for option in options))
         images, img_hw = make_batch([(71, 61), (96, 128)])
-        found, head = samples(images, img_hw), model.panoptic_head
+        data_samples, head = samples(images, img_hw), model.panoptic_head
         gains = {head.cls_embed: 2, head.pixel_decoder.mask_feature: 1, head.mask_embed[-1]: 0.3}
-        spread(lambda inputs: model.predict(inputs, found), images, gains)
+        rescale(lambda inputs: model.predict(inputs, data_samples), images, gains)
         return model
 
     return build
@@ -44,21 +44,21 @@ def instance(prepare):
 
 
 @pytest.fixture(scope='module')
-def semantic(build_model, spread, make_batch):
+def semantic(build_model, rescale, make_batch):
     model = build_model('repvit_mask2former_ade20k', *(f'model.decode_head.{option}' for option in THIN))
     head = model.decode_head
     gains = {head.cls_embed: 4, head.pixel_decoder.mask_feature: 1, head.mask_embed[-1]: 0.3}
-    spread(model.predict, make_batch([(96, 64), (61, 90)])[0], gains)
+    rescale(model.predict, make_batch([(96, 64), (61, 90)])[0], gains)
     return model
 
 
 @pytest.fixture(scope='module')
 def original():
-    """`original(masks, batch_hw, true_hw, before)`: logits at the size of the original image, as mmdet resizes them."""
+    """Return `original(masks, batch_hw, img_hw, before)`, which resizes logits to the original image like mmdet."""
 
-    def resize(masks, batch_hw, true_hw, before):
+    def resize(masks, batch_hw, img_hw, before):
         masks = F.interpolate(masks[None], size=batch_hw, mode='bilinear')
-        masks = masks[..., : int(true_hw[0]), : int(true_hw[1])]
+        masks = masks[..., : int(img_hw[0]), : int(img_hw[1])]
         return F.interpolate(masks, size=before, mode='bilinear')[0]
 
     return resize
@@ -69,8 +69,8 @@ def outputs(graph, images, img_hw):
 
 
 @pytest.mark.parametrize(('sizes', 'before'), BATCHES, ids=str)
-def test_queries_are_those_of_mmdet(panoptic, build_graph, make_batch, samples, sizes, before):
-    """Every mask decides what the next layer looks at: rounding may flip a pixel, which all later numbers feel."""
+def test_queries_agree_with_mmdet(panoptic, build_graph, make_batch, samples, sizes, before):
+    """Allow for pixels that rounding flips in an attention mask, which change all later layers."""
     images, img_hw = make_batch(sizes)
     head = panoptic.panoptic_head
     classes, expected = head.predict(panoptic.extract_feat(images), samples(images, img_hw))
@@ -78,89 +78,86 @@ def test_queries_are_those_of_mmdet(panoptic, build_graph, make_batch, samples, 
     from repvit_dense.exporting.graphs.mask2former import masks
 
     logits, embedding, pixels = graph.queries(graph.model.extract_feat(images))
-    found = F.interpolate(masks(embedding, pixels), size=images.shape[2:], mode='bilinear')
+    logits_of_masks = F.interpolate(masks(embedding, pixels), size=images.shape[2:], mode='bilinear')
     torch.testing.assert_close(logits, classes, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert (
-        (expected > 0).float().mean((2, 3)) % 1 > 0
-    ).float().mean() > 0.5  # most masks have an inside and an outside
+    torch.testing.assert_close(logits_of_masks, expected, rtol=1e-3, atol=1e-3)
+    partial = (expected > 0).float().mean((2, 3)) % 1 > 0  # masks that are neither empty nor full
+    assert partial.float().mean() > 0.5
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['operators', 'plain'])
 @pytest.mark.parametrize(('sizes', 'before'), BATCHES, ids=str)
-def test_instances_are_those_of_mmdet(
+def test_instances_agree_with_mmdet(
     instance, build_graph, make_batch, samples, matched, original, sizes, before, plain
 ):
     from mmdet.structures.mask import mask2bbox
 
     images, img_hw = make_batch(sizes)
-    found = outputs(build_graph(instance, plain), images, img_hw)
-    assert found['scores'].diff(dim=1).max() <= 0
+    result = outputs(build_graph(instance, plain), images, img_hw)
+    assert result['scores'].diff(dim=1).max() <= 0
     for i, sample in enumerate(instance.predict(images, samples(images, img_hw, before))):
-        count, expected = int(found['count'][i]), sample.pred_instances
+        count, expected = int(result['count'][i]), sample.pred_instances
         assert count == len(expected) > 10
-        masks = original(found['masks'][i, :count], images.shape[2:], sizes[i], before[i])
+        masks = original(result['masks'][i, :count], images.shape[2:], sizes[i], before[i])
         inside = masks > 0
         quality = (masks.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
-        own = {'scores': found['scores'][i, :count] * quality, 'labels': found['labels'][i, :count]}
+        instances = {'scores': result['scores'][i, :count] * quality, 'labels': result['labels'][i, :count]}
         others = {'scores': expected.scores, 'labels': expected.labels, 'boxes': expected.bboxes}
-        assert matched({**own, 'boxes': mask2bbox(inside)}, others, box=1.5) > 0.95
+        assert matched({**instances, 'boxes': mask2bbox(inside)}, others, box=1.5) > 0.95
         overlap = (inside[:, None] & expected.masks[None]).sum((2, 3)) / (inside[:, None] | expected.masks).sum((2, 3))
-        alike = own['labels'][:, None] == expected.labels
+        same_class = instances['labels'][:, None] == expected.labels
         empty = ~expected.masks.any(-1).any(-1)
-        assert ((((overlap > 0.99) & alike).any(0)) | empty).float().mean() > 0.95
+        assert ((((overlap > 0.99) & same_class).any(0)) | empty).float().mean() > 0.95
 
 
-def test_boxes_of_coarse_masks_are_a_pixel_of_them_off_at_most(instance, build_graph, make_batch, samples):
+def test_boxes_of_coarse_masks_are_exact_to_one_mask_pixel(instance, build_graph, make_batch, samples):
     images, img_hw = make_batch([(96, 128), (96, 128)])
-    found = outputs(build_graph(instance), images, img_hw)
+    result = outputs(build_graph(instance), images, img_hw)
     for i, sample in enumerate(instance.predict(images, samples(images, img_hw), rescale=False)):
-        count, expected = int(found['count'][i]), sample.pred_instances
-        difference = (found['boxes'][i, :count, None] - expected.bboxes).abs().amax(2)
-        difference[found['labels'][i, :count, None] != expected.labels] = 1e3
+        count, expected = int(result['count'][i]), sample.pred_instances
+        difference = (result['boxes'][i, :count, None] - expected.bboxes).abs().amax(2)
+        difference[result['labels'][i, :count, None] != expected.labels] = 1e3
         assert (difference.amin(1) <= 4).float().mean() > 0.95
 
 
-def test_stuff_is_no_instance(prepare, build_graph, make_batch):
-    found = outputs(build_graph(prepare(*INSTANCES)), *make_batch([(64, 64)]))
-    count = int(found['count'])
+def test_stuff_is_not_an_instance(prepare, build_graph, make_batch):
+    result = outputs(build_graph(prepare(*INSTANCES)), *make_batch([(64, 64)]))
+    count = int(result['count'])
     assert 0 < count < 40
-    assert found['labels'].max() < 8
-    assert found['scores'][0, :count].min() > 0
+    assert result['labels'].max() < 8
+    assert result['scores'][0, :count].min() > 0
     for name in ('scores', 'labels', 'boxes', 'masks'):
-        assert not found[name][0, count:].any()
+        assert not result[name][0, count:].any()
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['operators', 'plain'])
 @pytest.mark.parametrize(('sizes', 'before'), BATCHES, ids=str)
-def test_panoptic_segments_are_those_of_mmdet(
-    panoptic, build_graph, make_batch, samples, original, sizes, before, plain
-):
-    """mmdet's own merging gets the queries that the graph kept, with classes that have their scores."""
+def test_panoptic_segments_agree_with_mmdet(panoptic, build_graph, make_batch, samples, original, sizes, before, plain):
+    """Merge the selected queries with mmdet's own function, given class probabilities with the same scores."""
     images, img_hw = make_batch(sizes)
-    found = outputs(build_graph(panoptic, plain), images, img_hw)
+    result = outputs(build_graph(panoptic, plain), images, img_hw)
     for i, sample in enumerate(panoptic.predict(images, samples(images, img_hw, before))):
-        count, expected = int(found['count'][i]), sample.pred_panoptic_seg.sem_seg[0]
-        masks = original(found['masks'][i, :count], images.shape[2:], sizes[i], before[i])
-        scores = found['scores'][i, :count, None]
-        classes = ((1 - scores) / 12).repeat(1, 13).scatter(1, found['labels'][i, :count, None].long(), scores).log()
+        count, expected = int(result['count'][i]), sample.pred_panoptic_seg.sem_seg[0]
+        masks = original(result['masks'][i, :count], images.shape[2:], sizes[i], before[i])
+        scores = result['scores'][i, :count, None]
+        classes = ((1 - scores) / 12).repeat(1, 13).scatter(1, result['labels'][i, :count, None].long(), scores).log()
         segments = panoptic.panoptic_fusion_head.panoptic_postprocess(classes, masks).sem_seg[0]
         pairs, pixels = torch.stack((segments, expected)).flatten(1).unique(dim=1, return_counts=True)
         large = pairs[:, pixels > 0.002 * expected.numel()]
         assert (segments % 1000 == expected % 1000).float().mean() > 0.995
-        assert all(len(side.unique()) == large.shape[1] for side in large)  # the same segments, numbered differently
+        assert all(len(side.unique()) == large.shape[1] for side in large)  # same segments, other numbers
     assert count > 3
 
 
-def test_nothing_above_the_threshold(prepare, build_graph, make_batch):
-    found = outputs(build_graph(prepare('object_mask_thr=0.9999')), *make_batch([(64, 64), (33, 50)]))
-    assert found['count'].tolist() == [0, 0]
-    assert not any(value.any() for value in found.values())
+def test_no_segments_above_the_threshold(prepare, build_graph, make_batch):
+    result = outputs(build_graph(prepare('object_mask_thr=0.9999')), *make_batch([(64, 64), (33, 50)]))
+    assert result['count'].tolist() == [0, 0]
+    assert not any(value.any() for value in result.values())
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['operators', 'plain'])
 @pytest.mark.parametrize(('sizes', 'before'), BATCHES, ids=str)
-def test_classes_are_those_of_mmseg(semantic, build_graph, make_batch, sizes, before, plain):
+def test_classes_agree_with_mmseg(semantic, build_graph, make_batch, sizes, before, plain):
     images, img_hw = make_batch(sizes)
     expected = torch.cat([sample.pred_sem_seg.data for sample in semantic.predict(images)])
     (seg,) = build_graph(semantic, plain)(images, img_hw)
@@ -180,30 +177,30 @@ def model(request):
 
 
 @pytest.fixture(scope='module')
-def assert_alike():
-    """Fails where two outputs of a graph, `{name: tensor}`, differ by more than a few flipped pixels explain."""
+def assert_close():
+    """Return `assert_close(result, expected)`, which allows for the effect of a few flipped pixels."""
 
-    def check(found, expected):
+    def check(result, expected):
         for name, value in expected.items():
-            assert found[name].dtype == value.dtype
-            assert found[name].shape == value.shape
-            near = (found[name].float() - value.float()).abs() < (1.5 if name == 'boxes' else 1e-2)
+            assert result[name].dtype == value.dtype
+            assert result[name].shape == value.shape
+            near = (result[name].float() - value.float()).abs() < (1.5 if name == 'boxes' else 1e-2)
             assert near.float().mean() > 0.99, name
 
     return check
 
 
 @pytest.mark.parametrize('dynamic', [False, pytest.param(True, marks=pytest.mark.deploy)], ids=['static', 'dynamic'])
-def test_onnx_runtime_agrees(model, build_graph, make_batch, run_onnx, assert_alike, dynamic):
+def test_onnx_runtime_agrees(model, build_graph, make_batch, run_onnx, assert_close, dynamic):
     graph = build_graph(model)
     run = run_onnx(graph, make_batch([(64, 96), (64, 64)]), dynamic)
     for sizes in [[(96, 64)], [(61, 90), (32, 32), (50, 128)]] if dynamic else [[(64, 90), (50, 96)]]:
         batch = make_batch(sizes, seed=5)
-        assert_alike(dict(zip(graph.outputs, run(*batch), strict=True)), outputs(graph, *batch))
+        assert_close(dict(zip(graph.outputs, run(*batch), strict=True)), outputs(graph, *batch))
 
 
-def test_the_plain_form_can_be_exported(model, build_graph, make_batch, export_plain, assert_alike):
+def test_the_plain_graph_can_be_exported(model, build_graph, make_batch, export_plain, assert_close):
     batch = make_batch([(64, 90), (50, 96)])
     graph = build_graph(model, plain=True)
-    found = export_plain(graph, batch)(*batch)
-    assert_alike(dict(zip(graph.outputs, found, strict=True)), outputs(graph, *batch))
+    result = export_plain(graph, batch)(*batch)
+    assert_close(dict(zip(graph.outputs, result, strict=True)), outputs(graph, *batch))

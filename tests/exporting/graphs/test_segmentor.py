@@ -1,4 +1,4 @@
-"""Semantic segmentors as graphs: the classes are mmseg's own, whatever was rewritten for speed."""
+"""Semantic segmentors as graphs, compared with the predictions of mmseg."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ BATCHES = ([(96, 64)], [(61, 90), (96, 37)], [(33, 1)])
 
 
 @pytest.fixture(scope='module')
-def prepare(build_model, spread, make_batch):
+def prepare(build_model, rescale, make_batch):
     def build(name, *options):
         model = build_model(name, *options)
-        spread(model.predict, make_batch([(96, 64), (61, 90)])[0], {model.decode_head.conv_seg: 1})
+        rescale(model.predict, make_batch([(96, 64), (61, 90)])[0], {model.decode_head.conv_seg: 1})
         return model
 
     return build
@@ -41,19 +41,19 @@ def graph(request, model, build_graph):
 
 
 @pytest.mark.parametrize('sizes', BATCHES, ids=str)
-def test_classes_are_those_of_mmseg(model, graph, make_batch, sizes):
+def test_classes_agree_with_mmseg(model, graph, make_batch, sizes):
     images, img_hw = make_batch(sizes)
     expected = torch.cat([sample.pred_sem_seg.data for sample in model.predict(images)])
     (seg,) = graph(images, img_hw)
     assert seg.dtype == torch.int32
     assert len(expected.unique()) > 1
-    assert (seg == expected).float().mean() > 0.999  # two classes may tie
+    assert (seg == expected).float().mean() > 0.999  # classes may tie
 
 
-def test_a_whole_image_is_predicted_as_by_mmseg(prepare, build_graph):
-    """From pixels on: the config's test pipeline and data preprocessor before, mmseg's own resizing behind."""
+def test_the_prediction_of_an_image_agrees_with_mmseg(prepare, build_graph):
+    """Start from an image; include test pipeline, data preprocessor and the resizing of mmseg."""
     model = prepare('repvit_segformer_shapes')
-    image = np.random.default_rng(0).integers(0, 255, (160, 128, 3), np.uint8)  # a size the pipeline leaves alone
+    image = np.random.default_rng(0).integers(0, 255, (160, 128, 3), np.uint8)  # a size that the pipeline keeps
     expected = predictor(model, model.cfg)(image).pred_sem_seg.data
     pixels = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float()
     pixels = (pixels - model.data_preprocessor.mean) / model.data_preprocessor.std
@@ -62,7 +62,7 @@ def test_a_whole_image_is_predicted_as_by_mmseg(prepare, build_graph):
     assert (seg == expected).float().mean() > 0.999
 
 
-def test_a_single_class_is_cut_at_its_threshold(prepare, build_graph, make_batch):
+def test_a_single_class_is_compared_with_its_threshold(prepare, build_graph, make_batch):
     options = ['model.decode_head.num_classes=2', 'model.decode_head.out_channels=1']
     model = prepare('repvit_segformer_shapes', *options, 'model.decode_head.threshold=0.4')
     images, img_hw = make_batch([(64, 96)])
@@ -81,25 +81,25 @@ def test_norms_of_the_head_are_folded(model, graph):
 
 @pytest.mark.parametrize('scale', [2, 4, 32])
 @pytest.mark.parametrize('smooth', [1, 4], ids=['rough', 'smooth'])
-def test_argmax_without_enlarging_everything(scale, smooth):
+def test_argmax_upsampled(scale, smooth):
     logits = F.interpolate(torch.randn(2, 7, 3, 5), scale_factor=smooth, mode='bilinear')
     size = [side * scale for side in logits.shape[2:]]
     expected = F.interpolate(logits, size=size, mode='bilinear').argmax(1)
-    assert (segmentor.argmax_enlarged(logits, scale) == expected).float().mean() > 0.999
+    assert (segmentor.argmax_upsampled(logits, scale) == expected).float().mean() > 0.999
 
 
-def test_argmax_where_one_class_is_everywhere(tmp_path):
-    """No cell is left to compute: the empty selection must pass through ONNX Runtime too."""
+def test_argmax_upsampled_of_a_single_class_in_onnx_runtime(tmp_path):
+    """Check the case without class borders, in which no cell has to be computed."""
     import onnxruntime
 
-    class Enlarge(nn.Module):
+    class Upsample(nn.Module):
         def forward(self, logits):
-            return segmentor.argmax_enlarged(logits, 4)
+            return segmentor.argmax_upsampled(logits, 4)
 
     logits = torch.zeros(1, 3, 2, 2)
     logits[:, 1] = 1
-    path = tmp_path / 'enlarge.onnx'
-    torch.onnx.export(Enlarge().eval(), (torch.randn(1, 3, 2, 2),), path, dynamo=True, input_names=['logits'])
+    path = tmp_path / 'upsample.onnx'
+    torch.onnx.export(Upsample().eval(), (torch.randn(1, 3, 2, 2),), path, dynamo=True, input_names=['logits'])
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     (seg,) = session.run(None, {'logits': logits.numpy()})
     assert seg.shape == (1, 8, 8)
@@ -108,7 +108,7 @@ def test_argmax_where_one_class_is_everywhere(tmp_path):
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 7), (8, 12), (5, 31)], ids=str)
 @pytest.mark.parametrize('bins', [2, 3, 6])
-def test_pooling_as_matrix_products(size, bins):
+def test_pooling_agrees_with_torch(size, bins):
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(segmentor.Pool(bins)(x), F.adaptive_avg_pool2d(x, bins))
 
@@ -126,7 +126,7 @@ def test_onnx_runtime_agrees(prepare, build_graph, make_batch, run_onnx, name, d
         assert (run(images, img_hw)[0] == graph(images, img_hw)[0]).float().mean() > 0.999
 
 
-def test_the_plain_form_can_be_exported(model, build_graph, make_batch, export_plain):
+def test_the_plain_graph_can_be_exported(model, build_graph, make_batch, export_plain):
     graph = build_graph(model, plain=True)
     images, img_hw = make_batch([(64, 90), (50, 96)])
     assert (export_plain(graph, (images, img_hw))(images, img_hw)[0] == graph(images, img_hw)[0]).float().mean() > 0.999

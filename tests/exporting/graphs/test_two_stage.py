@@ -1,4 +1,4 @@
-"""Mask R-CNN and Cascade Mask R-CNN as graphs, against mmdet's predict on the unfused model."""
+"""Mask R-CNN and Cascade Mask R-CNN as graphs, compared with the predictions of mmdet on the unfused model."""
 
 import pytest
 import torch
@@ -14,18 +14,18 @@ names = pytest.mark.parametrize('name', NAMES)
 @names
 @pytest.mark.parametrize(('plain', 'options'), [(False, ()), (True, FIXED)])
 @pytest.mark.parametrize('sizes', [[(96, 128)], [(71, 93), (128, 40)], [(33, 129)]])
-def test_same_detections_as_mmdet(detector, build_graph, make_batch, agreement, name, plain, options, sizes):
+def test_detections_agree_with_mmdet(detector, build_graph, make_batch, agreement, name, plain, options, sizes):
     model = detector(name, *SMALL, *options)
-    found, share = agreement(model, build_graph(model, plain), *make_batch(sizes, seed=3))
-    assert share >= 0.95  # of 20
-    assert (found['count'] > 10).all()
-    assert found['masks'].shape == (len(sizes), 20, 28, 28)
+    outputs, share = agreement(model, build_graph(model, plain), *make_batch(sizes, seed=3))
+    assert share >= 0.95  # of 20 detections
+    assert (outputs['count'] > 10).all()
+    assert outputs['masks'].shape == (len(sizes), 20, 28, 28)
 
 
 @names
 @pytest.mark.parametrize(('plain', 'options'), [(False, ()), (True, FIXED)])
 @torch.inference_mode()
-def test_masks_are_mmdets(detector, build_graph, make_batch, name, plain, options):
+def test_masks_agree_with_mmdet(detector, build_graph, make_batch, name, plain, options):
     from mmdet.structures.bbox import bbox2roi
 
     model = detector(name, *SMALL, *options)
@@ -42,14 +42,14 @@ def test_masks_are_mmdets(detector, build_graph, make_batch, name, plain, option
 
 @names
 @pytest.mark.parametrize(('plain', 'options'), [(False, ()), (True, FIXED)])
-def test_nothing_found(detector, build_graph, make_batch, name, plain, options):
+def test_no_detections(detector, build_graph, make_batch, name, plain, options):
     graph = build_graph(detector(name, *SMALL, *options), plain)
     graph.cfg['score_thr'] = 1.0
     with torch.inference_mode():
         assert all((output == 0).all() for output in graph(*make_batch([(64, 96)])))
 
 
-def test_no_proposal(detector, build_graph, make_batch):
+def test_no_proposals(detector, build_graph, make_batch):
     graph = build_graph(detector(NAMES[0], *SMALL))
     graph.model.rpn_head.test_cfg['min_bbox_size'] = 1000
     with torch.inference_mode():
@@ -71,20 +71,20 @@ def test_onnx_runtime_at_other_sizes(detector, build_graph, make_batch, matched,
         images[-1] = 0
         with torch.inference_mode():
             expected = dict(zip(graph.outputs, graph(images, img_hw), strict=True))
-        found = dict(zip(graph.outputs, run(images, img_hw), strict=True))
-        assert torch.equal(found['count'], expected['count'])
+        outputs = dict(zip(graph.outputs, run(images, img_hw), strict=True))
+        assert torch.equal(outputs['count'], expected['count'])
         for i, count in enumerate(expected['count']):
-            ours, theirs = (
-                {key: outputs[key][i, :count] for key in ('boxes', 'scores', 'labels')} for outputs in (found, expected)
+            one, two = (
+                {key: values[key][i, :count] for key in ('boxes', 'scores', 'labels')} for values in (outputs, expected)
             )
-            assert matched(ours, theirs) >= 0.95 - 1e-6  # the share is float32
-            same = ((ours['boxes'] - theirs['boxes']).abs().amax(1) < 0.1) & (ours['labels'] == theirs['labels'])
-            difference = (found['masks'][i, :count] - expected['masks'][i, :count]).abs().amax((1, 2))[same]
+            assert matched(one, two) >= 0.95 - 1e-6  # the share is float32
+            same = ((one['boxes'] - two['boxes']).abs().amax(1) < 0.1) & (one['labels'] == two['labels'])
+            difference = (outputs['masks'][i, :count] - expected['masks'][i, :count]).abs().amax((1, 2))[same]
             assert (difference < 1e-3).float().mean() >= 0.95
 
 
 @pytest.mark.deploy
-def test_onnx_runtime_finds_nothing(detector, build_graph, make_batch, run_onnx):
+def test_no_detections_in_onnx_runtime(detector, build_graph, make_batch, run_onnx):
     graph = build_graph(detector(NAMES[0], *SMALL))
     graph.cfg['score_thr'] = 1.0
     batch = make_batch([(64, 96)])
@@ -93,8 +93,8 @@ def test_onnx_runtime_finds_nothing(detector, build_graph, make_batch, run_onnx)
 
 @names
 @pytest.mark.deploy
-def test_plain_graph_is_plain(detector, build_graph, make_batch, export_plain, name):
+def test_the_plain_graph_can_be_exported(detector, build_graph, make_batch, export_plain, name):
     graph, batch = build_graph(detector(name, *SMALL, *FIXED), plain=True), make_batch([(96, 128)])
     with torch.inference_mode():
-        for found, expected in zip(export_plain(graph, batch)(*batch), graph(*batch), strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+        for output, expected in zip(export_plain(graph, batch)(*batch), graph(*batch), strict=True):
+            torch.testing.assert_close(output, expected, atol=1e-3, rtol=1e-4)
