@@ -1,5 +1,5 @@
-"""The one kind of error a command reports without a traceback."""
+"""The kind of error that a command reports without a traceback."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what, where, and what to do. Commands exit with 2."""
+    """An error in the user's input; the message names the problem, its place and the remedy. Commands exit with 2."""

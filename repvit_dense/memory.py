@@ -1,4 +1,4 @@
-"""What manages memory, Python's garbage collector and the C library, out of the way where it would only cost time."""
+"""Context managers that suspend Python's garbage collector and stop glibc from returning freed memory to the OS."""
 
 import ctypes
 import gc
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 # Parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-# A number of blocks, then bytes: where glibc's own thresholds end up in a process that has freed something large
+# Values that glibc's dynamic thresholds reach in a process that has freed large blocks: a count, then bytes.
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """Among millions of new objects Python looks for cycles again and again; where there are none it is put off."""
+    """Suspend the garbage collector, which otherwise searches millions of new objects for cycles again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -25,21 +25,20 @@ def no_collector() -> Iterator[None]:
 
 
 @contextmanager
-def kept_when_freed() -> Iterator[None]:
-    """Inside, freed memory stays with the process for what it needs next, instead of going back to the system.
+def keep_freed_memory() -> Iterator[None]:
+    """Keep freed memory in the process for its next allocation, and return it to the system at the end.
 
-    A network on a CPU allocates the same activations again and again. Whatever comes from the system anew is given page
-    by page and filled with zeros first, which can take longer than what is computed in it. Costs up to a third more
-    memory, since what is kept may be in pieces; at the end it goes back. Where the C library is not glibc, nothing
-    changes.
+    A network on a CPU allocates the same activations again and again. The system hands out new memory page by page and
+    fills it with zeros first, which can take longer than the computation on it. The process needs up to a third more
+    memory, because the freed memory may be fragmented. Without glibc nothing changes.
     """
     library = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    mallopt = getattr(library, 'mallopt', None)
-    if mallopt is None:
+    if library is None or not hasattr(library, 'mallopt'):
         yield
         return
-    mallopt(MMAP_MAX, 0)  # nothing that is unmapped when it is freed
-    mallopt(TRIM_THRESHOLD, -1)  # never shorten the heap
+    mallopt = library.mallopt
+    mallopt(MMAP_MAX, 0)  # allocate nothing with mmap, which would be unmapped when it is freed
+    mallopt(TRIM_THRESHOLD, -1)  # never shrink the heap
     try:
         yield
     finally:

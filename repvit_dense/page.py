@@ -1,4 +1,4 @@
-"""A page of pictures and scores, for people who would rather look."""
+"""An HTML page of pictures and scores."""
 
 import html
 import os
@@ -16,7 +16,16 @@ def write_page(
     metrics: dict[str, float] | None = None,
     curves: Path | None = None,
 ) -> Path:
-    """Write `index.html` into `folder`: the scores and the curves, where there are any, and every picture."""
+    """Write `index.html` into `folder`; return its path.
+
+    Args:
+        folder: existing folder; links to the pictures are relative to it.
+        title: heading of the page.
+        pictures: image files, shown in this order.
+        caption: heading of the pictures.
+        metrics: scores by name, shown as a table.
+        curves: image of the training curves, left out if the file does not exist.
+    """
 
     def image(path: Path) -> str:
         link = html.escape(quote(os.path.relpath(path, folder).replace(os.sep, '/')))

@@ -52,7 +52,7 @@ def _attributes() -> dict:
             if attribute == '__warningregistry__':  # Python's record of the warnings of a module
                 continue
             state[f'{name}:{attribute}'] = value
-            if isinstance(value, type) and value.__module__ == name and name.partition('.')[0] in LIBRARIES:
+            if name.partition('.')[0] in LIBRARIES and issubclass(type(value), type) and value.__module__ == name:
                 state.update((f'{name}:{attribute}.{key}', member) for key, member in vars(value).items())
     return state
 

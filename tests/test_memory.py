@@ -1,4 +1,4 @@
-"""Inside, the collector is off and freed memory is used again; outside, both are as they were before."""
+"""The garbage collector is off and freed memory is kept inside the context managers, and not outside."""
 
 import gc
 import subprocess
@@ -8,11 +8,11 @@ import pytest
 
 from repvit_dense.memory import no_collector
 
-# Prints how many pages the system gave for ten arrays of 64 MiB, one after another: outside, inside, outside again.
+# Print the page faults of ten arrays of 64 MiB, allocated in turn: before, inside, after.
 PAGES = """
 import resource
 import numpy as np
-from repvit_dense.memory import kept_when_freed
+from repvit_dense.memory import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,31 +22,31 @@ def pages():
 
 pages()
 print(pages())
-with kept_when_freed():
+with keep_freed_memory():
     pages()
     print(pages())
 pages()
 print(pages())
 """
 
-# Prints the MiB that the process holds: before, inside when ten arrays of 16 MiB have been freed, and outside.
+# Print the resident MiB of the process: before, inside after ten arrays of 16 MiB are freed, and after.
 HELD = """
 import numpy as np
-from repvit_dense.memory import kept_when_freed
+from repvit_dense.memory import keep_freed_memory
 
 def held():
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) for line in file if line.startswith('VmRSS')) >> 10
 
 print(held())
-with kept_when_freed():
+with keep_freed_memory():
     arrays = [np.ones(1 << 24, np.uint8) for _ in range(10)]
-    last = bytes(1000)  # what lies above them keeps the heap from being shortened
+    last = bytes(1000)  # an object above them prevents shrinking the heap
     arrays.clear()
     print(held())
 print(held())
 """
-linux = pytest.mark.skipif(sys.platform != 'linux', reason="the parameters are those of Linux's C library")
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='mallopt is a function of glibc')
 
 
 def numbers(code):
@@ -55,7 +55,7 @@ def numbers(code):
 
 
 @pytest.mark.parametrize('enabled', [True, False])
-def test_the_collector_is_as_it_was_before_after_an_error_too(enabled):
+def test_the_collector_is_restored_after_an_error_too(enabled):
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
@@ -68,14 +68,14 @@ def test_the_collector_is_as_it_was_before_after_an_error_too(enabled):
 
 
 @linux
-def test_freed_memory_is_used_again_inside_alone():
+def test_freed_memory_is_reused_inside_only():
     before, inside, after = numbers(PAGES)
     assert inside < before / 100
     assert after > before / 2
 
 
 @linux
-def test_freed_memory_goes_back_at_the_end():
+def test_freed_memory_is_returned_at_the_end():
     before, inside, after = numbers(HELD)
     assert inside - before > 150
     assert after - before < 20

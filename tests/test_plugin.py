@@ -15,8 +15,8 @@ from mmengine.registry import HOOKS, LOOPS, MODELS, WEIGHT_INITIALIZERS
 
 assert 'RepViT' in MODELS
 assert 'DensePretrainedInit' in WEIGHT_INITIALIZERS
-for name in ('FuseHook', 'NonFiniteLossHook', 'ProgressHook', 'ReportHook', 'SaveOnSignalHook'):
-    assert f'Dense{name}' in HOOKS, name
+for name in ('DenseNonFiniteLossHook', 'DenseProgressHook', 'DenseReportHook', 'DenseSaveOnSignalHook'):
+    assert name in HOOKS, name
 assert 'DenseEpochLoop' in LOOPS
 """
 CONFIG = """

@@ -13,7 +13,7 @@ class _Stack(ctypes.Structure):
 
 
 @contextmanager
-def kept_signal_stack() -> Iterator[None]:
+def keep_signal_stack() -> Iterator[None]:
     """Restore the signal stack of this thread at the end, whatever is loaded inside.
 
     OpenVINO's CPU plugin replaces the stack when it is loaded (its class `SigAltStackSetup`). If two plugins are

@@ -1,4 +1,4 @@
-"""Test with the fused form of the model."""
+"""Test the fused form of a model."""
 
 import copy
 
@@ -11,15 +11,17 @@ from repvit_dense.reparam import reparameterize_model
 
 @HOOKS.register_module()
 class DenseFuseHook(Hook):
-    """Swap in a fused copy of the model for the time of a test run; the model being trained is never touched."""
+    """A hook that tests a fused copy of the model; the trained model itself is not changed."""
 
     def before_test(self, runner) -> None:
+        """Replace the model by a fused copy."""
         self._trained = runner.model
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         runner.model = reparameterize_model(copy.deepcopy(model).eval(), inplace=True)
         before, after = (sum(p.numel() for p in m.parameters()) for m in (model, runner.model))
-        runner.logger.info(f'Testing in deploy form: {before:,} parameters fused to {after:,}')
+        runner.logger.info(f'Testing the fused model: {before:,} parameters fused to {after:,}')
 
     def after_test(self, runner) -> None:
+        """Restore the trained model."""
         runner.model = self._trained
         del self._trained

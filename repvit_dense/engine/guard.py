@@ -1,4 +1,4 @@
-"""Stop a run cleanly: on a signal with a checkpoint to resume from, on a non-finite loss with a clear word."""
+"""Stop a run cleanly: on a signal with a checkpoint to resume from, on a non-finite loss with an explanation."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from mmengine.runner import find_latest_checkpoint
 
 
 class TrainingStopped(RuntimeError):
-    """Training ended before its time; `exit_code` is what the command returns."""
+    """The early end of a training; `exit_code` is the exit code of the command."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -21,34 +21,35 @@ class TrainingStopped(RuntimeError):
 
 @HOOKS.register_module()
 class DenseNonFiniteLossHook(Hook):
-    """Stop at the first loss that is NaN or infinite, before anything of it is saved."""
+    """A hook that stops at the first loss that is NaN or infinite, before a checkpoint contains its effect."""
 
     priority = 'VERY_HIGH'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Raise TrainingStopped if a loss of this iteration is not finite."""
         losses = {name: value for name, value in (outputs or {}).items() if 'loss' in name}
         if not losses:
             return
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32).mean() for value in losses.values()])
-        values = values.tolist()  # one synchronisation for all of them
+        values = values.tolist()  # one synchronisation with the GPU for all losses
         bad = [f'{name} = {value}' for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
         if bad:
             last = find_latest_checkpoint(runner.work_dir)
             raise TrainingStopped(
                 f'iteration {runner.iter + 1}: the loss is not finite ({", ".join(bad)}). '
                 f'Last checkpoint before it: {last or "none yet"}. '
-                'A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) usually helps.',
+                'Lower the learning rate, lengthen the warm-up, or clip gradients (optim_wrapper.clip_grad).',
                 exit_code=1,
             )
 
 
 @HOOKS.register_module()
 class DenseSaveOnSignalHook(Hook):
-    """On SIGINT or SIGTERM finish the iteration, save a checkpoint that `--resume` picks up, and stop.
+    """A hook that handles SIGINT and SIGTERM: finish the iteration, save a checkpoint for `--resume`, and stop.
 
-    A second signal of the same kind stops at once, without a checkpoint. A validation that was not finished, for
-    whatever reason, is run when training is resumed. Of several processes it is enough that one gets the signal: all
-    stop after the same iteration, a validation is finished first.
+    A second signal of the same kind stops at once, without a checkpoint. An unfinished validation is run again when
+    training is resumed. If one of several processes receives the signal, all of them stop after the same iteration;
+    they finish a validation first.
     """
 
     priority = 'LOWEST'
@@ -58,27 +59,29 @@ class DenseSaveOnSignalHook(Hook):
         self._previous = {}  # handlers by signal
 
     def before_train(self, runner) -> None:
+        """Install the handlers; run the validation that a stopped training still lacks."""
         self._received = None
         self._pid = os.getpid()
         self._previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
         if not runner.iter:
-            runner.set_last_checkpoint(None)  # not that of a training which was in this folder before
+            runner.set_last_checkpoint(None)  # it belongs to a previous training in this folder
         elif runner.train_loop.validation_due():
             runner.val_loop.run()
 
     def _on_signal(self, number, frame) -> None:
-        if os.getpid() != self._pid:  # a forked process, before torch gives it handlers of its own: its parent decides
+        if os.getpid() != self._pid:  # a forked worker without handlers of its own yet: its parent decides
             if number == signal.SIGTERM:
                 os._exit(0)
             return
         self._received = signal.Signals(number)
-        # Not the previous handler: a job started in the background of a script ignores SIGINT.
+        # The default handler, not the previous one: background jobs of a script ignore SIGINT.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        # Workers that the same signal has ended must not break the iteration: torch raises from its SIGCHLD handler.
+        # If the same signal ends a worker, torch would raise an error from its SIGCHLD handler within the iteration.
         if hasattr(signal, 'SIGCHLD'):  # not on Windows
             self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Save and stop if any process received a signal."""
         if get_world_size() > 1:
             number = torch.tensor(int(self._received or 0))
             all_reduce(number, 'max')
@@ -87,29 +90,31 @@ class DenseSaveOnSignalHook(Hook):
             self._save_and_stop(runner, iterations=runner.iter + 1)
 
     def before_val_epoch(self, runner) -> None:
-        # Now, for what is saved when it has ended: the best checkpoint, and with it the last one again.
+        """Record the validation as done before it starts, because the best checkpoint is saved when it ends."""
         runner.message_hub.update_info('iter_validated', runner.iter)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if self._received and get_world_size() == 1:  # several processes may not have equally many batches to meet at
+        """Save and stop; of several processes, each may have another number of batches, so they finish first."""
+        if self._received and get_world_size() == 1:
             runner.message_hub.update_info('iter_validated', 0)
             self._save_and_stop(runner, iterations=runner.iter)
 
     def after_data_error(self, runner) -> None:
-        """Between iterations; a signal to all processes of a job ends the data-loading workers as well."""
+        """Save and stop between iterations: a signal to all processes of a job ends data-loading workers as well."""
         if self._received and get_world_size() == 1:
             self._save_and_stop(runner, iterations=runner.iter)
 
     def on_exit(self, runner) -> None:
+        """Restore the previous handlers."""
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
 
     def _save_and_stop(self, runner, iterations: int) -> None:
         path = runner.save_resumable(f'interrupted_iter_{iterations}.pth', iterations)
-        barrier()  # a launcher ends the other processes when the first has stopped
+        barrier()  # a launcher ends the other processes as soon as the first has stopped
         raise TrainingStopped(
             f'stopped by {self._received.name} after iteration {iterations}; saved {path}. '
-            'The same command with --resume goes on from there.',
+            'Add --resume to the command to continue from there.',
             exit_code=128 + self._received,
         )

@@ -1,4 +1,4 @@
-"""Loops that mmengine lacks: they go on where a training was interrupted, within an epoch too, and draw as it did."""
+"""Training loops that resume at the exact iteration, within an epoch too, with the same random numbers."""
 
 from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
@@ -8,18 +8,19 @@ from repvit_dense.engine.seeding import resumable, seed_all, seed_samples
 
 
 class _Resumable:
-    """What both loops have in common. Batches already trained on are passed over by their indices, without loading."""
+    """The common part of both loops. Batches that were trained on are skipped by their indices, without loading."""
 
     def __init__(self, runner, dataloader: dict, *args, **kwargs):
         super().__init__(runner, resumable(dataloader), *args, **kwargs)
         seed_samples(self.dataloader)
 
     def run_iter(self, *args) -> None:
+        """Run one iteration with random numbers that follow from the seed, the iteration and the rank."""
         seed_all(self.runner.seed, self._iter, get_rank())
         super().run_iter(*args)
 
     def validation_due(self) -> bool:
-        """Whether a validation belongs to this point between two iterations and has not been finished yet."""
+        """Return whether a validation is due between the previous iteration and the next, and is not finished."""
         if self.runner.val_loop is None or self.runner.message_hub.runtime_info.get('iter_validated') == self._iter:
             return False
         self._decide_current_val_interval()
@@ -29,9 +30,10 @@ class _Resumable:
 
 @LOOPS.register_module()
 class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
-    """Train by epochs, resuming in the middle of one."""
+    """A training loop by epochs that can resume within an epoch."""
 
     def run_epoch(self) -> None:
+        """Run the rest of the epoch."""
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -41,12 +43,13 @@ class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._epoch += 1
 
     def _batches(self, done: int):
+        """Yield (index, batch) from batch `done` on."""
         self.dataloader.batch_sampler.start = done
         batches = enumerate(self.dataloader, done)
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError:  # a worker is gone; a signal sent to all processes of the job does that
+            except RuntimeError:  # a worker has ended, for example by a signal to all processes of the job
                 self.runner.call_hook('after_data_error')
                 raise
             if batch is None:
@@ -54,32 +57,34 @@ class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
             yield batch
 
     def _progress(self) -> tuple[int, int]:
-        """Whole epochs done, 0 within one; and how many there are."""
+        """Return the number of finished epochs, 0 within an epoch, and the number of all epochs."""
         return self._epoch * (self._iter == self._epoch * len(self.dataloader)), self._max_epochs
 
 
 @LOOPS.register_module()
 class DenseIterLoop(_Resumable, IterBasedTrainLoop):
-    """Train by iterations; a signal that also ends the data-loading workers still leaves a checkpoint."""
+    """A training loop by iterations. A signal that ends the data-loading workers too still leaves a checkpoint."""
 
     def run(self):
+        """Train."""
         self.dataloader_iterator = _Watched(self.dataloader_iterator, self.runner)
         return super().run()
 
     def _progress(self) -> tuple[int, int]:
+        """Return the number of finished iterations and of all iterations."""
         return self._iter, self._max_iters
 
 
 class _Watched:
-    """The batches of mmengine's endless iterator; an error while one is loaded is announced to the hooks first."""
+    """mmengine's endless iterator over batches, which announces an error in loading to the hooks."""
 
     def __init__(self, batches, runner):
         self._batches, self._runner = batches, runner
 
     def skip_iter(self, done: int) -> None:
-        """Called before the first batch is loaded."""
+        """Skip batches; mmengine calls this before the first batch is loaded."""
         batch_sampler = self._runner.train_dataloader.batch_sampler
-        if not hasattr(batch_sampler.sampler, 'skip'):  # not endless: begun anew, each time in another order
+        if not hasattr(batch_sampler.sampler, 'skip'):  # a finite sampler, restarted for each pass with another order
             self._batches._epoch, done = divmod(done, len(batch_sampler))
             batch_sampler.sampler.set_epoch(self._batches._epoch)
         batch_sampler.start = done

@@ -1,4 +1,4 @@
-"""Which parameters weight decay leaves alone, said in one place for every backbone and head."""
+"""Weight decay for all backbones and heads, with one rule for the parameters that are exempt."""
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -7,16 +7,17 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DenseNoDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, without weight decay on norms, biases, layer scales and position tables.
+    """mmengine's constructor without weight decay on norms, biases, layer scales and position tables.
 
-    Whatever has one dimension or none is exempt, and so is any parameter whose name contains one of
-    `paramwise_cfg['no_decay']`. Unlike `norm_decay_mult` this also holds where a custom key, such as
-    `backbone=dict(lr_mult=0.1)`, sets the learning rate of a part; every other rule of `paramwise_cfg` stays.
+    Exempt are parameters with at most one dimension, and parameters whose name contains an entry of
+    `paramwise_cfg['no_decay']`. Unlike `norm_decay_mult`, the rule also applies if a custom key such as
+    `backbone=dict(lr_mult=0.1)` sets the learning rate of a part. The other rules of `paramwise_cfg` are unchanged.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None) -> None:
+        """Add one group per parameter of a module, as mmengine does, and set the weight decay."""
         super().add_params(params, module, prefix, is_dcn_module)
-        if prefix:  # a part of the model; the call for the whole model comes last
+        if prefix:  # mmengine recurses into submodules; the call for the whole model ends last
             return
         tables = self.paramwise_cfg.get('no_decay', ())
         exempt = {

@@ -1,4 +1,4 @@
-"""A live progress bar with time left and the loss in a terminal; plain log lines everywhere else."""
+"""A progress bar with remaining time and loss in a terminal; plain log lines everywhere else."""
 
 import logging
 import sys
@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 @HOOKS.register_module()
 class DenseProgressHook(Hook):
-    """Draw a bar on the terminal for training, validation and testing; do nothing where there is no terminal.
+    """A hook that draws a bar for training, validation and testing if stderr is a terminal.
 
-    Log messages are written above the bar. The long line per logging interval goes to the log file only.
+    Log messages are written above the bar. The long line per logging interval is written to the log file only.
     """
 
     priority = 'BELOW_NORMAL'  # after the runtime information is updated
@@ -22,6 +22,7 @@ class DenseProgressHook(Hook):
         self._bars = {}
 
     def before_run(self, runner) -> None:
+        """Redirect log messages above the bar."""
         self._enabled = is_main_process() and sys.stderr.isatty()
         if not self._enabled:
             return
@@ -36,9 +37,11 @@ class DenseProgressHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if 'train' in self._bars:
-            # The sum alone: its parts, in the log, would leave no room for the bar.
+            # Only the sum: its parts, which the log has, would leave no room for the bar.
             loss = {'loss': f'{outputs["loss"].item():.3f}'} if 'loss' in (outputs or {}) else {}
-            epoch = {'epoch': runner.epoch + 1} if runner.train_loop.max_epochs > 1 else {}  # by iterations it is 1
+            epoch = (
+                {'epoch': runner.epoch + 1} if runner.train_loop.max_epochs > 1 else {}
+            )  # training by iterations is one epoch
             self._step('train', {**epoch, **loss})
 
     def after_train(self, runner) -> None:
@@ -63,12 +66,13 @@ class DenseProgressHook(Hook):
         self._close('test')
 
     def on_exit(self, runner) -> None:
+        """Close all bars."""
         for name in list(self._bars):
             self._close(name)
 
     def _open(self, name, total, initial=0) -> None:
         if self._enabled:
-            # The training bar stays on screen, those of the evaluations come and go below it.
+            # The training bar stays on the screen; the bars of validations appear below it and disappear.
             self._bars[name] = tqdm(
                 desc=name, total=total, initial=initial, leave=name != 'val', dynamic_ncols=True, unit='it'
             )
@@ -89,7 +93,7 @@ def _is_not_interval_line(record: logging.LogRecord) -> bool:
 
 
 class _AboveBar:
-    """A stream that writes whole lines above whatever bars are drawn."""
+    """A stream that writes lines above the bars."""
 
     def write(self, text: str) -> None:
         if text.strip():

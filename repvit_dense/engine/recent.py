@@ -1,4 +1,4 @@
-"""Checkpoints as often as one is ready to lose work, besides those of the recipe."""
+"""Frequent checkpoints for resuming, in addition to those of the recipe."""
 
 import time
 from pathlib import Path
@@ -10,36 +10,41 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class DenseRecentCheckpointHook(Hook):
-    """Save `recent_iter_N.pth` for `--resume` in the midst of an epoch; the last two are kept until training ends.
+    """A hook that saves `recent_iter_N.pth` for `--resume`; the last two are kept until training ends.
+
+    Give either `iterations` or `minutes`.
 
     Args:
-        iterations: save every so many.
-        minutes: save when so many have passed since the last time; one of the two.
+        iterations: iterations between two checkpoints.
+        minutes: minimum time between two checkpoints.
     """
 
-    priority = 'LOWEST'  # when all else of the iteration is done
+    priority = 'LOWEST'  # after all other hooks of the iteration
 
     def __init__(self, iterations: int | None = None, minutes: int | None = None):
         self.iterations, self.minutes = iterations, minutes
 
     def before_train(self, runner) -> None:
+        """Start the clock."""
         self._saved_at = time.monotonic()
 
     @master_only
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if self._due(runner.iter + 1) and runner.optim_wrapper.should_update():  # no gradients are being accumulated
+        """Save a checkpoint if one is due and no gradients are being accumulated."""
+        if self._due(runner.iter + 1) and runner.optim_wrapper.should_update():
             runner.save_resumable(f'recent_iter_{runner.iter + 1}.pth', runner.iter + 1)
             self._saved_at = time.monotonic()
-            _remove(runner, keep=2)  # after a new one is there
+            _remove(runner, keep=2)  # only after the new one is complete
 
     @master_only
     def after_train(self, runner) -> None:
+        """Remove the checkpoints, which `epoch_N.pth` or `iter_N.pth` replace."""
         _remove(runner, keep=0)
 
     def _due(self, iterations: int) -> bool:
         if self.iterations:
             return iterations % self.iterations == 0
-        return time.monotonic() - self._saved_at >= 60 * self.minutes
+        return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
 
 
 def _remove(runner, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""Results where people would rather look: a picture of the run's curves, pictures of predictions."""
+"""Pictures of a run: training curves and predictions."""
 
 import json
 from pathlib import Path
@@ -9,29 +9,32 @@ from mmengine.registry import HOOKS
 
 from repvit_dense.files import replacing
 
-# Scores that mmseg and mmdet give in percent; all others lie between 0 and 1.
+# Scores that mmseg and mmdet report in percent; all others are between 0 and 1.
 IN_PERCENT = ('mIoU', 'PQ')
 
 
 @HOOKS.register_module()
 class DensePicturesHook(Hook):
-    """While testing, write a picture of every image, ground truth beside prediction.
+    """A hook that draws ground truth beside prediction for every test image.
 
-    It takes the place of mmseg's SegVisualizationHook, which can write into the log folder only. Its arguments have the
-    names that they have in mmdet's DetVisualizationHook, so a command need not know which of the two a config has.
+    It replaces mmseg's SegVisualizationHook, which can write to the log folder only. The arguments are named as in
+    mmdet's DetVisualizationHook, so that a command can set them without knowing which of the two a config has.
 
     Args:
-        draw: whether to draw at all.
-        test_out_dir: folder to write into; a picture has the name of its image.
+        draw: False makes the hook do nothing.
+        test_out_dir: folder of the pictures, which are named like their images.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str | None = None):
-        self.folder = Path(test_out_dir) if draw else None
+        self.folder = Path(test_out_dir) if draw and test_out_dir else None
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Draw the images of one batch."""
         import mmcv
 
-        for sample in outputs if self.folder else ():
+        if self.folder is None:
+            return
+        for sample in outputs:
             image = mmcv.imread(sample.img_path, channel_order='rgb')
             path = self.folder / Path(sample.img_path).name
             runner.visualizer.add_datasample(path.stem, image, sample.cpu(), out_file=str(path))
@@ -39,11 +42,12 @@ class DensePicturesHook(Hook):
 
 @HOOKS.register_module()
 class DenseReportHook(Hook):
-    """Draw losses and scores over iterations into the work directory, and say where the best checkpoint lies."""
+    """A hook that draws losses and scores into the work directory and logs the path of the best checkpoint."""
 
     priority = 'LOWEST'
 
     def after_train(self, runner) -> None:
+        """Draw the curves and log the paths."""
         if not is_main_process():
             return
         for line in summarize(Path(runner.work_dir), runner.message_hub.runtime_info):
@@ -51,6 +55,7 @@ class DenseReportHook(Hook):
 
 
 def summarize(work_dir: Path, runtime_info: dict) -> list[str]:
+    """Draw the curves; return log lines with their path and that of the best checkpoint."""
     lines = [f'Curves: {draw_curves(work_dir)}']
     best = runtime_info.get('best_ckpt')
     if best:
@@ -59,32 +64,31 @@ def summarize(work_dir: Path, runtime_info: dict) -> list[str]:
 
 
 def read_scalars(work_dir: Path) -> tuple[list[dict], list[dict]]:
-    """Losses and validation scores that the run logged, over all its starts, in order: one dict per logged step.
+    """Return the logged losses and the logged validation scores, over all starts, one dictionary per step.
 
-    What an earlier start logged beyond the point where a later one began was given up: the later records stand.
+    If a later start repeats steps of an earlier one, the records of the later start are used.
     """
-    losses, scores = [], []
+    losses: list[dict] = []
+    scores: list[dict] = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        for kept, new in (
+        for earlier, new in (
             (losses, [record for record in records if 'loss' in record]),
             (scores, [record for record in records if 'loss' not in record]),
         ):
             if new:
-                kept[:] = [record for record in kept if record.get('step', 0) < new[0].get('step', 0)] + new
+                earlier[:] = [record for record in earlier if record.get('step', 0) < new[0].get('step', 0)] + new
     return losses, scores
 
 
 def draw_curves(work_dir: Path) -> Path:
-    """Write `curves.png`: losses above, validation scores below, both over iterations."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    """Write `curves.png`: losses above, validation scores below, both over iterations; return its path."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     losses, scores = read_scalars(work_dir)
-    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 8), sharex=True, layout='constrained')
+    figure = Figure(figsize=(10, 8), layout='constrained')
+    above, below = figure.subplots(2, 1, sharex=True)
     for name in sorted({key for record in losses for key in record if _is_main_loss(key)}):
         points = [(record['iter'], record[name]) for record in losses if name in record]
         above.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == 'loss' else 1)
@@ -99,16 +103,18 @@ def draw_curves(work_dir: Path) -> Path:
     for axes in (above, below):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))  # beside the lines, not over them
+            axes.legend(fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))  # beside the lines
     path = work_dir / 'curves.png'
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)
-    plt.close(figure)
     return path
 
 
 def _is_main_loss(key: str) -> bool:
-    """The whole and its parts; not those of a decoder's earlier layers. mmseg puts the name of the head before them."""
+    """Return whether a loss is the sum or one of its parts, but not of an earlier decoder layer.
+
+    mmseg prefixes the name of the head.
+    """
     return key.removeprefix('decode.').removeprefix('aux.').startswith('loss')
 
 
@@ -117,6 +123,6 @@ def _is_main_score(key: str) -> bool:
 
 
 def _iterations_per_epoch(losses: list[dict]) -> float:
-    """Scores are logged by epoch where training is; 1 where it is not."""
+    """Return the factor from the step of a score to iterations: scores are logged by epoch if training is by epoch."""
     rates = [record['iter'] / record['epoch'] for record in losses if record.get('epoch')]
     return max(rates, default=1)

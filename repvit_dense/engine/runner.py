@@ -12,7 +12,7 @@ from repvit_dense import compat
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError, read
 from repvit_dense.compat import distributed
-from repvit_dense.files import replacing
+from repvit_dense.files import replacing, write_text
 from repvit_dense.memory import no_collector
 
 # The entries of a checkpoint that training cannot be resumed without.
@@ -33,6 +33,7 @@ class DenseRunner(Runner):
 
     def train(self):
         """Train; return the model."""
+        self._write_config(self.work_dir)
         return self._run(super().train)
 
     def val(self):
@@ -49,6 +50,18 @@ class DenseRunner(Runner):
                 return run()
             finally:
                 self.call_hook('on_exit')  # after an error too, unlike mmengine's `after_run`
+
+    def dump_config(self):
+        """Write the config into the log folder of this run.
+
+        Only `train` writes it into the work dir, because the config there describes the checkpoints beside it.
+        """
+        self._write_config(self.log_dir)
+
+    @master_only
+    def _write_config(self, folder: str) -> None:
+        name = Path(self.cfg.filename).stem if self.cfg.filename else self.timestamp
+        write_text(Path(folder, f'{name}.py'), self.cfg.pretty_text)
 
     def setup_env(self, env_cfg):
         """Start the process group, on CPUs if there is no GPU."""
@@ -114,7 +127,7 @@ class DenseRunner(Runner):
         # The samplers were built with this start's seed; the batches to skip are those of the first start's seed.
         loader = self.train_dataloader
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
-            if hasattr(sampler, 'seed') and not self._randomness_cfg.get('diff_rank_seed'):
+            if sampler is not None and hasattr(sampler, 'seed') and not self._randomness_cfg.get('diff_rank_seed'):
                 sampler.seed = self.seed
 
     @master_only

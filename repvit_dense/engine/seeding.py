@@ -1,7 +1,7 @@
-"""Resuming exactly: what is random follows from the seed and the position in the training, and from nothing else.
+"""Random numbers that follow from the seed and the position in the training alone, for exact resuming.
 
-So no state of any random number generator is stored: where a training goes on at iteration n, it draws what it would
-have drawn there. A sample draws the same numbers in whichever process or data-loading worker it is made.
+No state of a random number generator is stored. A training resumed at iteration n draws the numbers that the
+uninterrupted training draws there. A sample draws the same numbers in any process and data-loading worker.
 """
 
 import random
@@ -16,17 +16,19 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 
 def seed_all(*numbers: int) -> None:
-    """Let Python, numpy and torch, on all devices, draw from here on what follows from these numbers alone."""
+    """Seed the generators of Python, numpy and torch, on all devices, with a hash of these numbers."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # torch.manual_seed formats a stack trace where it is not
+    if torch.cuda.is_initialized():  # if it is not, torch.manual_seed formats a stack trace
         torch.cuda.manual_seed_all(seed)
 
 
-class Numbered(int):
-    """The index of a sample, and `numbers` from which all that is random in this sample follows."""
+class SeededIndex(int):
+    """The index of a sample, with `numbers` that seed all randomness in this sample."""
+
+    numbers: tuple[int, ...]
 
     def __new__(cls, index: int, numbers: tuple[int, ...] = ()):
         self = super().__new__(cls, index)
@@ -35,16 +37,16 @@ class Numbered(int):
 
 
 class ResumableBatchSampler(Sampler):
-    """The batches of another batch sampler, with numbered indices; the next pass begins at batch `start`.
+    """The batches of another batch sampler, with a SeededIndex per sample; the next pass starts at batch `start`.
 
-    A sample's numbers are the seed, the epoch, and its place in the order of the samples of all processes: so many
-    processes with batches of n draw what one with a batch of as many times n draws.
+    The numbers of a sample are the seed, the epoch, and the position of the sample among those of all processes:
+    k processes with batch size n draw the same samples as one process with batch size k*n.
 
     Args:
-        sampler: with a `seed`, and with an `epoch` where it ends.
-        batch_size: samples in a batch of this process.
-        drop_last: leave out a smaller last batch.
-        batches: config of the batch sampler; without it each batch takes the next so many indices.
+        sampler: sampler with a `seed`, and with an `epoch` if it is finite.
+        batch_size: batch size of this process.
+        drop_last: drop a smaller last batch.
+        batches: config of the batch sampler; default: consecutive indices.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False, batches: dict | None = None):
@@ -55,30 +57,30 @@ class ResumableBatchSampler(Sampler):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[Numbered]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         start, self.start = self.start, 0
         numbers = self.sampler.seed, getattr(self.sampler, 'epoch', 0)
-        place, processes = get_dist_info()
+        position, processes = get_dist_info()
         for i, batch in enumerate(self._batches):
             if i >= start:
-                yield [Numbered(index, (*numbers, place + k * processes)) for k, index in enumerate(batch)]
-            place += len(batch) * processes
+                yield [SeededIndex(index, (*numbers, position + k * processes)) for k, index in enumerate(batch)]
+            position += len(batch) * processes
 
 
 def resumable(dataloader: dict) -> dict:
-    """The config of a data loader, with a `ResumableBatchSampler` around its batches."""
+    """Return the config of a data loader with a ResumableBatchSampler around its batch sampler."""
     dataloader = dict(dataloader)
     batches = {'batches': dataloader.get('batch_sampler'), 'drop_last': dataloader.pop('drop_last', False)}
     return {**dataloader, 'batch_sampler': {'type': ResumableBatchSampler, **batches}}
 
 
 def seed_samples(dataloader: DataLoader) -> None:
-    """Let every sample follow from its numbers."""
+    """Seed the generators before each sample of a data loader, with the numbers of its SeededIndex."""
     dataset = dataloader.dataset
-    dataset.__getitems__ = partial(_make, dataset)  # torch asks a data set for a whole batch where it has this
+    dataset.__getitems__ = partial(_load, dataset)  # torch loads batches through this method if it exists
 
 
-def _make(dataset: Dataset, indices: list[Numbered]) -> list:
+def _load(dataset: Dataset, indices: list[SeededIndex]) -> list:
     samples = []
     for index in indices:
         seed_all(*index.numbers)

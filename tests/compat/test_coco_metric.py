@@ -1,4 +1,4 @@
-"""The scores that configs name, against those of mmdet's own CocoMetric on pycocotools."""
+"""The scores of DenseCocoMetric equal those of mmdet's CocoMetric on pycocotools."""
 
 import json
 import random
@@ -12,14 +12,14 @@ from tools.pages import coco_evaluation
 
 @pytest.fixture
 def drawn():
-    """Of few classes and many detections, so that all that matching knows occurs: crowds, ties, more than the limit."""
+    """Draw few classes and many detections: crowds, ties, more detections than the limit."""
     truth, results = coco_evaluation.draw(images=12, objects=9, classes=3, seed=0)
     random.Random(0).shuffle(truth['annotations'])
     truth['annotations'][0]['iscrowd'] = 1
-    truth['categories'].reverse()  # labels are numbered in the order of the file
-    for _, found in results:
-        found['scores'] = found['scores'].round(1)
-        found['labels'] = 2 - found['labels']
+    truth['categories'].reverse()  # the file defines the order of the labels
+    for _, detections in results:
+        detections['scores'] = detections['scores'].round(1)
+        detections['labels'] = 2 - detections['labels']
     return truth, results
 
 
@@ -37,68 +37,68 @@ def names(truth):
 
 
 def scores(metrics, classes, results):
-    """What each of the metrics returns."""
+    """Return the result of each metric."""
     for metric in metrics:
         metric.dataset_meta = {'classes': classes}
     return [metric.compute_metrics(list(results)) for metric in metrics]
 
 
-def test_summaries_are_those_of_pycocotools(tmp_path, drawn):
+def test_summaries_equal_those_of_pycocotools(tmp_path, drawn):
     truth, results = drawn
-    plain, own = (coco_evaluation.summaries(metric, names(truth), results) for metric in build(tmp_path, truth))
-    assert 0.02 < plain[:, :3].min() < plain.max() < 0.98  # something to compare
-    np.testing.assert_allclose(own, plain, atol=1e-6)
+    expected, actual = (coco_evaluation.summaries(metric, names(truth), results) for metric in build(tmp_path, truth))
+    assert 0.02 < expected[:, :3].min() < expected.max() < 0.98
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def test_more_detections_than_the_average_counts(tmp_path):
-    """mmdet lets 1000 through, but its mAP is that of 100."""
+def test_more_detections_than_the_limit_of_the_mean(tmp_path):
+    """mmdet evaluates 1000 detections per image, but its mAP uses 100."""
     truth, _ = coco_evaluation.draw(images=1, objects=40, classes=1, seed=0)
     boxes = np.repeat([annotation['bbox'] for annotation in truth['annotations']], 5, axis=0)
     boxes[:, 2:] += boxes[:, :2]
-    scores = np.linspace(1, 0.1, len(boxes))  # the best hundred are all of twenty objects
-    found = {'img_id': 1, 'bboxes': boxes, 'scores': scores, 'labels': np.zeros(len(boxes), int)}
-    plain, own = (
-        coco_evaluation.summaries(metric, names(truth), [({}, found)])
+    scores = np.linspace(1, 0.1, len(boxes))  # the best hundred belong to twenty objects
+    detections = {'img_id': 1, 'bboxes': boxes, 'scores': scores, 'labels': np.zeros(len(boxes), int)}
+    expected, actual = (
+        coco_evaluation.summaries(metric, names(truth), [({}, detections)])
         for metric in build(tmp_path, truth, metric='bbox')
     )
-    assert plain[0, 6] < plain[0, 7]  # recall of 100 and of 300: it matters how many
-    np.testing.assert_allclose(own, plain, atol=1e-6)
+    assert expected[0, 6] < expected[0, 7]  # recall with 100 and with 300 detections differs
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('settings', [{'metric': 'proposal'}, {'use_mp_eval': True}], ids=str)
-def test_settings_of_coco_metric(tmp_path, drawn, settings):
+def test_settings_of_coco_metric_are_accepted(tmp_path, drawn, settings):
     truth, results = drawn
-    plain, own = scores(build(tmp_path, truth, **settings), names(truth), results)
-    assert own == plain != {}
+    expected, actual = scores(build(tmp_path, truth, **settings), names(truth), results)
+    assert actual == expected != {}
 
 
-def test_scores_of_classes_go_by_name(tmp_path, drawn):
-    """Of a file that lists its categories by falling id, mmdet with pycocotools gives a class another one's score."""
+def test_scores_of_classes_are_assigned_by_name(tmp_path, drawn):
+    """If a file lists its categories by descending id, mmdet with pycocotools swaps the scores of classes."""
     truth, results = drawn
-    _, own = build(tmp_path, truth, metric='bbox', classwise=True)
-    (falling,) = scores([own], names(truth), results)
+    _, metric = build(tmp_path, truth, metric='bbox', classwise=True)
+    (descending,) = scores([metric], names(truth), results)
     truth['categories'].reverse()
-    for _, found in results:
-        found['labels'] = 2 - found['labels']
-    (rising,) = scores(build(tmp_path, truth, metric='bbox', classwise=True)[:1], names(truth), results)
-    assert dict(falling) == dict(rising)
-    assert len({falling[f'class {number}_precision'] for number in range(3)}) == 3
+    for _, detections in results:
+        detections['labels'] = 2 - detections['labels']
+    (ascending,) = scores(build(tmp_path, truth, metric='bbox', classwise=True)[:1], names(truth), results)
+    assert dict(descending) == dict(ascending)
+    assert len({descending[f'class {number}_precision'] for number in range(3)}) == 3
 
 
-def test_a_part_of_the_classes(tmp_path, drawn):
+def test_a_subset_of_the_classes(tmp_path, drawn):
     truth, results = drawn
-    for _, found in results:
-        found['labels'] = found['labels'].clip(0, 1)
-    plain, own = scores(build(tmp_path, truth), names(truth)[1:], results)
-    assert own == plain
-    assert own['bbox_mAP'] > 0.02
+    for _, detections in results:
+        detections['labels'] = detections['labels'].clip(0, 1)
+    expected, actual = scores(build(tmp_path, truth), names(truth)[1:], results)
+    assert actual == expected
+    assert actual['bbox_mAP'] > 0.02
 
 
-def test_nothing_found_gives_no_scores(tmp_path, drawn):
+def test_no_detections_give_no_scores(tmp_path, drawn):
     truth, _ = drawn
     nothing = {'bboxes': np.zeros((0, 4)), 'scores': np.zeros(0), 'labels': np.zeros(0, int), 'masks': []}
-    plain, own = scores(build(tmp_path, truth), names(truth), [({}, {'img_id': 1, **nothing})])
-    assert own == plain == {}
+    expected, actual = scores(build(tmp_path, truth), names(truth), [({}, {'img_id': 1, **nothing})])
+    assert actual == expected == {}
 
 
 def test_ids_may_be_text(tmp_path, drawn):
@@ -107,36 +107,36 @@ def test_ids_may_be_text(tmp_path, drawn):
         record['id'] = f'image {record["id"]}'
     for annotation in truth['annotations']:
         annotation['image_id'] = f'image {annotation["image_id"]}'
-    results = [(size, {**found, 'img_id': f'image {found["img_id"]}'}) for size, found in results]
-    plain, own = scores(build(tmp_path, truth), names(truth), results)
-    assert own == plain
-    assert own['bbox_mAP'] > 0.02
+    results = [(size, {**each, 'img_id': f'image {each["img_id"]}'}) for size, each in results]
+    expected, actual = scores(build(tmp_path, truth), names(truth), results)
+    assert actual == expected
+    assert actual['bbox_mAP'] > 0.02
 
 
-def test_without_a_file_the_samples_are_the_truth(tmp_path, drawn):
+def test_without_a_file_the_samples_are_the_ground_truth(tmp_path, drawn):
     truth, results = drawn
     for size, _ in results:
-        mine = [a for a in truth['annotations'] if a['image_id'] == size['img_id']]
+        annotations = [a for a in truth['annotations'] if a['image_id'] == size['img_id']]
         size['anns'] = [
             {
                 'bbox': [a['bbox'][0], a['bbox'][1], a['bbox'][0] + a['bbox'][2], a['bbox'][1] + a['bbox'][3]],
                 'bbox_label': 3 - a['category_id'],
                 'mask': a['segmentation'],
             }
-            for a in mine
+            for a in annotations
         ]
-    plain, own = scores(build(tmp_path, truth, ann_file=None), names(truth), results)
-    assert own == plain
-    assert own['segm_mAP'] > 0.02
+    expected, actual = scores(build(tmp_path, truth, ann_file=None), names(truth), results)
+    assert actual == expected
+    assert actual['segm_mAP'] > 0.02
 
 
-def test_results_are_written_where_asked(tmp_path, drawn):
+def test_results_are_written_to_the_given_prefix(tmp_path, drawn):
     truth, results = drawn
-    (_, own) = build(tmp_path, truth, outfile_prefix=str(tmp_path / 'found'), format_only=True)
-    own.dataset_meta = {'classes': names(truth)}
-    own.compute_metrics(list(results))
-    written = json.loads((tmp_path / 'found.segm.json').read_text())
-    assert len(written) == sum(len(found['labels']) for _, found in results)
+    _, metric = build(tmp_path, truth, outfile_prefix=str(tmp_path / 'result'), format_only=True)
+    metric.dataset_meta = {'classes': names(truth)}
+    metric.compute_metrics(list(results))
+    written = json.loads((tmp_path / 'result.segm.json').read_text())
+    assert len(written) == sum(len(detections['labels']) for _, detections in results)
 
 
 def test_other_metrics_keep_pycocotools(tmp_path, drawn):
@@ -148,7 +148,7 @@ def test_other_metrics_keep_pycocotools(tmp_path, drawn):
     assert coco_metric.COCOeval is COCOeval
 
 
-def test_the_configs_name_it():
+def test_the_configs_use_it():
     from repvit_dense import config
 
     for name in ('repvit_maskrcnn_shapes', 'repvit_retinanet_coco', 'repvit_mask2former_coco-panoptic'):

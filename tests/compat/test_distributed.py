@@ -1,4 +1,4 @@
-"""Two processes on CPUs: a SegFormer whose batch is split between them learns what one process learns."""
+"""A SegFormer trained by two processes on CPUs, which share a batch, equals one trained by one process."""
 
 import json
 import multiprocessing
@@ -32,11 +32,11 @@ test_dataloader = val_dataloader
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
     backbone=dict(arch=dict(_delete_=True, embed_dims=(8, 16, 24, 32), depths=(1, 2, 1, 2))),
-    # Class weights are divided by their sum over the pixels of one process.
+    # Class weights are normalised by their sum over the pixels of one process.
     decode_head=dict(in_channels=[8, 16, 24, 32], channels=16, loss_decode=dict(class_weight=None)),
 )
 train_cfg = dict(max_iters={ITERATIONS}, val_interval={ITERATIONS})
-# Adam makes steps of rounding errors where a gradient is 0, as that of a bias before a norm.
+# Adam scales up rounding errors if a gradient is 0, such as that of a bias before a norm.
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
 param_scheduler = []
 vis_backends = [dict(type='LocalVisBackend')]
@@ -46,7 +46,7 @@ custom_hooks = [dict(type='DenseSaveOnSignalHook'), dict(type='WriteLosses')]
 
 
 def train(folder, processes, rank, port):
-    """In a process of its own: what `torchrun` starts, and a hook that writes down the losses of this process."""
+    """Train in a process started as `torchrun` does, with a hook that writes the losses of this process."""
     from mmengine.hooks import Hook
     from mmengine.registry import HOOKS
 
@@ -84,7 +84,7 @@ def start(folder, processes):
 
 @pytest.fixture(scope='module')
 def trainings(tmp_path_factory):
-    """A folder with the work dirs `1` and `2`, named after the number of processes."""
+    """Train with one and with two processes; return the folder of the work dirs `1` and `2`."""
     folder = tmp_path_factory.mktemp('distributed')
     (folder / 'config.py').write_text(CONFIG)
     for processes in (1, 2):
@@ -102,14 +102,14 @@ def scores(work_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three processes that share what cores there are
-def test_two_processes_learn_what_one_learns(trainings):
+@pytest.mark.timeout(900)  # up to two processes share the cores
+def test_two_processes_learn_the_same_as_one(trainings):
     losses = {
         name: torch.tensor([float(line) for line in (trainings / f'losses{name}').read_text().split()])
         for name in ('1-0', '2-0', '2-1')
     }
     assert len(losses['1-0']) == ITERATIONS
-    assert (losses['2-0'] - losses['2-1']).abs().min() > 1e-3  # each has seen images of its own
+    assert (losses['2-0'] - losses['2-1']).abs().min() > 1e-3  # each process sees different images
     torch.testing.assert_close((losses['2-0'] + losses['2-1']) / 2, losses['1-0'], rtol=0, atol=1e-5)
 
     one, two = (torch.load(trainings / f'{n}/iter_{ITERATIONS}.pth', weights_only=False)['state_dict'] for n in (1, 2))
@@ -123,7 +123,7 @@ def test_two_processes_learn_what_one_learns(trainings):
 
 
 class Norms(nn.Module):
-    """A live norm, one that stays on its running statistics, and one that was configured as SyncBN."""
+    """A live norm, a frozen norm on running statistics, and a norm configured as SyncBN."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,7 @@ class Norms(nn.Module):
         return self
 
 
-def test_live_norms_are_synchronized_and_frozen_ones_stay():
+def test_live_norms_are_synchronised_and_frozen_ones_are_not():
     model = Norms()
     parameters = list(model.parameters())
     synchronize(model)
@@ -152,7 +152,7 @@ def group():
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_on_a_cpu_alone_it_is_a_batch_norm(group, training):
+def test_one_process_gives_the_results_of_a_batch_norm(group, training):
     expected = nn.BatchNorm2d(3).train(training)
     nn.init.normal_(expected.weight), nn.init.normal_(expected.bias)
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(expected)
@@ -169,7 +169,7 @@ def test_on_a_cpu_alone_it_is_a_batch_norm(group, training):
     torch.testing.assert_close(synced.running_var, expected.running_var)
 
 
-def test_activations_of_timm_are_kept(group):
+def test_activations_of_timm_norms_are_applied(group):
     model = nn.Sequential(BatchNormAct2d(3))
     x = torch.randn(2, 3, 5, 4)
     expected = model(x)

@@ -1,6 +1,6 @@
-"""A training run of a moment, through the package's runner and hooks: a fusable convolution learns to sum its input.
+"""A training run that takes a moment, with the package's runner and hooks: a convolution learns to sum its input.
 
-As a script, `conftest.py '{"work_dir": ...}'`, it trains in a process of its own and ends as the commands do.
+As a script, `conftest.py '{"work_dir": ...}'` trains in a separate process and exits like the command `train`.
 """
 
 import json
@@ -46,7 +46,7 @@ class ToyModel(BaseModel):
 
 
 class ToyData(Dataset):
-    """Samples `(index, (3, 6, 6) tensor)`. Loading sample `block_at` leaves the file `mark` and never ends."""
+    """Samples `(index, (3, 6, 6) tensor)`. Loading sample `block_at` creates the file `mark` and never returns."""
 
     metainfo = {'classes': ('thing',)}
 
@@ -74,7 +74,7 @@ class ToyMetric(BaseMetric):
 
 
 class Wait(Hook):
-    """Before iteration `at` (from 0) of 'train' or 'val' leave a file `reached`, and wait for a file `go`."""
+    """A hook that creates a file `reached` before iteration `at` (from 0) of a stage, and waits for a file `go`."""
 
     def __init__(self, stage, at):
         self.stage, self.left = stage, at
@@ -107,9 +107,9 @@ class SlowSave(Hook):
 
 
 def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
-    """A `DenseRunner` for `EPOCHS` epochs of `SAMPLES` samples; `kwargs` are the runner's own."""
+    """Build a `DenseRunner` for `EPOCHS` epochs of `SAMPLES` samples; `kwargs` are arguments of the runner."""
     state = torch.get_rng_state()
-    torch.manual_seed(0)  # the weights to start from do not depend on `seed`
+    torch.manual_seed(0)  # initial weights do not depend on `seed`
     model = ToyModel()
     torch.set_rng_state(state)
     arguments = {
@@ -131,7 +131,7 @@ def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
         },
         'custom_hooks': [*({'type': name} for name in HOOKS), *hooks],
         'randomness': {'seed': seed},
-        'experiment_name': f'toy{next(_number)}',  # runs of one name share mmengine's message hub
+        'experiment_name': f'toy{next(_number)}',  # runs of the same name share mmengine's message hub
     }
     for split in ('val', 'test'):
         arguments[f'{split}_cfg'] = {}
@@ -144,9 +144,9 @@ def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
     return DenseRunner(**{**arguments, **kwargs})
 
 
-# --- in a process of its own ---
+# --- in a separate process ---
 
-# One server forks for all test files, so what it has imported is what all of them need.
+# One server forks the processes of all test files, so it preloads the imports of all of them.
 PRELOAD = ['pytest', 'repvit_dense', 'mmdet.apis', 'matplotlib.pyplot', 'torch.utils.tensorboard']
 CHILD = """
 import os, runpy, sys
@@ -159,7 +159,7 @@ runpy.run_path(path, run_name='__main__')
 
 
 class Child:
-    """A training process; what it writes goes to a file. It is forked from one that has done the imports."""
+    """A training process whose output goes to a file. It is forked from a process that has done the imports."""
 
     def __init__(self, work_dir, **options):
         self.work_dir = Path(work_dir)
@@ -195,16 +195,22 @@ class Child:
 
 
 def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=False, every=None, **kwargs):
-    """Train as `cli` does.
+    """Train and exit like the command `train`.
 
-    `group`: rank in a process group of two that meets in the file `group` beside `work_dir`; `background`: as a script
-    starts a job with `&`, which ignores SIGINT; `every`: iterations between recent checkpoints.
+    Args:
+        work_dir: work directory of the run.
+        wait: arguments of `Wait`.
+        block_at: index of the sample whose loading blocks.
+        group: rank in a process group of two processes, which meet in the file `group` beside `work_dir`.
+        background: ignore SIGINT, like a job that a script starts with `&`.
+        every: iterations between recent checkpoints.
+        kwargs: arguments of `make_runner`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.default_int_handler)
     if group is not None:
         store = torch.distributed.FileStore(str(Path(work_dir).with_name('group')), 2)
         torch.distributed.init_process_group('gloo', store=store, rank=group, world_size=2)
-    if block_at is not None:  # every so many seconds a loader looks whether its workers are alive; instead of 5
+    if block_at is not None:  # interval in seconds at which a loader checks its workers; default 5
         torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
     hooks = [SlowSave()] if group is not None else []
     hooks += [Wait(*wait)] if wait else []
@@ -221,7 +227,7 @@ def train_and_exit(work_dir, wait=None, block_at=None, group=None, background=Fa
 
 @pytest.fixture
 def start():
-    """`start(work_dir, **options)`: a `Child` that runs `train_and_exit`."""
+    """`start(work_dir, **options)` returns a `Child` that runs `train_and_exit`."""
     children = []
 
     def start(work_dir, **options):
@@ -236,13 +242,13 @@ def start():
 
 @pytest.fixture
 def toy():
-    """`toy(work_dir, **options)`: see `make_runner`."""
+    """`toy(work_dir, **options)` calls `make_runner`."""
     return make_runner
 
 
 @pytest.fixture(scope='session')
 def whole_run(tmp_path_factory):
-    """A runner that has trained from beginning to end without any interruption."""
+    """Return a runner after an uninterrupted training."""
     runner = make_runner(tmp_path_factory.mktemp('whole'))
     runner.train()
     return runner

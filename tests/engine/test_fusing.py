@@ -1,4 +1,4 @@
-"""The fused model is there for the time of a test, and only then."""
+"""The hook replaces the model by a fused copy during a test."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SWITCH = {'type': 'DenseFuseHook'}
 
 
 class Watch(Hook):
-    """Keeps the model that is tested, and what it says about a batch."""
+    """A hook that records the tested model and its output for one image."""
 
     priority = 'LOWEST'
 
@@ -42,13 +42,13 @@ def randomized(runner, randomize_bn):
 
 @pytest.fixture
 def plain(tmp_path, toy, watch, randomize_bn):
-    """A runner that has tested its model as it is."""
+    """Test without the hook; return the output and the score."""
     runner = randomized(toy(tmp_path / 'plain', hooks=[watch]), randomize_bn)
     runner.test()
     return watch.answer.item(), watch.metrics['toy/mAP']
 
 
-def test_a_fused_model_is_tested_and_the_own_one_put_back(tmp_path, toy, plain, randomize_bn):
+def test_a_fused_copy_is_tested_and_the_model_restored(tmp_path, toy, plain, randomize_bn):
     watch = Watch(torch.randn(3, 6, 6))
     runner = randomized(toy(tmp_path / 'deploy', hooks=[SWITCH, watch]), randomize_bn)
     model = runner.model
@@ -71,10 +71,10 @@ def test_both_forms_score_the_same(tmp_path, toy, watch, plain, randomize_bn):
     assert watch.metrics['toy/mAP'] < 0.999
 
 
-def test_training_flags_are_left_alone(tmp_path, toy):
+def test_training_flags_do_not_change(tmp_path, toy):
     runner = toy(tmp_path, hooks=[SWITCH])
     runner.model.train()
-    runner.model.out.eval()  # a part that its user has frozen
+    runner.model.out.eval()  # as a user freezes a part
     before = [module.training for module in runner.model.modules()]
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'DenseFuseHook')
     hook.before_test(runner)
@@ -82,7 +82,7 @@ def test_training_flags_are_left_alone(tmp_path, toy):
     assert [module.training for module in runner.model.modules()] == before
 
 
-def test_a_wrapped_model_is_put_back_wrapped(tmp_path, toy, watch, process_group):
+def test_a_wrapped_model_is_restored_with_its_wrapper(tmp_path, toy, watch, process_group):
     wrapped = MMDistributedDataParallel(toy(tmp_path / 'model').model)
     runner = toy(tmp_path / 'run', hooks=[SWITCH, watch], model=wrapped)
     runner.test()
@@ -92,7 +92,7 @@ def test_a_wrapped_model_is_put_back_wrapped(tmp_path, toy, watch, process_group
     assert not isinstance(watch.model.conv, ConvBN)
 
 
-def test_training_and_testing_in_turn(tmp_path, toy, watch):
+def test_training_and_testing_can_alternate(tmp_path, toy, watch):
     runner = toy(tmp_path, hooks=[SWITCH, watch])
     runner.train()
     for _ in range(2):
@@ -101,9 +101,9 @@ def test_training_and_testing_in_turn(tmp_path, toy, watch):
         assert isinstance(runner.model.conv, ConvBN)
 
 
-def test_the_log_says_what_is_tested(tmp_path, toy):
+def test_the_log_names_the_tested_form(tmp_path, toy):
     runner = toy(tmp_path, hooks=[SWITCH])
     runner.test()
     text = next(tmp_path.glob('*/*.log')).read_text()
     parameters = sum(p.numel() for p in runner.model.parameters())
-    assert f'Testing in deploy form: {parameters} parameters fused to ' in text
+    assert f'Testing the fused model: {parameters} parameters fused to ' in text

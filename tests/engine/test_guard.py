@@ -1,4 +1,4 @@
-"""Signals and broken losses: what is left behind, what is said, and that a resumed run ends where it would have."""
+"""Signals and non-finite losses: files, messages, and a resumed run that ends with the same weights."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from mmengine.hooks import Hook
 from repvit_dense.engine.guard import TrainingStopped
 
 ITERATIONS = 8  # per epoch
-FORKED = pytest.mark.timeout(200)  # the first start imports everything anew
+FORKED = pytest.mark.timeout(200)  # the first start imports everything
 
 
 class Signal(Hook):
-    """The process gets a signal before iteration `at`, counted from 0."""
+    """A hook that sends its process a signal before iteration `at` (from 0)."""
 
     priority = 'VERY_HIGH'
 
@@ -31,7 +31,7 @@ class Signal(Hook):
 
 
 class Poison(Hook):
-    """From iteration `at` (from 0) on the losses are `value`."""
+    """A hook that sets the loss to `value` from iteration `at` (from 0) on."""
 
     priority = 'HIGHEST'
 
@@ -53,7 +53,7 @@ def assert_same(state, expected):
 
 
 def validation_scores(work_dir):
-    """Step -> score, over all starts."""
+    """Return (step, score) pairs, over all starts."""
     text = ''.join(path.read_text() for path in sorted(work_dir.glob('*/vis_data/scalars.json')))
     records = [json.loads(line) for line in text.splitlines()]
     return [(record['step'], record['toy/mAP']) for record in records if 'toy/mAP' in record]
@@ -66,8 +66,8 @@ def validation_scores(work_dir):
 @pytest.mark.parametrize(
     'send, number, code',
     [
-        (os.killpg, signal.SIGINT, 130),  # as Ctrl-C in a terminal: the workers get it too
-        (os.killpg, signal.SIGTERM, 143),  # as `timeout` or a scheduler: it ends the workers
+        (os.killpg, signal.SIGINT, 130),  # Ctrl-C in a terminal: the workers receive it too
+        (os.killpg, signal.SIGTERM, 143),  # `timeout` or a scheduler: it ends the workers
         (os.kill, signal.SIGTERM, 143),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, start, toy, whole_r
     child.go()
 
     assert child.exit_code() == code
-    saved = work_dir / 'interrupted_iter_3.pth'  # the iteration in which the signal came was finished
+    saved = work_dir / 'interrupted_iter_3.pth'  # the iteration during the signal is finished
     assert last(work_dir) == saved
     assert f'stopped by {number.name} after iteration 3; saved {saved}' in child.output
     assert '--resume' in child.output
@@ -124,7 +124,7 @@ def test_a_second_signal_stops_at_once(tmp_path, start, background):
     os.kill(child.pid, signal.SIGINT)
     child.wait_for('received')
     assert child.process.is_alive()
-    os.kill(child.pid, signal.SIGINT)  # no `go`: the iteration never ends by itself
+    os.kill(child.pid, signal.SIGINT)  # without `go` the iteration does not end
 
     assert child.exit_code() == 130
     assert not list((tmp_path / 'run').glob('*.pth*'))
@@ -132,10 +132,10 @@ def test_a_second_signal_stops_at_once(tmp_path, start, background):
 
 
 @FORKED
-def test_a_signal_that_ends_the_workers_while_they_are_waited_for(tmp_path, start):
+def test_a_signal_that_ends_workers_while_the_loader_waits_for_them(tmp_path, start):
     child = start(tmp_path / 'run', block_at=11, workers=1)
     child.wait_for('reached')
-    time.sleep(0.5)  # the batches loaded before are used up
+    time.sleep(0.5)  # until the preloaded batches are used
     os.killpg(child.pid, signal.SIGTERM)
     assert child.exit_code() == 143
     iterations = int(last(tmp_path / 'run').stem.rpartition('_')[2])
@@ -144,7 +144,7 @@ def test_a_signal_that_ends_the_workers_while_they_are_waited_for(tmp_path, star
 
 @FORKED
 def test_processes_stop_together(tmp_path, start):
-    """One of two gets the signal; both stop after the same iteration, when the first has written the checkpoint."""
+    """One of two processes receives the signal; both stop after the same iteration and after the checkpoint."""
     children = [
         start(tmp_path / f'rank{rank}', group=rank, wait=('train', 2) if rank else None, seed=1) for rank in range(2)
     ]
@@ -152,8 +152,8 @@ def test_processes_stop_together(tmp_path, start):
     os.kill(children[1].pid, signal.SIGTERM)
     children[1].go()
     assert [child.exit_code() for child in children] == [143, 143]
-    said = [next(line for line in child.output.splitlines() if line.startswith('stopped by')) for child in children]
-    assert [line.partition(';')[0] for line in said] == ['stopped by SIGTERM after iteration 3'] * 2
+    messages = [next(line for line in child.output.splitlines() if line.startswith('stopped by')) for child in children]
+    assert [line.partition(';')[0] for line in messages] == ['stopped by SIGTERM after iteration 3'] * 2
     saved = last(tmp_path / 'rank0')
     assert saved.name == 'interrupted_iter_3.pth'
     assert (tmp_path / 'rank1.txt').stat().st_mtime_ns > saved.stat().st_mtime_ns
@@ -168,7 +168,7 @@ def assert_gone(pids):
 
 
 def test_forked_processes_neither_save_nor_survive(tmp_path, toy):
-    """Before torch has set up a worker, or in a pool of an evaluation, the handlers are those of the parent."""
+    """A worker before its setup by torch, or a process of an evaluation pool, inherits the handlers."""
 
     class Fork(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -195,15 +195,15 @@ def test_forked_processes_neither_save_nor_survive(tmp_path, toy):
     [[], [Signal(at=1, number=signal.SIGTERM)], [Poison(at=1, value=float('nan'))]],
     ids=['at the end', 'after a signal', 'after an error'],
 )
-def test_handlers_are_put_back(tmp_path, toy, hooks):
+def test_handlers_are_restored(tmp_path, toy, hooks):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(TrainingStopped) if hooks else nullcontext():
         toy(tmp_path, hooks=hooks, train_cfg={'type': 'DenseEpochLoop', 'max_epochs': 1}).train()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_weights_of_a_stopped_validation_are_no_reason_to_validate(tmp_path, toy):
-    """`validation_due` concerns resuming, not a new training that starts from these weights."""
+def test_starting_from_weights_of_a_stopped_validation_does_not_validate(tmp_path, toy):
+    """`validation_due` is for resuming, not for a new training from these weights."""
     with pytest.raises(TrainingStopped):
         toy(tmp_path / 'a', hooks=[SignalInValidation()]).train()
     runner = toy(tmp_path / 'b', load_from=str(last(tmp_path / 'a')), hooks=[Signal(at=1)])
@@ -214,7 +214,7 @@ def test_weights_of_a_stopped_validation_are_no_reason_to_validate(tmp_path, toy
 
 @pytest.mark.parametrize('at', [2, 3, 6, ITERATIONS - 1])
 def test_a_run_by_iterations_resumes_to_the_same_weights_and_scores(tmp_path, toy, at):
-    """The signal may come in the very iteration that a validation would have followed, or in the last one."""
+    """The signal may arrive in the iteration before a validation, or in the last one."""
 
     def run(work_dir, **kwargs):
         return toy(
@@ -249,31 +249,31 @@ class SignalInValidation(Hook):
 
 
 @pytest.mark.parametrize('value, text', [(float('nan'), 'nan'), (float('inf'), 'inf'), (float('-inf'), '-inf')])
-def test_a_broken_loss_stops_the_run(tmp_path, toy, value, text):
+def test_a_non_finite_loss_stops_the_run(tmp_path, toy, value, text):
     runner = toy(tmp_path, hooks=[Poison(at=ITERATIONS + 2, value=value)])
     with pytest.raises(TrainingStopped) as stopped:
         runner.train()
     message = str(stopped.value)
     assert stopped.value.exit_code == 1
     assert f'iteration {ITERATIONS + 3}:' in message
-    assert f'(loss_toy = {text})' in message  # and not the sum, which is finite here
+    assert f'(loss_toy = {text})' in message  # the sum is finite here
     assert str(tmp_path / 'epoch_1.pth') in message
     assert 'clip_grad' in message
 
 
-def test_nothing_of_a_broken_iteration_is_saved(tmp_path, toy):
+def test_no_checkpoint_follows_a_non_finite_loss(tmp_path, toy):
     every_iteration = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1, 'by_epoch': False}}
     with pytest.raises(TrainingStopped, match='iter_3.pth'):
         toy(tmp_path, hooks=[Poison(at=3, value=float('nan'))], default_hooks=every_iteration).train()
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
 
 
-def test_a_broken_loss_before_any_checkpoint(tmp_path, toy):
+def test_a_non_finite_loss_before_any_checkpoint(tmp_path, toy):
     with pytest.raises(TrainingStopped, match='none yet'):
         toy(tmp_path, hooks=[Poison(at=0, value=float('nan'))]).train()
 
 
-def test_other_outputs_may_be_anything(tmp_path, toy):
+def test_other_outputs_may_be_non_finite(tmp_path, toy):
     class Accuracy(Hook):
         priority = 'HIGHEST'
 

@@ -1,4 +1,4 @@
-"""Resuming in the middle of an epoch: every sample of it once, whatever the seed of the start that goes on."""
+"""Resuming within an epoch: each of its samples is used once, for any seed of the resuming start."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ class Interrupt(Hook):
 
 
 class Record(Hook):
-    """Numbers of the batches, and what was called around the epochs."""
+    """A hook that records batch indices and the calls around epochs."""
 
     def __init__(self):
         self.batches, self.calls = [], []
@@ -45,21 +45,21 @@ def interrupted(toy, work_dir, at, **kwargs):
     return runner
 
 
-def test_an_uninterrupted_run_is_mmengines(tmp_path, toy, whole_run):
+def test_an_uninterrupted_run_equals_one_of_mmengine(tmp_path, toy, whole_run):
     stock = toy(tmp_path, train_cfg={'by_epoch': True, 'max_epochs': EPOCHS, 'val_interval': 1})
     stock.train()
     assert stock.model.seen == whole_run.model.seen
     assert all(torch.equal(v, stock.model.state_dict()[k]) for k, v in whole_run.model.state_dict().items())
 
 
-def test_epochs_differ_in_order(whole_run):
+def test_the_order_differs_between_epochs(whole_run):
     first, second = whole_run.model.seen[:ITERATIONS], whole_run.model.seen[ITERATIONS:]
     assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(SAMPLES))
     assert first != second
 
 
 @pytest.mark.parametrize('at', [0, 2, ITERATIONS - 1, ITERATIONS, ITERATIONS + 3, EPOCHS * ITERATIONS - 1])
-def test_every_batch_once_and_in_order(tmp_path, toy, whole_run, at):
+def test_each_batch_is_used_once_and_in_order(tmp_path, toy, whole_run, at):
     before = interrupted(toy, tmp_path, at).model.seen
     after = toy(tmp_path, resume=True)
     after.train()
@@ -67,8 +67,8 @@ def test_every_batch_once_and_in_order(tmp_path, toy, whole_run, at):
     assert before + after.model.seen == whole_run.model.seen
 
 
-def test_the_seed_of_the_first_start_stands(tmp_path, toy):
-    """Without `--seed` every start draws its own; the order of a begun epoch must stay."""
+def test_the_seed_of_the_first_start_is_kept(tmp_path, toy):
+    """Without `--seed` each start draws a seed, but the order of a started epoch must not change."""
     first = interrupted(toy, tmp_path, 2, seed=None)
     second = toy(tmp_path, resume=True, seed=None)
     assert first.seed != second.seed
@@ -77,7 +77,7 @@ def test_the_seed_of_the_first_start_stands(tmp_path, toy):
     assert sorted(chain(*epoch)) == list(range(SAMPLES))
 
 
-def test_hooks_see_the_numbers_of_the_batches(tmp_path, toy):
+def test_hooks_receive_the_batch_indices(tmp_path, toy):
     interrupted(toy, tmp_path, ITERATIONS + 2)
     record = Record()
     toy(tmp_path, resume=True, hooks=[record]).train()
@@ -85,7 +85,7 @@ def test_hooks_see_the_numbers_of_the_batches(tmp_path, toy):
     assert record.calls == [('before', 1), ('after', 1)]
 
 
-def test_an_epoch_stopped_in_its_last_iteration_is_still_ended(tmp_path, toy):
+def test_an_epoch_stopped_in_its_last_iteration_is_completed(tmp_path, toy):
     interrupted(toy, tmp_path, ITERATIONS - 1)
     assert not (tmp_path / 'epoch_1.pth').exists()
     toy(tmp_path, resume=True).train()
@@ -95,7 +95,7 @@ def test_an_epoch_stopped_in_its_last_iteration_is_still_ended(tmp_path, toy):
 @pytest.mark.parametrize(
     'loop', [{'type': 'DenseEpochLoop', 'max_epochs': 1}, {'type': 'DenseIterLoop', 'max_iters': 8}]
 )
-def test_an_error_of_the_data_set_is_announced_and_not_swallowed(tmp_path, toy, loop):
+def test_an_error_of_the_data_set_is_announced_and_raised(tmp_path, toy, loop):
     class Broken(torch.utils.data.Dataset):
         def __len__(self):
             return SAMPLES
@@ -104,21 +104,21 @@ def test_an_error_of_the_data_set_is_announced_and_not_swallowed(tmp_path, toy, 
             raise RuntimeError('no such image')
 
     class Listen(Hook):
-        heard = 0
+        calls = 0
 
         def after_data_error(self, runner):
-            self.heard += 1
+            self.calls += 1
 
     listen = Listen()
     with pytest.raises(RuntimeError, match='no such image') as caught:
         toy(tmp_path, data=Broken(), train_cfg=loop, hooks=[listen]).train()
     assert not isinstance(caught.value, TrainingStopped)
-    assert listen.heard == 1
+    assert listen.calls == 1
 
 
 @pytest.mark.parametrize('at', [0, 5, ITERATIONS])
-def test_by_iterations_every_batch_once_and_in_order(tmp_path, toy, whole_run, at):
-    """With the sampler that such recipes have; the last interruption lies in its second round through the data."""
+def test_training_by_iterations_uses_each_batch_once_and_in_order(tmp_path, toy, whole_run, at):
+    """Use the sampler of such recipes; the last interruption is in its second pass through the data."""
 
     def run(work_dir, **kwargs):
         loader = {

@@ -1,4 +1,4 @@
-"""Weight decay spares norms, biases, layer scales and position tables, whatever else `paramwise_cfg` says."""
+"""Norms, biases, layer scales and position tables have no weight decay, for any other rule of `paramwise_cfg`."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ class Net(nn.Module):
 
 
 def groups(**paramwise):
-    """Parameter name -> (learning rate, weight decay)."""
+    """Return parameter name -> (learning rate, weight decay)."""
     net = Net()
     config = {
         'constructor': 'DenseNoDecayOptimWrapperConstructor',
@@ -29,17 +29,17 @@ def groups(**paramwise):
     return {
         names[group['params'][0]]: (group['lr'], group['weight_decay'])
         for group in wrapper.optimizer.param_groups
-        if group['params'][0] in names  # mmengine adds a group of its own, to report the base learning rate
+        if group['params'][0] in names  # mmengine adds a group that reports the base learning rate
     }
 
 
 @pytest.mark.parametrize('name', ['backbone.0.bias', 'backbone.1.weight', 'backbone.1.bias', 'gamma', 'scale'])
-def test_what_has_no_two_dimensions_does_not_decay(name):
+def test_parameters_of_at_most_one_dimension_do_not_decay(name):
     assert groups()[name] == (1.0, 0.0)
 
 
 @pytest.mark.parametrize('name', ['backbone.0.weight', 'head.weight', 'pos_table'])
-def test_everything_else_decays(name):
+def test_other_parameters_decay(name):
     assert groups()[name] == (1.0, 0.5)
 
 
@@ -47,11 +47,11 @@ def test_a_named_table_does_not_decay():
     assert groups(no_decay=['pos_'])['pos_table'] == (1.0, 0.0)
 
 
-def test_a_parts_own_learning_rate_changes_nothing_about_it():
-    found = groups(custom_keys={'backbone': {'lr_mult': 0.1}})
-    assert found['backbone.0.weight'] == (pytest.approx(0.1), 0.5)
-    assert found['backbone.1.weight'] == (pytest.approx(0.1), 0.0)
+def test_the_learning_rate_of_a_part_does_not_change_the_rule():
+    rates = groups(custom_keys={'backbone': {'lr_mult': 0.1}})
+    assert rates['backbone.0.weight'] == (pytest.approx(0.1), 0.5)
+    assert rates['backbone.1.weight'] == (pytest.approx(0.1), 0.0)
 
 
-def test_every_parameter_is_trained():
+def test_all_parameters_are_trained():
     assert set(groups()) == {name for name, _ in Net().named_parameters()}

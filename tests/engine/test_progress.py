@@ -1,4 +1,4 @@
-"""A bar where there is a terminal, lines where there is none, and never a bar in the log file."""
+"""A bar in a terminal, log lines elsewhere, and no bar in the log file."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ BAR = '█'
 
 
 class Terminal:
-    """A pseudo-terminal; `text` is all that was written to it."""
+    """A pseudo-terminal; `close` returns all output."""
 
     def __init__(self):
         self._main, side = pty.openpty()
@@ -32,7 +32,7 @@ class Terminal:
         while True:
             try:
                 self._parts.append(os.read(self._main, 4096))
-            except OSError:  # the other side is closed
+            except OSError:  # the other end is closed
                 return
 
     def close(self):
@@ -44,7 +44,7 @@ class Terminal:
 
 @pytest.fixture
 def on_terminal(monkeypatch):
-    """`on_terminal(function)`: what the function wrote to a terminal."""
+    """`on_terminal(function)` returns the output of a function to a terminal."""
 
     def call(function, streams=('stdout', 'stderr')):
         terminal = Terminal()
@@ -72,11 +72,11 @@ def test_a_terminal_shows_bars_with_the_loss(tmp_path, toy, on_terminal):
     assert 'epoch=2' in text
     assert re.search(r'epoch=1, loss=\d+\.\d{3}\W', text)
     assert 'val:' in text
-    assert 'Epoch(train)' not in text  # the bar says it
+    assert 'Epoch(train)' not in text  # the bar shows it
     assert 'Epoch(val)' in text  # once per epoch, above the bar
 
 
-def test_training_by_iterations_counts_no_epochs(tmp_path, toy, on_terminal):
+def test_training_by_iterations_shows_no_epochs(tmp_path, toy, on_terminal):
     by_iterations = {'type': 'DenseIterLoop', 'max_iters': 6, 'val_interval': 3}
     text = on_terminal(lambda: toy(tmp_path, train_cfg=by_iterations).train())
     assert '6/6' in text
@@ -84,7 +84,7 @@ def test_training_by_iterations_counts_no_epochs(tmp_path, toy, on_terminal):
     assert 'epoch=' not in text
 
 
-def test_the_log_file_has_lines_and_no_bar(tmp_path, toy, on_terminal):
+def test_the_log_file_has_lines_but_no_bar(tmp_path, toy, on_terminal):
     on_terminal(lambda: toy(tmp_path).train())
     log = log_of(tmp_path)
     assert 'Epoch(train) [2][8/8]' in log
@@ -98,14 +98,14 @@ def test_testing_has_a_bar(tmp_path, toy, on_terminal):
     assert '8/8' in text
 
 
-def test_a_resumed_bar_starts_where_training_does(tmp_path, toy, on_terminal):
+def test_a_resumed_bar_starts_at_the_resumed_iteration(tmp_path, toy, on_terminal):
     toy(tmp_path, train_cfg={'type': 'DenseEpochLoop', 'max_epochs': 1}).train()
     text = on_terminal(lambda: toy(tmp_path, resume=True).train())
     assert ' 8/16' in text
     assert ' 4/16' not in text
 
 
-def test_without_a_terminal_there_are_lines(tmp_path, toy, capsys):
+def test_without_a_terminal_lines_are_printed(tmp_path, toy, capsys):
     runner = toy(tmp_path)
     runner.train()
     captured = capsys.readouterr()
@@ -115,14 +115,14 @@ def test_without_a_terminal_there_are_lines(tmp_path, toy, capsys):
 
 
 def test_redirected_output_keeps_its_lines(tmp_path, toy, on_terminal, capsys):
-    """`train ... > log.txt` in a terminal: the bar on the terminal, the log lines in the file."""
+    """`train ... > log.txt` shows the bar on the terminal and writes the log lines to the file."""
     text = on_terminal(lambda: toy(tmp_path).train(), streams=('stderr',))
     assert 'train: 100%' in text
     assert 'Epoch(train) [1][2/8]' in capsys.readouterr().out
     assert 'Epoch(' not in text
 
 
-def test_warnings_are_never_hidden(tmp_path, toy, on_terminal):
+def test_warnings_are_shown(tmp_path, toy, on_terminal):
     from mmengine.hooks import Hook
 
     class Warn(Hook):
@@ -135,8 +135,8 @@ def test_warnings_are_never_hidden(tmp_path, toy, on_terminal):
     assert 'all is well' not in text
 
 
-def test_bars_end_with_a_broken_run(tmp_path, toy, on_terminal):
-    """What is said after it must not stand on the line of the bar."""
+def test_bars_are_closed_after_an_error(tmp_path, toy, on_terminal):
+    """The error message must not be on the line of the bar."""
     from mmengine.hooks import Hook
 
     class Break(Hook):

@@ -1,4 +1,4 @@
-"""Checkpoints between those of the recipe: how often, how many, and what is left of them."""
+"""Frequent checkpoints: interval, number, and removal."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ ITERATIONS = 8
 
 
 class Look(Hook):
-    """The recent checkpoints after each iteration."""
+    """A hook that records the recent checkpoints after each iteration."""
 
     priority = 'LOWEST'
 
@@ -30,27 +30,27 @@ def seen(toy, work_dir, **every):
     return look.seen
 
 
-def test_every_so_many_iterations_the_last_two_are_kept(tmp_path, toy):
+def test_the_last_two_of_an_interval_in_iterations_are_kept(tmp_path, toy):
     assert seen(toy, tmp_path, iterations=3) == [
         *([], [], [3], [3], [3], [3, 6], [3, 6], [3, 6]),
         *([6, 9], [6, 9], [6, 9], [9, 12], [9, 12], [9, 12], [12, 15], [12, 15]),
     ]
-    # The recipe's own stay when training has ended, and the last of them is what --resume finds.
+    # The checkpoints of the recipe stay when training has ended; --resume finds the last of them.
     names = sorted(path.name for path in tmp_path.glob('*.pth') if not path.name.startswith('best_'))
     assert names == ['epoch_1.pth', 'epoch_2.pth']
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_2.pth')
 
 
-def test_every_so_many_minutes(tmp_path, toy, monkeypatch):
-    """On a clock that goes on by 40 seconds with every iteration."""
+def test_an_interval_in_minutes(tmp_path, toy, monkeypatch):
+    """Each call of the clock advances it by 40 seconds."""
     clock = iter(range(0, 10**6, 40))
     monkeypatch.setattr(recent, 'time', SimpleNamespace(monotonic=lambda: next(clock)))
     files = [names[-1] for names in seen(toy, tmp_path, minutes=5) if names]
-    assert sorted(set(files)) == [8, 16]  # saving looks at the clock as well
+    assert sorted(set(files)) == [8, 16]  # saving calls the clock too
 
 
 @pytest.mark.parametrize('counts, expected', [(1, {1, 2, 3, 4}), (2, {2, 4})])
-def test_not_while_gradients_are_accumulated(tmp_path, toy, counts, expected):
+def test_no_checkpoint_while_gradients_are_accumulated(tmp_path, toy, counts, expected):
     optimizer = {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}, 'accumulative_counts': counts}
     look = Look()
     hooks = [{'type': 'DenseRecentCheckpointHook', 'iterations': 1}, look]

@@ -1,4 +1,4 @@
-"""The picture of a run and the page of its results."""
+"""The curves of a run and the page of its results."""
 
 import json
 from html.parser import HTMLParser
@@ -14,7 +14,7 @@ from repvit_dense.page import write_page
 
 
 def log(work_dir, start, losses=(), scores=()):
-    """Write what one start logs: `(iteration, loss)` and `(epoch, score)`."""
+    """Write the log of one start, from `(iteration, loss)` and `(epoch, score)` pairs."""
     folder = work_dir / start / 'vis_data'
     folder.mkdir(parents=True)
     records = [{'loss': x, 'loss_cls': x / 2, 'epoch': 1 + i // 100, 'iter': i, 'step': i} for i, x in losses]
@@ -52,7 +52,7 @@ def pictures(tmp_path):
 # --- curves ---
 
 
-def test_a_run_leaves_its_curves_and_says_where(toy, tmp_path):
+def test_a_run_draws_its_curves_and_logs_the_path(toy, tmp_path):
     toy(tmp_path).train()
     assert pixels(tmp_path / 'curves.png').shape == (960, 1200, 3)
     text = next(tmp_path.glob('*/*.log')).read_text()
@@ -71,14 +71,14 @@ def test_losses_and_scores_are_drawn(tmp_path):
         log(tmp_path / name, '20250101_000000', **data)
         pictures[name] = pixels(draw_curves(tmp_path / name))
     empty = pictures['empty']
-    assert empty.min() < 200 < empty.max()  # axes on a light ground
+    assert empty.min() < 200 < empty.max()  # dark axes on a light background
     above, below = np.split(np.arange(960), 2)
     changed = {name: (abs(picture - empty).max(axis=2) > 60) for name, picture in pictures.items()}
     assert changed['losses'][above].sum() > 1000
     assert changed['scores'][below].sum() > 1000
 
 
-def test_only_the_main_scores_are_drawn(tmp_path):
+def test_secondary_scores_are_not_drawn(tmp_path):
     log(tmp_path / 'a', '20250101_000000', scores=[(1, 0.1), (2, 0.6)])
     text = (tmp_path / 'a/20250101_000000/vis_data/scalars.json').read_text()
     log(tmp_path / 'b', '20250101_000000')
@@ -92,7 +92,7 @@ def test_scores_in_percent_are_drawn_as_fractions(tmp_path):
         log(tmp_path / name, '20250101_000000')
         path = tmp_path / name / '20250101_000000/vis_data/scalars.json'
         path.write_text(json.dumps({'step': 1, **score}) + '\n')
-        below = pixels(draw_curves(tmp_path / name))[480:, :900]  # without the legend
+        below = pixels(draw_curves(tmp_path / name))[480:, :900]  # the legend is further right
         blue = (abs(below - (31, 119, 180)) < 30).all(axis=2)
         rows.append(np.nonzero(blue)[0].mean())
     fraction, percent, low = rows
@@ -103,7 +103,7 @@ def test_scores_in_percent_are_drawn_as_fractions(tmp_path):
 @pytest.mark.parametrize(
     'name, drawn', [('decode.loss_ce', True), ('aux.loss_ce', True), ('decode.d0.loss_cls', False)]
 )
-def test_losses_of_heads_are_drawn_and_those_of_earlier_layers_are_not(tmp_path, name, drawn):
+def test_losses_of_heads_are_drawn_unless_of_earlier_layers(tmp_path, name, drawn):
     pictures = []
     for folder, more in (('a', {}), ('b', {name: 0.5})):
         log(tmp_path / folder, '20250101_000000')
@@ -114,7 +114,7 @@ def test_losses_of_heads_are_drawn_and_those_of_earlier_layers_are_not(tmp_path,
     assert (pictures[0] != pictures[1]).any() == drawn
 
 
-def test_a_resumed_start_goes_on_and_replaces(tmp_path):
+def test_a_resumed_start_replaces_repeated_steps(tmp_path):
     log(tmp_path, '20250101_000000', losses=[(50, 5.0), (100, 4.0), (150, 3.0)], scores=[(1, 0.1)])
     log(tmp_path, '20250102_000000', losses=[(150, 3.5), (200, 2.0)], scores=[(2, 0.2)])
     losses, scores = read_scalars(tmp_path)
@@ -122,7 +122,7 @@ def test_a_resumed_start_goes_on_and_replaces(tmp_path):
     assert [(record['step'], record['coco/bbox_mAP']) for record in scores] == [(1, 0.1), (2, 0.2)]
 
 
-def test_a_new_training_in_the_same_folder_starts_anew(tmp_path):
+def test_a_new_training_in_the_same_folder_replaces_the_curves(tmp_path):
     log(tmp_path, '20250101_000000', losses=[(50, 5.0), (500, 1.0)], scores=[(1, 0.1), (5, 0.5)])
     log(tmp_path, '20250102_000000', losses=[(50, 4.0), (100, 3.0)], scores=[(1, 0.2)])
     losses, scores = read_scalars(tmp_path)
@@ -130,13 +130,13 @@ def test_a_new_training_in_the_same_folder_starts_anew(tmp_path):
     assert [record['coco/bbox_mAP'] for record in scores] == [0.2]
 
 
-def test_a_start_that_logged_nothing_changes_nothing(tmp_path):
+def test_a_start_without_records_is_ignored(tmp_path):
     log(tmp_path, '20250101_000000', losses=[(50, 5.0)])
     log(tmp_path, '20250102_000000')
     assert len(read_scalars(tmp_path)[0]) == 1
 
 
-def test_no_best_checkpoint_no_line(tmp_path):
+def test_without_a_best_checkpoint_its_line_is_missing(tmp_path):
     assert len(summarize(tmp_path, {})) == 1
     lines = summarize(tmp_path, {'best_ckpt': 'best.pth', 'best_score': 0.12345})
     assert lines[1] == 'Best checkpoint: best.pth (score 0.123)'
@@ -145,7 +145,7 @@ def test_no_best_checkpoint_no_line(tmp_path):
 # --- page ---
 
 
-def test_every_link_is_relative_and_leads_to_its_file(tmp_path, pictures):
+def test_links_are_relative_and_point_to_their_files(tmp_path, pictures):
     (tmp_path / 'curves.png').touch()
     path = write_page(tmp_path / 'pictures', 'title', pictures, 'caption', {}, tmp_path / 'curves.png')
     assert path == tmp_path / 'pictures' / 'index.html'
@@ -156,7 +156,7 @@ def test_every_link_is_relative_and_leads_to_its_file(tmp_path, pictures):
     assert all('#' not in source and '?' not in source for source in sources)
 
 
-def test_names_are_text(tmp_path, pictures):
+def test_names_are_escaped(tmp_path, pictures):
     metrics = {'coco/bbox_mAP': 0.3456, '<script>alert(1)</script>': 1.0}
     page = Page(write_page(tmp_path, '<script>t</script>', pictures, '<b>', metrics))
     assert 'script' not in page.tags
@@ -165,7 +165,7 @@ def test_names_are_text(tmp_path, pictures):
         assert text in page.text
 
 
-def test_nothing_to_show(tmp_path):
+def test_a_page_without_pictures(tmp_path):
     page = Page(write_page(tmp_path, 'title', [], 'caption', {'a': 1}, tmp_path / 'no_curves.png'))
     assert page.sources == []
     assert 'Training' not in page.text

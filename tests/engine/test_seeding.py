@@ -1,6 +1,6 @@
-"""What is random in a training follows from the seed and the position alone: a killed one ends as if it had not been.
+"""Random numbers follow from the seed and the position alone: a killed and resumed training ends with the same bits.
 
-The toy data and model here draw from every generator there is.
+The toy data and hooks draw from the generators of Python, numpy and torch.
 """
 
 import random
@@ -19,25 +19,25 @@ BY_ITERATIONS = {'train_cfg': {'type': 'DenseIterLoop', 'max_iters': 2 * ITERATI
 
 
 class RandomData(Dataset):
-    """Each sample is drawn; `made` counts the samples made in this process."""
+    """Random samples; `loaded` counts the samples loaded in this process."""
 
     metainfo = {'classes': ('thing',)}
 
     def __init__(self):
-        self.made = 0
+        self.loaded = 0
 
     def __len__(self):
         return SAMPLES
 
     def __getitem__(self, index):
-        self.made += 1
+        self.loaded += 1
         assert type(index) is int
         drawn = random.random() + np.random.rand() + torch.rand(3, 6, 6)
         return index, drawn.float() + index
 
 
 class Noise(Hook):
-    """Draws in the main process, before and after an iteration; keeps the data and what was drawn."""
+    """A hook that draws in the main process around each iteration and records data and numbers."""
 
     def __init__(self, stop_at=None):
         self.seen, self.stop_at = [], stop_at
@@ -56,7 +56,7 @@ class Noise(Hook):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Put back, also by a training that ends with an error."""
+    """Restore the signal handlers after each test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -93,7 +93,7 @@ def assert_same_weights(runner, other):
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
-def test_seeding_reaches_every_generator():
+def test_all_generators_are_seeded():
     seed_all(1, 2)
     drawn = random.random(), np.random.rand(), torch.rand(()).item()
     seed_all(1, 2)
@@ -103,16 +103,16 @@ def test_seeding_reaches_every_generator():
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_workers_change_nothing(tmp_path, toy, workers):
+def test_workers_do_not_change_the_numbers(tmp_path, toy, workers):
     alone, expected = trained(toy, tmp_path / 'alone')
     loader = {'num_workers': workers, 'persistent_workers': True}
     helped, seen = trained(toy, tmp_path / 'helped', train_dataloader=loader)
-    helped.train_dataloader._iterator = None  # its workers end now; the garbage collector waits 5 s for each of them
+    helped.train_dataloader._iterator = None  # end the workers now; the garbage collector would wait 5 s for each
     assert_same(seen, expected)
     assert_same_weights(helped, alone)
 
 
-def test_epochs_and_iterations_differ_in_what_they_draw(tmp_path, toy):
+def test_epochs_and_iterations_draw_different_numbers(tmp_path, toy):
     _, seen = trained(toy, tmp_path)
     fraction = {(int(i), e): x[0, 0, 0].item() - int(i) for e in (0, 1) for index, data, _ in
                 seen[e * ITERATIONS : (e + 1) * ITERATIONS] for i, x in zip(index, data, strict=True)}  # fmt: skip
@@ -120,23 +120,23 @@ def test_epochs_and_iterations_differ_in_what_they_draw(tmp_path, toy):
     assert len({drawn for _, _, drawn in seen}) == 2 * ITERATIONS
 
 
-def test_another_seed_draws_other_numbers(tmp_path, toy):
+def test_another_seed_draws_different_numbers(tmp_path, toy):
     first, second = (trained(toy, tmp_path / str(seed), seed=seed)[1] for seed in (0, 1))
     assert not {drawn for _, _, drawn in first} & {drawn for _, _, drawn in second}
 
 
-@pytest.mark.parametrize('how', [{}, BY_ITERATIONS], ids=['epochs', 'iterations'])
+@pytest.mark.parametrize('settings', [{}, BY_ITERATIONS], ids=['epochs', 'iterations'])
 @pytest.mark.parametrize('at', [3, ITERATIONS, ITERATIONS + 5])
-def test_a_resumed_training_draws_what_the_whole_one_drew(tmp_path, toy, how, at):
-    whole, expected = trained(toy, tmp_path / 'whole', **how)
-    _, before = trained(toy, tmp_path / 'run', stop_at=at, **how)
-    resumed, after = trained(toy, tmp_path / 'run', resume=True, seed=None, **how)
+def test_a_resumed_training_draws_the_same_numbers(tmp_path, toy, settings, at):
+    whole, expected = trained(toy, tmp_path / 'whole', **settings)
+    _, before = trained(toy, tmp_path / 'run', stop_at=at, **settings)
+    resumed, after = trained(toy, tmp_path / 'run', resume=True, seed=None, **settings)
     assert_same(before[:-1] + after, expected)
     assert_same_weights(resumed, whole)
-    assert resumed.train_dataloader.dataset.made == SAMPLES * 2 - at * 2  # those seen before are not made again
+    assert resumed.train_dataloader.dataset.loaded == SAMPLES * 2 - at * 2  # skipped samples are not loaded
 
 
-def test_smaller_last_batches_resume_too(tmp_path, toy):
+def test_resuming_with_a_smaller_last_batch(tmp_path, toy):
     loader = {'batch_size': 3}  # 5 batches of 3, one of 1
     whole, expected = trained(toy, tmp_path / 'whole', train_dataloader=loader)
     trained(toy, tmp_path / 'run', stop_at=8, train_dataloader=loader)
@@ -145,13 +145,13 @@ def test_smaller_last_batches_resume_too(tmp_path, toy):
     assert_same_weights(resumed, whole)
 
 
-def test_a_last_batch_may_be_left_out(tmp_path, toy):
+def test_a_smaller_last_batch_can_be_dropped(tmp_path, toy):
     runner, _ = trained(toy, tmp_path, train_dataloader={'batch_size': 3, 'drop_last': True})
     assert runner.max_iters == 2 * 5
 
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path, start, toy):
-    """SIGKILL, in an iteration, with a worker."""
+    """Send SIGKILL within an iteration of a run with a worker."""
     every = {'type': 'DenseRecentCheckpointHook', 'iterations': 2}
     whole = toy(tmp_path / 'whole', hooks=[every])
     whole.train()

@@ -1,10 +1,9 @@
-"""Print how far the fallback ops are from mmcv's compiled ones: the largest absolute difference, forward and backward.
+"""Print the largest absolute differences between the fallback ops and mmcv's compiled ones, forward and backward.
 
-    python tests/compare_ops.py
+    python tests/compat/mmcv_ops/compare_ops.py
 
-needs mmcv with its compiled extension (`make compiled-ops`). Inputs are float32, on the GPU where there is one. An op
-that mmcv has compiled for the other kind of device only is listed as such. Exits with 1 where a selection of boxes
-differs.
+The script needs mmcv with its compiled extension (`make compiled-ops`). Inputs are float32, on the GPU if there is one.
+Ops that mmcv has not compiled for the device are listed as such. The exit code is 1 if a selection of boxes differs.
 """
 
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 try:
     import mmcv._ext as compiled
 except ModuleNotFoundError as error:
@@ -29,13 +28,13 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def load_fallback():
-    module = module_from_spec(ModuleSpec(mmcv_ops.EXTENSION, mmcv_ops._Finder()))
+    module = module_from_spec(ModuleSpec(mmcv_ops.EXTENSION, mmcv_ops.Finder()))
     module.__loader__.exec_module(module)
     return module
 
 
 def use(extension):
-    """Let mmcv's public functions call this extension from now on."""
+    """Let mmcv's public functions call this extension."""
     for name, module in list(sys.modules.items()):
         if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
             module.ext_module = extension
@@ -51,7 +50,7 @@ def boxes(n, size=200):
 
 
 def box_cases():
-    """Name and a call without arguments for each op whose result has no gradient."""
+    """Yield the name of each op without a gradient, and a call without arguments."""
     many, scores = boxes(2000), random(2000, low=0)
     rounded = (scores * 20).round() / 20  # ties
     for offset in (0, 1):
@@ -72,7 +71,7 @@ def box_cases():
 
 
 def roi_cases():
-    """Name, function, differentiable inputs."""
+    """Yield name, function and differentiable inputs of the pooling ops."""
     features = random(2, 8, 50, 60)
     rois = torch.cat((torch.arange(100, device=DEVICE)[:, None] % 2, boxes(100) - 20), dim=1)
     for mode in ('avg', 'max'):
@@ -115,9 +114,9 @@ def loss_cases():
         ('softmax_focal_loss', ops.softmax_focal_loss, target),
         ('softmax_focal_loss, ignored targets', ops.softmax_focal_loss, ignored),
     ):
-        # A target that is no class makes mmcv read a weight out of bounds.
-        of_class = weight if labels is target else None
-        yield name, lambda x, f=loss, t=labels, w=of_class: f(x, t, 2.0, 0.25, w, 'sum'), [logits]
+        # If a target is not a class, mmcv reads a weight out of bounds.
+        class_weight = weight if labels is target else None
+        yield name, lambda x, f=loss, t=labels, w=class_weight: f(x, t, 2.0, 0.25, w, 'sum'), [logits]
 
 
 def with_gradients(function, inputs):
@@ -133,7 +132,7 @@ def largest(ours, theirs):
 
 
 def in_both(fallback, call):
-    """The results of the fallback and of the compiled op; None for the latter where mmcv has no such kernel."""
+    """Return the results of the fallback and of the compiled op, None without a compiled kernel for the device."""
     use(fallback)
     ours = call()
     use(compiled)
@@ -146,7 +145,7 @@ def in_both(fallback, call):
 
 
 def largest_differences():
-    """Rows of (op, forward, backward): a number, a word on why there is none, or None for an op without gradient."""
+    """Return rows of (op, forward, backward): a difference, the reason for its absence, or None without a gradient."""
     fallback, rows = load_fallback(), []
     for name, call in box_cases():
         ours, theirs = in_both(fallback, call)

@@ -15,7 +15,7 @@ LOW = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 
 @pytest.fixture
 def cases(draw, draw_features, rois, geometry, deform_inputs, levels, attention_inputs):
-    """The differentiable ops: name -> (function, floating-point inputs)."""
+    """Return the differentiable ops as name -> (function, floating-point inputs)."""
     rois, target = torch.tensor(rois), torch.tensor([0, 3, 2, 1, -1, 2])
     features, offset, mask, weight, bias = deform_inputs()
     geometry = tuple(geometry.values())
@@ -78,7 +78,7 @@ class Attention(ops.MultiScaleDeformableAttention):
 
 @pytest.fixture
 def modules(draw, draw_features, rois):
-    """The modules that use the ops, each with inputs; offsets and weights depend on the input."""
+    """Return the modules that use the ops, each with inputs; offsets and weights depend on the input."""
     features, rois = draw_features().float(), torch.tensor(rois)
     pack = ops.ModulatedDeformConv2dPack(3, 4, 3, padding=1)
     torch.nn.init.normal_(pack.conv_offset.weight, std=0.1)
