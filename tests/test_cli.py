@@ -91,7 +91,7 @@ def test_a_missing_config(refuse_in_a_line, command, more):
 
 
 def test_a_mistyped_name_is_refused_at_once():
-    """In a fresh interpreter, before anything heavy is imported."""
+    """Nothing heavy is imported before."""
     code = 'from repvit_dense import cli; import sys\ntry: cli.main()\nfinally: print("torch" in sys.modules)'
     done = subprocess.run([sys.executable, '-c', code, 'train', 'none.py'], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, 'False\n')

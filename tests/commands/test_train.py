@@ -135,7 +135,7 @@ def test_every_combination_has_a_work_dir_of_its_own():
 
 
 def test_nothing_to_resume_is_a_beginning(settle, weights, capsys):
-    """With the weights that the config starts from."""
+    """Training starts from the weights of the config."""
     cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume', '--cfg-options', f'load_from={weights}')
     assert (cfg.load_from, cfg.resume) == (weights, False)
     assert 'run: no checkpoint to continue from, training starts from the beginning' in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_a_job_that_torchrun_starts_again_is_resumed(settle, weights, tmp_path, 
     (tmp_path / 'run/last_checkpoint').write_text(weights)
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
     assert settle('train', SHAPES, '--work-dir', 'run').resume == expected
-    if expected:  # what the first start was told is behind the last checkpoint
+    if expected:  # the checkpoint that the first start was given is older than the last one
         cfg = settle('train', SHAPES, '--work-dir', 'run', '--resume', 'older.pth')
         assert cfg.load_from == weights
 

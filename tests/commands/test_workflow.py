@@ -44,8 +44,10 @@ class Project:
         ]
 
     def fork(self, command, *arguments, until=None, options=()):
-        """Exit code and all that was written. The process is forked from one that has done the imports, which take as
-        long as all that is done here. It gets a SIGINT as soon as it has written `until`.
+        """Run a command; return its exit code and output.
+
+        The process is forked from one that has done the imports, because these take as long as the rest of these tests.
+        It gets a SIGINT as soon as it has written `until`.
         """
         output = self.folder / 'output.txt'
         output.unlink(missing_ok=True)
@@ -70,7 +72,7 @@ class Project:
         return json.loads(path.read_text())
 
     def predictions(self, name):
-        """Image -> scores in order, largest first."""
+        """Return the scores of every image, largest first."""
         found = {}
         for part in json.loads((self.folder / f'{name}.segm.json').read_text()):
             found.setdefault(part['image_id'], []).append(part['score'])
@@ -84,7 +86,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(project):
-    """Trained for an epoch, gone on and interrupted, gone on to the end of the third: what each of these wrote."""
+    """Train an epoch; resume and interrupt; resume to the end of the third epoch. Return exit codes and outputs."""
     work_dir = ['--work-dir', 'run']
     first = project.fork('train', *work_dir, '--seed', 0, options=['train_cfg.max_epochs=1'])
     second = project.fork('train', *work_dir, '--resume', until='[2][1/2]', options=['train_cfg.max_epochs=99'])
@@ -94,7 +96,7 @@ def trained(project):
 
 @pytest.fixture(scope='module')
 def tested(project, trained):
-    """The plain form, then the fused one with pictures."""
+    """Test the trained model, then its fused form with pictures."""
     plain = project.fork('test', 'run', '--work-dir', 'plain', options=['test_evaluator.outfile_prefix=plain'])
     deploy = project.fork(
         'test', 'run', '--work-dir', 'deploy', '--deploy', '--show-dir', 'pictures/of run#1',
@@ -116,7 +118,7 @@ def test_training(project, trained):
 
 
 @pytest.mark.slow
-def test_what_training_leaves(project, trained):
+def test_files_of_a_training(project, trained):
     assert (project.work_dir / 'epoch_1.pth').exists()
     assert len(list(project.work_dir.glob('best_coco_segm_mAP_epoch_*.pth'))) == 1
     assert list(project.work_dir.rglob('events.out.tfevents.*'))
@@ -135,7 +137,7 @@ def test_an_interrupted_training(project, trained):
     _, (code, output), _ = trained
     assert code == 130, output
     assert 'Traceback' not in output
-    said = re.search(r'stopped by SIGINT after iteration (\d+); saved (\S+)\. The same command with --resume', output)
+    said = re.search(r'stopped by SIGINT after iteration (\d+); saved (\S+)\. Add --resume', output)
     assert int(said[1]) >= 3
     assert Path(said[2]) == project.work_dir / f'interrupted_iter_{said[1]}.pth'
 
@@ -158,20 +160,20 @@ def test_a_resumed_training(project, trained):
 
 
 @pytest.mark.slow
-def test_testing_both_forms(project, tested):
+def test_the_fused_model_scores_the_same(project, tested):
     for code, output in tested:
         assert code == 0, output
         assert 'Traceback' not in output
         assert 'best_coco_segm_mAP_epoch_' in output
     assert 'deploy form' not in tested[0][1]
-    before, after = re.search(r'Testing in deploy form: ([\d,]+) parameters fused to ([\d,]+)', tested[1][1]).groups()
+    before, after = re.search(r'Testing the fused model: ([\d,]+) parameters fused to ([\d,]+)', tested[1][1]).groups()
     assert int(after.replace(',', '')) < int(before.replace(',', ''))
 
     plain, deploy = project.scores('plain'), project.scores('deploy')
     names = [name for name in plain if name.startswith('coco/')]
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(names)
     assert [deploy[name] for name in names] == pytest.approx([plain[name] for name in names], abs=1e-3)
-    # So short a training scores nothing; the predictions themselves do agree.
+    # A training this short scores nothing, but the predictions agree.
     plain, deploy = project.predictions('plain'), project.predictions('deploy')
     assert len(plain) == 3
     assert max(map(max, plain.values())) > 0.1
@@ -221,3 +223,11 @@ def test_a_checkpoint_of_other_classes(project, trained):
     message = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(message) == 1
     assert 'trained on 8 classes, the data has 2' in message[0]
+
+
+@pytest.mark.slow
+def test_only_a_training_writes_the_config_of_a_work_dir(project, tested):
+    """The config beside checkpoints describes them; a test writes its own into its log folder."""
+    assert [path.name for path in project.work_dir.glob('*.py')] == ['repvit_maskrcnn_shapes.py']
+    assert list((project.folder / 'deploy').glob('*.py')) == []
+    assert len(list((project.folder / 'deploy').glob('*/repvit_maskrcnn_shapes.py'))) == 1
