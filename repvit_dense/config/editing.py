@@ -19,7 +19,7 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
 
-    from repvit_dense.data.layouts import Source
+    from repvit_dense.data.source import Source
 
 # Settings of the training, not of the architecture: every backbone of the catalogue accepts them.
 TRAINING_SETTINGS = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')

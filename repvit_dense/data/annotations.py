@@ -132,7 +132,8 @@ def to_coco(root: Path, samples: Iterable[tuple[Path, 'Detections | None', list[
         samples: image, its objects or None, and for each object whether it is a crowd (empty: none is).
         names: class names in label order.
     """
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for path, detections, crowds in samples:
         width, height = image_size(path)
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.absolute().as_posix()
@@ -146,7 +147,7 @@ def to_coco(root: Path, samples: Iterable[tuple[Path, 'Detections | None', list[
 
 
 def _objects(detections: 'Detections | None') -> Iterator[dict]:
-    if detections is None:
+    if detections is None or detections.class_id is None:
         return
     for number, (box, label) in enumerate(zip(detections.xyxy.tolist(), detections.class_id.tolist(), strict=True)):
         left, top, right, bottom = box

@@ -39,7 +39,7 @@ def palette(number: int) -> list[tuple[int, int, int]]:
     """Return RGB colours in 0..255 for a number of classes; consecutive hues differ by the golden angle."""
     hues = (index * 0.381966 % 1 for index in range(number))
     colours = (colorsys.hsv_to_rgb(hue, 0.65, (0.95, 0.7)[index % 2]) for index, hue in enumerate(hues))
-    return [tuple(round(255 * value) for value in colour) for colour in colours]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours]
 
 
 def metainfo(classes: tuple[str, ...]) -> dict:

@@ -19,7 +19,7 @@ from repvit_dense.data.reading import ID, missing_keys, read_coco, read_pixels
 from repvit_dense.errors import InputError
 
 ANNOTATION_KEYS = {'image_id': ID, 'segments_info': list}
-SEGMENT_KEYS = {'id': ID, 'category_id': ID, 'bbox': list, 'area': NUMBER}
+SEGMENT_KEYS: dict[str, type | tuple[type, ...]] = {'id': ID, 'category_id': ID, 'bbox': list, 'area': NUMBER}
 
 
 def panoptic(file: Path, images: Path, maps: Path, classes: Sequence[str], things: int) -> Report:

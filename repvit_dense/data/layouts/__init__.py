@@ -29,12 +29,10 @@ class Layout(Protocol):
     TASKS: tuple[str, ...]
     EXPECTED: str
 
-    @staticmethod
-    def recognise(root: Path) -> bool:
+    def recognise(self, root: Path) -> bool:
         """Return whether a folder has this layout; the files need not be complete or valid."""
 
-    @staticmethod
-    def read(root: Path, task: str, store: Path) -> Source:
+    def read(self, root: Path, task: str, store: Path) -> Source:
         """Return the data set in a folder that `recognise` accepts.
 
         Args:

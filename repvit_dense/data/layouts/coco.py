@@ -11,7 +11,7 @@ from repvit_dense.data.reading import read_coco
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
 
-TASKS = ('detection', 'instance')
+TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'annotations/*train*.json and annotations/*val*.json, or a single JSON file beside its images (COCO)'
 
 OTHER_LABELS = ('captions', 'image_info', 'panoptic', 'person_keypoints', 'stuff')  # annotation files without instances
@@ -36,11 +36,12 @@ def read(root: Path, task: str, store: Path) -> Source:
 
 def _files_in_image_folders(root: Path) -> dict[str, Path]:
     """Return split -> the only JSON file in its image folder; empty if the training images have none."""
-    files = {}
+    files: dict[str, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         jsons = sorted(folder.glob('*.json'))
-        if split_of(folder.name) and len(jsons) == 1:
-            files.setdefault(split_of(folder.name), jsons[0])
+        split = split_of(folder.name)
+        if split and len(jsons) == 1:
+            files.setdefault(split, jsons[0])
     return files if 'train' in files else {}
 
 

@@ -8,13 +8,14 @@ The folders are `images/{train,val}*` and `annotations/` (or `masks/`, `labels/`
 
 import json
 from pathlib import Path
+from typing import Any
 
 from repvit_dense.data.annotations import split_of
 from repvit_dense.data.reading import images_in, read_text
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
 
-TASKS = ('semantic',)
+TASKS: tuple[str, ...] = ('semantic',)
 EXPECTED = (
     'images/train and masks/train, or train/images and train/masks, and the same for val (annotations or labels may '
     'replace masks), with the class names in classes.txt, one per line (semantic masks)'
@@ -43,10 +44,11 @@ def read(root: Path, task: str, store: Path) -> Source:
         images, masks = (folder.relative_to(root) for folder in folders)
         arguments = folder_arguments(root, images, masks, **_suffixes(*folders), reduce_zero_label=reduce_zero_label)
         splits.append(arguments)
-    return Source('BaseSegDataset', classes, len(classes), *splits, metainfo=metainfo(classes))
+    train, val = splits
+    return Source('BaseSegDataset', classes, len(classes), train, val, metainfo=metainfo(classes))
 
 
-def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **arguments) -> dict:
+def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **arguments: Any) -> dict:
     """Return the arguments with which mmseg reads a folder of images and one of masks, both relative to `root`."""
     return {'data_root': str(root), 'data_prefix': {'img_path': str(images), 'seg_map_path': str(masks)}, **arguments}
 

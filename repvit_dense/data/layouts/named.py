@@ -1,6 +1,7 @@
 """Data sets that are found by their name."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from repvit_dense.data.layouts.masks import folder_arguments
 from repvit_dense.data.source import SPLITS, Source, metainfo, panoptic_metainfo
@@ -91,16 +92,16 @@ def _voc() -> Source:
     return _mmseg(PascalVOCDataset, splits)
 
 
-def _coco_instances(root: str, classes: tuple[str, ...], **fields) -> Source:
+def _coco_instances(root: str, classes: tuple[str, ...], **fields: Any) -> Source:
     train, val = (
         {'data_root': root, 'ann_file': f'annotations/instances_{split}.json', 'data_prefix': {'img': f'{split}/'}}
         for split in COCO_SPLITS
     )
-    files = {'instances': root + val['ann_file']}
+    files = {'instances': f'{root}annotations/instances_{COCO_SPLITS[1]}.json'}
     return Source('CocoDataset', classes, len(classes), train, val, ann_files=files, **fields)
 
 
-def _coco_panoptic_maps(root: str, classes: tuple[str, ...], things: int, **fields) -> Source:
+def _coco_panoptic_maps(root: str, classes: tuple[str, ...], things: int, **fields: Any) -> Source:
     train, val = (
         {
             'data_root': root,
@@ -110,16 +111,17 @@ def _coco_panoptic_maps(root: str, classes: tuple[str, ...], things: int, **fiel
         for split in COCO_SPLITS
     )
     files = {
-        'panoptic': root + val['ann_file'],
-        'maps': root + val['data_prefix']['seg'],
+        'panoptic': f'{root}annotations/panoptic_{COCO_SPLITS[1]}.json',
+        'maps': f'{root}annotations/panoptic_{COCO_SPLITS[1]}/',
         'instances': f'{root}annotations/instances_{COCO_SPLITS[1]}.json',
     }
     return Source('CocoPanopticDataset', classes, things, train, val, ann_files=files, **fields)
 
 
-def _mmseg(dataset: type, splits: Iterable[dict]) -> Source:
+def _mmseg(dataset: Any, splits: Iterable[dict]) -> Source:
     classes = tuple(dataset.METAINFO['classes'])
-    return Source(dataset.__name__, classes, len(classes), *splits)
+    train, val = splits
+    return Source(dataset.__name__, classes, len(classes), train, val)
 
 
 # Name -> task -> function that returns the data set.

@@ -7,7 +7,7 @@ from repvit_dense.data.reading import read_coco
 from repvit_dense.data.source import SPLITS, Source, panoptic_metainfo
 from repvit_dense.errors import InputError
 
-TASKS = ('panoptic',)
+TASKS: tuple[str, ...] = ('panoptic',)
 EXPECTED = (
     'annotations/panoptic_train*.json and annotations/panoptic_val*.json, each beside a folder of that name with the '
     'PNG files (COCO panoptic)'
@@ -23,7 +23,9 @@ def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; nothing is written to `store`."""
     from repvit_dense.data.checks.coco_panoptic import check_things  # imports numpy
 
-    splits, contents, evaluation = {}, {}, {}
+    splits: dict[str, dict] = {}
+    contents: dict[str, dict] = {}
+    evaluation: dict[str, str] = {}
     for split in SPLITS:
         files = [file for file in _files(root) if split_of(file.stem) == split]
         if len(files) != 1:

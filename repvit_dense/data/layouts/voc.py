@@ -15,7 +15,7 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from supervision import Detections
 
-TASKS = ('detection', 'instance')
+TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'Annotations/*.xml and JPEGImages (Pascal VOC)'
 
 
@@ -45,7 +45,8 @@ def read_labels(root: Path) -> dict[str, dict]:
         stems = {split: _first_words(path) for split, path in lists.items() if path.is_file()}
     else:
         stems = {'train': sorted(images)}
-    names, samples = [], {}
+    names: list[str] = []
+    samples: dict[str, list] = {}
     for split in stems:
         samples[split] = []
         for stem in stems[split]:

@@ -15,7 +15,7 @@ from repvit_dense.errors import InputError
 if TYPE_CHECKING:
     from supervision import Detections
 
-TASKS = ('detection', 'instance')
+TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'data.yaml with names, train and val (YOLO)'
 
 
@@ -41,6 +41,8 @@ def read_labels(root: Path) -> dict[str, dict]:
         InputError: `supervision` is missing, or a file is not valid.
     """
     file = _yaml_file(root)
+    if file is None:
+        raise InputError(f'{root}: there is no data.yaml')
     settings = _read_yaml(file)
     names = _class_names(file, settings)
     if 'kpt_shape' in settings:
@@ -62,7 +64,9 @@ def read_labels(root: Path) -> dict[str, dict]:
 def _yaml_file(root: Path) -> Path | None:
     files = sorted([*root.glob('*.yaml'), *root.glob('*.yml')])
     preferred = [file for file in files if file.stem == 'data']
-    return (preferred or (files if len(files) == 1 else [None]))[0]
+    if preferred or len(files) == 1:
+        return (preferred or files)[0]
+    return None
 
 
 def _read_yaml(file: Path) -> dict:

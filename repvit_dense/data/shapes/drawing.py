@@ -178,7 +178,7 @@ def _place(rng: np.random.Generator, height: int, width: int, scale: float) -> t
     Returns:
         Labels `(N,)`, coverages (uint8, 0..255, of the whole object) and visible masks (bool), the lowest object first.
     """
-    objects = []
+    objects: list[tuple] = []
     occupied = np.zeros((height, width), bool)
     attempts = rng.integers(*OBJECTS, endpoint=True)
     while attempts > 0 or not objects:

@@ -97,7 +97,9 @@ def _write_split(root: Path, split: str, samples: Iterable[Sample]) -> None:
     folders = [root / split, annotations / f'panoptic_{split}', annotations / f'semantic_{split}']
     for folder in folders:
         folder.mkdir(parents=True)
-    images, instances, panoptic = [], [], []
+    images: list[dict] = []
+    instances: list[dict] = []
+    panoptic: list[dict] = []
     for image_id, sample in enumerate(samples, start=1):
         name = f'{image_id:012d}.png'
         height, width = sample.stuff.shape
