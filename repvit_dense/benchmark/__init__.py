@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from repvit_dense.benchmark.settings import BenchmarkSettings
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
-from repvit_dense.memory import kept_when_freed
+from repvit_dense.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from repvit_dense.benchmark.subjects import AnySubject
@@ -89,6 +89,6 @@ def _rows(measurement: str, subjects: 'list[AnySubject]', workload: 'Workload', 
         return [row | call.counts for row, call in zip(rows, calls, strict=True)]
     steps = [subject.training() for subject in subjects]
     calls = [training.timed_step(subject.name, step, workload) for subject, step in zip(subjects, steps, strict=True)]
-    with kept_when_freed():  # as the command `train` does
+    with keep_freed_memory():  # as the command `train` does
         rows = timing.compare(measurement, calls, rounds)
     return [row | training.step_memory(step) for row, step in zip(rows, steps, strict=True)]

@@ -125,6 +125,6 @@ def keep_memory() -> AbstractContextManager[None]:
     """Return a context that reuses freed memory while the CPU computes; it does nothing if there is a GPU."""
     import torch
 
-    from repvit_dense.memory import kept_when_freed
+    from repvit_dense.memory import keep_freed_memory
 
-    return nullcontext() if torch.cuda.is_available() else kept_when_freed()
+    return nullcontext() if torch.cuda.is_available() else keep_freed_memory()

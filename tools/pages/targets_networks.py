@@ -11,7 +11,7 @@ from repvit_dense.benchmark.subjects import ConfigSubject
 from repvit_dense.benchmark.timing import TimedCall
 from repvit_dense.benchmark.training import TrainingStep
 from repvit_dense.benchmark.workload import Workload
-from repvit_dense.memory import kept_when_freed
+from repvit_dense.memory import keep_freed_memory
 from repvit_dense.reparam import reparameterize_model
 from tools.pages.target import ARCH, PerformanceTarget, format_input, speedup
 
@@ -22,7 +22,7 @@ GRADIENT_DRAWS = 3  # random networks whose gradient errors are compared; they d
 
 def backbone_training(rounds: int, workload: Workload, arch: str = ARCH) -> Iterator[PerformanceTarget]:
     """Measure a training step of the backbone with frozen batch norms, as in fine-tuning, and with live ones."""
-    with kept_when_freed():  # as the command `train` does
+    with keep_freed_memory():  # as the command `train` does
         yield from _frozen_norms(rounds, workload, arch)
         yield from _live_norms(rounds, workload, arch)
 
@@ -91,7 +91,7 @@ def whole_step(rounds: int, workload: Workload, head: str = 'repvit_maskrcnn_coc
     )
     calls = [training.timed_step(label, _seeded(s), workload) for label, s in (('timm', timm_step), ('own', step))]
     backbone = _step_call(merged, workload.images(), workload)._replace(name='backbone')
-    with kept_when_freed():
+    with keep_freed_memory():
         rows = timing.compare('', [*calls, backbone], rounds)
     yield PerformanceTarget(name, baseline, 1.0, rows[1]['speedup'])
     yield PerformanceTarget(
