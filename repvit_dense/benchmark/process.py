@@ -87,8 +87,9 @@ def data_loading(subject: 'AnySubject', rounds: int) -> dict:
     """
     from mmengine.runner import Runner
 
-    from repvit_dense import config
+    from repvit_dense import compat, config
     from repvit_dense.benchmark.subjects import ConfigSubject
+    from repvit_dense.checkpoints.reading import read
 
     if not isinstance(subject, ConfigSubject):
         raise InputError(f'{subject.name}: only a config has data to load; leave --what loading out')
@@ -96,8 +97,9 @@ def data_loading(subject: 'AnySubject', rounds: int) -> dict:
     config.prepare_data(cfg)
     config.check(cfg, ('train',))
     step = subject.training()
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    batches, waits, iterations = iter(loader), [], []
+    with compat.patched(read):  # the workers start here, and inherit the changes of a run
+        batches = iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))
+    waits, iterations = [], []
     for _ in range(rounds * LOADING_STEPS):
         start = time.perf_counter()
         batch = next(batches, None)

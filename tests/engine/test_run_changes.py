@@ -85,6 +85,6 @@ def test_a_run_that_fails_undoes_its_changes(tmp_path, toy):
 
 def test_a_runner_that_cannot_be_built_undoes_its_changes(tmp_path, toy):
     before = take_after_a_run(tmp_path / 'first', toy)
-    with pytest.raises(TypeError):
-        toy(tmp_path / 'run', optim_wrapper=1)
+    with pytest.raises(KeyError, match='NoSuchHook'):
+        toy(tmp_path / 'run', default_hooks={'first': {'type': 'NoSuchHook'}})
     assert differences(before) == []
