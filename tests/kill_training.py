@@ -1,12 +1,12 @@
-"""Kill a training again and again, go on with the same command, and compare with one that ran undisturbed, bit by bit.
+"""Kill a training many times, resume it with the same command, and compare it bit by bit with an undisturbed one.
 
     python tests/kill_training.py [--kills 20] [--seed 0]
 
-A small Mask R-CNN learns the embedded data set at 64x64, with a data-loading worker, averaged weights and everything
-random that a recipe may have: order, flips, colours, dropped paths, sampled boxes. All processes of the job get SIGKILL
-at once: half of the times at a random moment, from its start on, and half of them while a checkpoint is written. When a
-training comes to its end it is compared, and the next begins, until so many kills are reached; then the last one ends.
-Each process is forked from this one, which has done the imports. Exits with 1 where a byte differs.
+A small Mask R-CNN learns the embedded data set at 64x64, with a data-loading worker, averaged weights and all random
+parts of a recipe: order, flips, colours, dropped paths, sampled boxes. SIGKILL goes to all processes of the job at once,
+half of the times at a random moment, half of the times while a checkpoint is written. A finished training is compared
+and the next one starts, until the number of kills is reached. Each process is forked from this one, which has done the
+imports. The exit code is 1 if a byte differs.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # a process with threads cannot be forked
-os.environ['CUDA_VISIBLE_DEVICES'] = ''  # neither can one with a GPU, where RoIAlign would not be deterministic
+os.environ['CUDA_VISIBLE_DEVICES'] = ''  # nor a process with a GPU, on which RoIAlign is not deterministic
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -61,7 +61,7 @@ LAST = 'epoch_3.pth'
 
 
 class Job:
-    """One training in a work dir of its own; `start` runs the same command each time."""
+    """One training with its own work dir; `start` runs the same command each time."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.work_dir = folder, folder / name
@@ -81,7 +81,7 @@ class Job:
         cli.main('train', [*command, '--deterministic', '--resume', '--checkpoint-every', '2'])
 
     def ended(self) -> bool:
-        """Whether the training has come to its end by itself. Exits where that was an error."""
+        """Return whether the training has finished; exit the script if it failed."""
         if self.process.exitcode:
             sys.exit(f'the training failed:\n{self.log.read_text()[-5000:]}')
         return self.process.exitcode == 0
@@ -91,20 +91,20 @@ class Job:
         self.ended()
 
     def kill(self) -> bool:
-        """Whether a checkpoint was being written."""
-        with suppress(ProcessLookupError):  # so early that it has no group of its own yet
+        """Kill all processes of the job; return whether a checkpoint was being written."""
+        with suppress(ProcessLookupError):  # the process group does not exist yet
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         return bool(self.partials())
 
     def partials(self) -> set[tuple[str, int]]:
-        """Files being written, or left by a process that was killed; a new one has another number."""
+        """Return name and inode of unfinished checkpoints; a new file has another inode."""
         return {(path.name, path.stat().st_ino) for path in self.work_dir.glob('*.pth.partial')}
 
 
 def train_and_kill(job: Job, kills: int, longest: float, draws: random.Random) -> tuple[int, int, int]:
-    """Kill the job up to `kills` times, let it end then. Returns starts, kills, and kills while a file was written."""
+    """Kill the job up to `kills` times, then let it finish; return starts, kills, and kills during a write."""
     starts = killed = in_write = 0
     while True:
         for path in job.work_dir.glob('*.partial'):
@@ -113,16 +113,22 @@ def train_and_kill(job: Job, kills: int, longest: float, draws: random.Random) -
         starts += 1
         if killed == kills:
             job.wait()
-        elif not _wait_for_the_moment(job, longest, draws):
+        elif not _ends_before_kill(job, longest, draws):
             in_write += job.kill()
             killed += 1
             continue
         return starts, killed, in_write
 
 
-def _wait_for_the_moment(job: Job, longest: float, draws: random.Random) -> bool:
-    """Whether the job came to its end before that."""
-    write = draws.choice((0, 0, 1, 2))  # which one, or none
+def _ends_before_kill(job: Job, longest: float, draws: random.Random) -> bool:
+    """Wait until the job is to be killed; return True if it finishes before.
+
+    Args:
+        job: a running training.
+        longest: latest random moment, in seconds.
+        draws: generator of the moments.
+    """
+    write = draws.choice((0, 0, 1, 2))  # kill during the first or second write, or 0 for a random moment
     moment = time.monotonic() + draws.uniform(0, longest)
     while not job.ended():
         if write and job.partials():
@@ -139,7 +145,7 @@ def _wait_for_the_moment(job: Job, longest: float, draws: random.Random) -> bool
 
 
 def differing_bytes(path: Path, other: Path) -> tuple[int, int]:
-    """Of weights, averaged weights and optimizer state: how many bytes differ, of how many."""
+    """Compare weights, averaged weights and optimiser state; return the numbers of differing and of all bytes."""
     differ = total = 0
     for a, b in zip(*map(_tensors, (path, other)), strict=True):
         differ += int((a != b).sum())
@@ -150,18 +156,22 @@ def differing_bytes(path: Path, other: Path) -> tuple[int, int]:
 def _tensors(path: Path) -> list:
     import torch
 
-    content = torch.load(path, weights_only=False)  # it was written here
+    content = torch.load(path, weights_only=False)  # written by this script
     states = [content['state_dict'], content['ema_state_dict'], *content['optimizer']['state'].values()]
     values = [value for state in states for value in state.values()]
     return [value.contiguous().reshape(-1).view(torch.uint8) for value in values]
 
 
 def main() -> int:
+    """Kill and compare trainings; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=20, metavar='N')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the moments')
     args = parser.parse_args()
-    for module in ('repvit_dense.engine.runner', 'mmdet.apis'):  # in this order: mmdet takes ops from the former
+    for module in (
+        'repvit_dense.engine.runner',
+        'mmdet.apis',
+    ):  # in this order: mmdet needs the ops that the package provides
         import_module(module)
 
     draws = random.Random(args.seed)
