@@ -24,12 +24,12 @@ def schemes(monkeypatch):
 
 
 def test_a_loader_registered_inside_stays_and_the_others_return(schemes):
-    def own(filename, map_location=None):
+    def load_empty(filename, map_location=None):
         return {}
 
     with safe_loading.patched(lambda source, map_location: {'read': source}):
         with safe_loading.patched(lambda source, map_location: {'nested': source}):
             assert CheckpointLoader.load_checkpoint('a.pth') == {'nested': 'a.pth'}
         assert CheckpointLoader.load_checkpoint('https://a/b.pth') == {'read': 'https://a/b.pth'}
-        CheckpointLoader.register_scheme('own://', own)
-    assert CheckpointLoader._schemes == {**schemes, 'own://': own}
+        CheckpointLoader.register_scheme('empty://', load_empty)
+    assert CheckpointLoader._schemes == {**schemes, 'empty://': load_empty}
