@@ -3,7 +3,7 @@
     python tests/kill_training.py [--kills 20] [--seed 0]
 
 A small Mask R-CNN learns the embedded data set at 64x64, with a data-loading worker, averaged weights and all random
-parts of a recipe: order, flips, colours, dropped paths, sampled boxes. SIGKILL ends all processes of the job at once, at
+parts of a recipe: order, flips, colours, dropped paths, sampled boxes. All processes of the job are killed, at
 a random moment or while a checkpoint is written, equally often. A finished training is compared and the next one
 starts, until the number of kills is reached. Each process is forked from this one, which has done the imports. The exit
 code is 1 if a byte differs.
