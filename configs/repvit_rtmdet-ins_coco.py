@@ -66,7 +66,7 @@ custom_hooks = [
     dict(type='DenseNonFiniteLossHook'),
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
-    dict(type='DenseReportHook'),
+    dict(type='DenseCurvesHook'),
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True),
     dict(type='PipelineSwitchHook', switch_epoch=280, switch_pipeline=last_pipeline),
 ]

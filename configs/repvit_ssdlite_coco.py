@@ -45,6 +45,6 @@ custom_hooks = [
     dict(type='DenseNonFiniteLossHook'),
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
-    dict(type='DenseReportHook'),
+    dict(type='DenseCurvesHook'),
     dict(type='EMAHook', momentum=0.0005, update_buffers=True),
 ]

@@ -97,7 +97,7 @@ def test_metrics_use_the_annotations_of_the_validation_data(cfg):
 
 def test_training_has_the_hooks_of_this_package_and_keeps_its_best_checkpoint(cfg):
     hooks = [hook.type for hook in cfg.custom_hooks]
-    assert {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook'} <= set(hooks)
+    assert {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseCurvesHook'} <= set(hooks)
     assert cfg.train_cfg.type in ('DenseEpochLoop', 'DenseIterLoop')
     assert cfg.default_hooks.checkpoint.save_best
     assert cfg.custom_imports.imports == ['repvit_dense']

@@ -37,7 +37,7 @@ def parts(content, key='type'):
 
 def test_everything_is_counted_in_iterations(cfg):
     hooks = {hook.type for hook in cfg.custom_hooks}
-    assert hooks >= {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook'}
+    assert hooks >= {'DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseCurvesHook'}
     assert cfg.train_cfg.type == 'DenseIterLoop'
     assert cfg.train_dataloader.sampler == {'type': 'InfiniteSampler', 'shuffle': True}
     assert not cfg.val_dataloader.sampler.shuffle

@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS, LOOPS, MODELS, WEIGHT_INITIALIZERS
 
 assert 'RepViT' in MODELS
 assert 'DensePretrainedInit' in WEIGHT_INITIALIZERS
-for name in ('DenseNonFiniteLossHook', 'DenseProgressHook', 'DenseReportHook', 'DenseSaveOnSignalHook'):
+for name in ('DenseNonFiniteLossHook', 'DenseProgressHook', 'DenseCurvesHook', 'DenseSaveOnSignalHook'):
     assert name in HOOKS, name
 assert 'DenseEpochLoop' in LOOPS
 """

@@ -13,7 +13,7 @@ custom_hooks = [
     dict(type='DenseNonFiniteLossHook'),
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
-    dict(type='DenseReportHook'),
+    dict(type='DenseCurvesHook'),
 ]
 
 env_cfg = dict(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: BenchmarkSettings) -> dict:
-    """Measure, print the report as a table, and write the files of `--json` and `--plot`.
+    """Measure, print a table, and write the files of `--json` and `--plot`.
 
     Returns:
         The return value of `measure`.
@@ -26,12 +26,12 @@ def run(settings: BenchmarkSettings) -> dict:
         file = getattr(settings, name)
         if file and not file.parent.is_dir():
             raise InputError(f'--{name} {file}: there is no directory {file.parent}')
-    from repvit_dense.benchmark import report
+    from repvit_dense.benchmark import table
 
     results = measure(settings)
-    print(report.to_text(results))
+    print(table.to_text(results))
     if settings.plot:
-        report.draw(results, settings.plot)
+        table.draw(results, settings.plot)
     if settings.json:
         write_text(settings.json, json.dumps(results, indent=2) + '\n')
     return results

@@ -91,7 +91,7 @@ def run(options: Options) -> Run:
 
 def _outcome(folder: Path) -> Run:
     from repvit_dense.checkpoints.work_dir import best_checkpoint, last_checkpoint
-    from repvit_dense.engine.report import read_scalars
+    from repvit_dense.engine.curves import read_scalars
 
     checkpoint = best_checkpoint(folder) or last_checkpoint(folder)
     _, scores = read_scalars(folder)

@@ -24,7 +24,7 @@ from repvit_dense.engine.guard import TrainingStopped
 from repvit_dense.engine.runner import DenseRunner
 
 SAMPLES, BATCH, EPOCHS = 16, 2, 2
-HOOKS = ('DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseReportHook')
+HOOKS = ('DenseNonFiniteLossHook', 'DenseSaveOnSignalHook', 'DenseProgressHook', 'DenseCurvesHook')
 _number = count()
 
 

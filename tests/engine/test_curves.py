@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_dense.engine.report import draw_curves, read_scalars, summarize
+from repvit_dense.engine.curves import draw_curves, read_scalars, summarize
 from repvit_dense.page import write_page
 
 
