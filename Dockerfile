@@ -1,16 +1,14 @@
-# repvit-dense with the exact versions of requirements/lock.txt. CPU by default:
+# repvit-dense with the exact versions of requirements/lock.txt:
 #
 #   docker build -t repvit-dense .
 #   docker run --rm -v "$PWD:/work" repvit-dense list
 #
-# GPU (run with --gpus all):
-#
-#   docker build -t repvit-dense:gpu --build-arg DEVICE=gpu --build-arg BASE=nvidia/cuda:13.0.2-base-ubuntu24.04 .
+# Smaller, without the CUDA libraries: --build-arg TORCH_INDEX=URL, a package index with CPU builds of torch and torchvision.
+# For a GPU (run with --gpus all): --build-arg BASE=nvidia/cuda:13.0.2-base-ubuntu24.04
 ARG BASE=python:3.12-slim
 
 FROM ${BASE}
-ARG DEVICE=cpu
-ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 
 RUN command -v python3 > /dev/null || { \
         apt-get update \
@@ -18,20 +16,19 @@ RUN command -v python3 > /dev/null || { \
         && rm -rf /var/lib/apt/lists/*; \
     }
 
-# The CPU build of torch replaces the CUDA build and needs none of its libraries.
 COPY requirements/lock.txt /tmp/lock.txt
 RUN set -eu; \
     python3 -m venv /opt/venv; \
     install="/opt/venv/bin/uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python --no-deps"; \
     /opt/venv/bin/pip install --no-cache-dir $(grep '^uv==' /tmp/lock.txt); \
-    case "$DEVICE" in \
-        gpu) $install -r /tmp/lock.txt ;; \
-        cpu) grep -E '^(torch|torchvision)==' /tmp/lock.txt > /tmp/torch.txt; \
-             grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' /tmp/lock.txt > /tmp/rest.txt; \
-             $install --index-url "$TORCH_CPU_INDEX" -r /tmp/torch.txt; \
-             $install -r /tmp/rest.txt ;; \
-        *) echo "error: DEVICE=$DEVICE; expected cpu or gpu" >&2; exit 2 ;; \
-    esac
+    if [ -n "$TORCH_INDEX" ]; then \
+        grep -E '^(torch|torchvision)==' /tmp/lock.txt > /tmp/torch.txt; \
+        grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+)==' /tmp/lock.txt > /tmp/rest.txt; \
+        $install --index-url "$TORCH_INDEX" -r /tmp/torch.txt; \
+        $install -r /tmp/rest.txt; \
+    else \
+        $install -r /tmp/lock.txt; \
+    fi
 
 COPY setup.py pyproject.toml MANIFEST.in README.md LICENSE /tmp/source/
 COPY repvit_dense /tmp/source/repvit_dense

@@ -9,10 +9,11 @@ result.save('out.jpg')
 artifact = model.export('onnx')
 """
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from repvit_dense.commands import export as _export
 from repvit_dense.commands import load as _load
@@ -20,6 +21,7 @@ from repvit_dense.commands import predict as _predict
 from repvit_dense.commands import test as _test
 from repvit_dense.commands import train as _train
 from repvit_dense.commands.list import list_backbones, list_configs
+from repvit_dense.errors import InputError
 
 __all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'test', 'train']
 
@@ -28,12 +30,23 @@ Settings = TypeVar('Settings')
 Outcome = TypeVar('Outcome')
 
 
+def _check_choices(settings: Any) -> None:
+    """Refuse values that the command line refuses."""
+    for field in dataclasses.fields(settings):
+        choices, value = field.metadata.get('choices'), getattr(settings, field.name)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if choices and each not in (*choices, field.default):
+                raise InputError(f'{field.name}={each!r}: expected {", ".join(map(repr, choices))}')
+
+
 def _verb(options: Callable[P, Settings], run: Callable[[Settings], Outcome]) -> Callable[P, Outcome]:
     """Return `run` as a function of the fields of its options dataclass."""
 
     @functools.wraps(run)
     def verb(*args: P.args, **kwargs: P.kwargs) -> Outcome:
-        return run(options(*args, **kwargs))
+        settings = options(*args, **kwargs)
+        _check_choices(settings)
+        return run(settings)
 
     fields = getattr(options, '__dataclass_fields__', {})
     lines = [f'    {name}: {field.metadata["help"]}.' for name, field in fields.items() if 'help' in field.metadata]

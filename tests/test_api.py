@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import repvit_dense as rd
+from repvit_dense.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 VERBS = ('train', 'test', 'predict', 'export', 'load')
@@ -34,6 +35,27 @@ def test_a_verb_documents_its_arguments_and_errors(verb):
     assert 'Raises:' in doc
     for name in inspect.signature(getattr(rd, verb)).parameters:
         assert f'    {name}: ' in doc or name == 'local_rank'
+
+
+@pytest.mark.parametrize(
+    'verb, options',
+    [('train', {'amp': 'fp8'}), ('train', {'launcher': 'ssh'}), ('export', {'to': ['onnx', 'tflitee']})],
+)
+def test_values_that_the_command_line_refuses_are_refused(verb, options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"{name}=.*expected '"):
+        getattr(rd, verb)('repvit_maskrcnn_shapes', **options)
+
+
+def test_a_folder_of_images_is_predicted(artifact, tmp_path, image):
+    """A single path needs no list."""
+    import cv2
+
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'photos' / 'a.png'), image(40, 50))
+    predictions = rd.predict(artifact('roi'), tmp_path / 'photos', out=tmp_path / 'out')
+    assert (predictions.folder / 'a.jpg').is_file()
+    assert predictions.failed == []
 
 
 def test_the_verbs_are_listed_and_others_refused():

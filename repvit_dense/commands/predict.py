@@ -29,7 +29,9 @@ class Options(ModelOptions):
         metavar='MODEL',
         help='work dir, checkpoint, ARTIFACT folder, or CONFIG; the checkpoint of a CONFIG is the next argument',
     )
-    images: list[str] = option([], positional=True, nargs='+', metavar='IMAGE', help='image files, or folders of them')
+    images: list[str] | str = option(
+        [], positional=True, nargs='+', metavar='IMAGE', help='image files, or folders of them'
+    )
     _: dataclasses.KW_ONLY
     out: Path = option(Path('predictions'), type=Path, metavar='DIR', help='folder for everything that is written')
     score: float = option(0.3, type=float, help='leave out objects below this score')
@@ -59,7 +61,8 @@ def run(options: Options) -> Predictions:
     Raises:
         InputError: there is no image, or the model cannot be loaded; nothing was written.
     """
-    images, checkpoint = [str(image) for image in options.images], None
+    paths = [options.images] if isinstance(options.images, str | Path) else options.images
+    images, checkpoint = [str(path) for path in paths], None
     if not is_artifact(options.config) and not stands_for_model(options.config):
         if len(images) < 2:
             raise InputError(
@@ -67,14 +70,14 @@ def run(options: Options) -> Predictions:
                 'WORK_DIR IMAGE... or ARTIFACT IMAGE...'
             )
         checkpoint, *images = images
-    paths = find_images(images)
+    files = find_images(images)
     shared: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(ModelOptions)}
     more: dict[str, Any] = {'device': options.device, 'threads': options.threads, 'deploy': options.deploy}
     model = load.run(load.Options(**shared, **more, checkpoint=checkpoint))
     if is_artifact(options.config):
-        return _predict_all(model, paths, Path(options.out), options.score)
+        return _predict_all(model, files, Path(options.out), options.score)
     with keep_memory():
-        return _predict_all(model, paths, Path(options.out), options.score)
+        return _predict_all(model, files, Path(options.out), options.score)
 
 
 def _predict_all(model: 'ImageModel', paths: list[Path], out: Path, score: float) -> Predictions:

@@ -64,7 +64,7 @@ class DenseSaveOnSignalHook(Hook):
         self._pid = os.getpid()
         self._previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
         if not runner.iter:
-            runner.set_last_checkpoint(None)  # it belongs to a previous training in this folder
+            runner.set_checkpoints_aside()
         elif runner.train_loop.validation_due():
             runner.val_loop.run()
 

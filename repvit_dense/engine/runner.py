@@ -150,11 +150,18 @@ class DenseRunner(Runner):
         return path
 
     @master_only
-    def set_last_checkpoint(self, path: str | Path | None) -> None:
-        """Record the checkpoint that `--resume` continues from; None removes the record."""
-        pointer = Path(self.work_dir, 'last_checkpoint')
-        if path is None:
-            pointer.unlink(missing_ok=True)
-            return
-        with replacing(pointer, reuse=True) as partial:
+    def set_last_checkpoint(self, path: str | Path) -> None:
+        """Record the checkpoint that `--resume` continues from."""
+        with replacing(Path(self.work_dir, 'last_checkpoint'), reuse=True) as partial:
             partial.write_text(str(path))
+
+    @master_only
+    def set_checkpoints_aside(self) -> None:
+        """Let nobody take the checkpoints of a previous training in this work dir for those of the new one.
+
+        `last_checkpoint` is removed, and `best_NAME.pth` becomes `previous_best_NAME.pth`.
+        """
+        Path(self.work_dir, 'last_checkpoint').unlink(missing_ok=True)
+        for path in Path(self.work_dir).glob('best_*.pth'):
+            self.logger.info(f'{path}: from a previous training, renamed to previous_{path.name}')
+            path.replace(path.with_name(f'previous_{path.name}'))

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 
 from repvit_dense.checkpoints.reading import CheckpointError
-from repvit_dense.checkpoints.work_dir import find_checkpoint, last_checkpoint
+from repvit_dense.checkpoints.work_dir import best_checkpoint, find_checkpoint, last_checkpoint
 from repvit_dense.engine.runner import DenseRunner
 
 ITERATIONS = 8
@@ -71,6 +71,8 @@ def test_a_save_that_fails_leaves_the_old_file(trained, toy, monkeypatch):
         toy(trained, train_cfg=ONE_EPOCH).train()
     assert (trained / 'epoch_1.pth').read_bytes() == old
     assert last_checkpoint(trained) is None  # the file belongs to the previous training in this folder
+    assert best_checkpoint(trained) is None
+    assert (trained / 'previous_best_toy_mAP_epoch_1.pth').is_file()
 
 
 def test_an_error_in_torch_save_leaves_the_old_file(trained, toy, monkeypatch):
