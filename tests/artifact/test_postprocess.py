@@ -34,6 +34,9 @@ def patches(count, seed=0):
 def test_box_masks_are_pasted_as_in_mmdet():
     """Boxes anywhere in the image, the whole image, thin boxes and empty boxes."""
     from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
 
     image_hw = (97, 131)
     corners = np.random.default_rng(0).uniform(-20, 150, (30, 2, 2))
