@@ -2,8 +2,8 @@
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
 #   make test            all tests in JOBS processes, with branch coverage (PYTHON=python3.12 for another interpreter)
 #   make test-deploy     slow exports: Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
-#   make test-learning   train three heads to convergence on the embedded data, and every config in two processes: most
-#                        of an hour
+#   make test-learning   train three heads to convergence on the embedded data, every config in two processes, and every
+#                        head on one more backbone: an hour
 #   make lint            ruff (rules and format), mypy, and tools/check_prose.py
 #   make docs            build the documentation into build/site, without network access
 #   make dist            build sdist and wheel into dist/, and run the wheel outside the checkout

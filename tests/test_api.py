@@ -100,7 +100,7 @@ def test_training_returns_folder_scores_and_checkpoint(tmp_path):
     ]
     work_dir = tmp_path / 'run'
     trained = rd.train(
-        'repvit_maskrcnn_shapes', backbone='m0_6', cfg_options=options, work_dir=str(work_dir), epochs=2, seed=0
+        'repvit_maskrcnn_shapes', backbone='m0_6', cfg_options=options, work_dir=work_dir, epochs=2, seed=0
     )
     assert trained.folder == work_dir
     assert trained.checkpoint.parent == work_dir

@@ -55,24 +55,24 @@ def is_deferred(node):
 
 def imports(source, package='', module_level=False):
     """Return full names of all imported modules. For `from a import b`, both `a` and `a.b`: either may be a module."""
-    found = set()
+    names = set()
 
     def visit(node):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ''
             if node.level:
                 above = package.split('.')[: len(package.split('.')) + 1 - node.level]
                 base = '.'.join([*above, base]).rstrip('.')
-            found.update({base, *(f'{base}.{alias.name}' for alias in node.names)})
+            names.update({base, *(f'{base}.{alias.name}' for alias in node.names)})
         elif module_level and is_deferred(node):
             return
         for child in ast.iter_child_nodes(node):
             visit(child)
 
     visit(ast.parse(source))
-    return found
+    return names
 
 
 def imports_of(path, module_level=False):
@@ -118,8 +118,8 @@ def test_files_and_functions_fit_on_a_screen(path):
 
 @pytest.mark.parametrize('path', sorted((ROOT / PACKAGE / 'artifact').glob('*.py')), ids=name_of)
 def test_an_artifact_runs_on_numpy_and_opencv(path):
-    found = tops(imports_of(path, module_level=True))
-    assert found - sys.stdlib_module_names <= {PACKAGE, 'cv2', 'numpy'}
+    names = tops(imports_of(path, module_level=True))
+    assert names - sys.stdlib_module_names <= {PACKAGE, 'cv2', 'numpy'}
 
 
 def test_reparam_needs_torch_alone():
@@ -150,6 +150,6 @@ def test_tools_only_call_the_command_line(command):
 def test_a_wrong_import_is_seen():
     """Check `imports` itself: nested, relative and dotted imports all count."""
     source = 'def f():\n from ..engine import guard\n import mmdet.models\nfrom repvit_dense import cli\n'
-    found = imports(source, 'repvit_dense.backbones')
-    assert {'repvit_dense.engine', 'repvit_dense.engine.guard', 'mmdet.models', 'repvit_dense.cli'} <= found
+    names = imports(source, 'repvit_dense.backbones')
+    assert {'repvit_dense.engine', 'repvit_dense.engine.guard', 'mmdet.models', 'repvit_dense.cli'} <= names
     assert 'mmdet.models' not in imports(source, module_level=True)

@@ -1,8 +1,8 @@
 """Train every head on every backbone for two steps, predict and score, on small drawn images.
 
 `python tests/test_matrix.py [--configs NAME ...] [--backbones NAME ...]` runs the whole matrix, which takes long, and
-prints one line per cell. The tests run three columns (RepViT, a convolutional peer and one with attention) and some
-cells of the two families without published weights.
+prints one line per cell. The tests run two columns (RepViT and a peer with attention) and some cells of the two
+families without published weights; `make test-learning` adds a convolutional peer.
 """
 
 import argparse
@@ -27,13 +27,18 @@ from repvit_dense.compat import panoptic_api
 from repvit_dense.data import shapes
 
 CONFIGS = sorted(file.stem for file in config.CONFIG_FOLDERS[0].glob('repvit_*.py'))
-COLUMNS = ('repvit_m0_6', 'mobilenetv2', 'mobilevit_xxs')
+COLUMNS = ('repvit_m0_6', 'mobilevit_xxs')
 MORE_CELLS = [
     ('repvit_retinanet_coco', 'edgevit_xxs'),
     ('repvit_semfpn_ade20k', 'edgevit_xxs'),
     ('repvit_semfpn_ade20k', 'mobile_former_26m'),
     ('repvit_detr_coco', 'mobile_former_26m'),
     ('mobile-former_retinanet_coco', 'mobile_former_294m'),
+]
+CELLS = [
+    *product(CONFIGS, COLUMNS),
+    *(pytest.param(name, 'mobilenetv2', marks=pytest.mark.learning) for name in CONFIGS),
+    *MORE_CELLS,
 ]
 TRAIN = Path(__file__).parents[1] / 'tools' / 'train.py'
 IMAGE = 96  # side of the drawn images, in pixels
@@ -150,7 +155,8 @@ def drawn(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(('name', 'backbone'), [*product(CONFIGS, COLUMNS), *MORE_CELLS])
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'backbone'), CELLS)
 def test_a_head_on_a_backbone_trains_and_is_scored(name, backbone, drawn, monkeypatch):
     monkeypatch.chdir(drawn)
     scores = run_cell(name, backbone)

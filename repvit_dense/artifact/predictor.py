@@ -78,6 +78,14 @@ class ImageModel:
                     path = Path(source) if isinstance(source, str | Path) else None
                     yield Result(image, self.names, self.palette, path, **next(predictions))
 
+    def export(self, *formats: str, **settings: Any) -> Any:
+        """Export the model as artifacts; a checkpoint can, see `repvit_dense.commands.trained_model.Model.export`.
+
+        Raises:
+            InputError: this model is an artifact.
+        """
+        raise InputError(f'{self.title}: an artifact cannot be exported again; load the checkpoint it was made from')
+
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
         """Return the arrays of a `Result` for every image `(H, W, 3)` BGR uint8."""
         raise NotImplementedError

@@ -22,10 +22,10 @@ CHECKPOINT = 'checkpoint file or URL, or a work dir for its best checkpoint, els
 class ModelOptions:
     """Name a model and its data."""
 
-    config: str = option(help=CONFIG, positional=True)
+    config: str | Path = option(help=CONFIG, positional=True)
     _: dataclasses.KW_ONLY
     backbone: str | None = option(None, metavar='NAME', help='replace the backbone by another one of the catalogue')
-    data: str | None = option(
+    data: str | Path | None = option(
         None,
         metavar='NAME|PATH',
         help='replace the data: coco, coco-panoptic, ade20k, cityscapes, voc, shapes, or a folder',
@@ -40,14 +40,16 @@ class RunOptions(ModelOptions):
     """Say how train and test run."""
 
     _: dataclasses.KW_ONLY
-    work_dir: str | None = option(None, metavar='DIR', help='folder for everything that is written (work_dirs/CONFIG)')
+    work_dir: str | Path | None = option(
+        None, metavar='DIR', help='folder for everything that is written (work_dirs/CONFIG)'
+    )
     seed: int | None = option(None, type=int, metavar='N', help='random seed')
     deterministic: bool = option(False, help='use deterministic algorithms only')
     launcher: str = option('none', choices=('none', 'pytorch', 'slurm', 'mpi'), help='how the processes were started')
     local_rank: int = option(0, type=int, flags=('--local_rank', '--local-rank'), help=argparse.SUPPRESS)
 
 
-def open_config(options: ModelOptions, work_dir: str | None) -> 'Config':
+def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
     """Load the config that the options name and apply their changes.
 
     A work dir or a checkpoint file stands for the config that it was trained with; that one is parsed, not executed.
@@ -62,7 +64,9 @@ def open_config(options: ModelOptions, work_dir: str | None) -> 'Config':
     from repvit_dense import config
 
     epochs = getattr(options, 'epochs', None)
-    return config.load(options.config, options.cfg_options, options.backbone, options.data, work_dir, epochs)
+    data = None if options.data is None else str(options.data)
+    folder = None if work_dir is None else str(work_dir)
+    return config.load(options.config, options.cfg_options, options.backbone, data, folder, epochs)
 
 
 def open_run_config(options: RunOptions) -> 'Config':
@@ -87,7 +91,7 @@ def default_work_dir(options: ModelOptions) -> str:
     return str(Path('work_dirs', '--'.join(Path(name).stem for name in names if name)))
 
 
-def checkpoint_of(options: ModelOptions, checkpoint: str | None) -> str:
+def checkpoint_of(options: ModelOptions, checkpoint: str | Path | None) -> str:
     """Return the checkpoint to load: the one named, or that of the work dir or checkpoint that stands for the config.
 
     Raises:
@@ -97,10 +101,10 @@ def checkpoint_of(options: ModelOptions, checkpoint: str | None) -> str:
 
     if checkpoint is None and not stands_for_model(options.config):
         raise InputError(f'{options.config}: a config has no weights; name a checkpoint file or a work dir after it')
-    return find_checkpoint(checkpoint or options.config)
+    return find_checkpoint(str(checkpoint or options.config))
 
 
-def stands_for_model(name: str) -> bool:
+def stands_for_model(name: str | Path) -> bool:
     """Return whether a name is a work dir or a checkpoint file, which hold config and weights."""
     from repvit_dense.config import CHECKPOINT_SUFFIXES
 

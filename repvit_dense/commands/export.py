@@ -12,7 +12,7 @@ from repvit_dense.options import option
 class Options(ExportSettings, ModelOptions):
     """Options of `export`."""
 
-    checkpoint: str | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
+    checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
 
 
 @dataclasses.dataclass(frozen=True)

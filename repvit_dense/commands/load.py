@@ -1,6 +1,7 @@
 """`repvit_dense.load`: load a trained model, an artifact or a published model."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.manifest import is_artifact
@@ -11,7 +12,7 @@ from repvit_dense.options import option
 if TYPE_CHECKING:
     from torch import nn
 
-    from repvit_dense.artifact.predictor import Predictor
+    from repvit_dense.artifact.predictor import ImageModel, Predictor
     from repvit_dense.backbones.catalogue import Backbone
 
 # The recipe of each published detector or segmentor, by the end of its name in the catalogue.
@@ -22,18 +23,18 @@ RECIPES = {'_coco.pth': 'repvit_maskrcnn_coco', '_ade20k.pth': 'repvit_semfpn_ad
 class Options(ModelOptions):
     """Options of `load`, shared by `predict`."""
 
-    config: str = option(
+    config: str | Path = option(
         positional=True,
         help='work dir, checkpoint, folder of an artifact, name of the catalogue, or a config with a checkpoint',
     )
-    checkpoint: str | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
+    checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
     _: dataclasses.KW_ONLY
     device: str | None = option(None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     threads: int | None = option(None, type=int, metavar='N', help='CPU threads (default: all cores)')
     deploy: bool = option(False, help='fuse the model')
 
 
-def run(options: Options) -> Any:
+def run(options: Options) -> 'ImageModel | Any':
     """Load a trained model, an artifact or a published model.
 
     Returns:
@@ -45,12 +46,12 @@ def run(options: Options) -> Any:
     Raises:
         InputError: there is nothing of this name, or it cannot be read or downloaded.
     """
-    options = dataclasses.replace(options, config=str(options.config))
     if is_artifact(options.config):
         return _load_artifact(options)
     from repvit_dense.backbones import catalogue
 
-    entry = catalogue.BACKBONES.get(options.config) or catalogue.BACKBONES.get(f'repvit_{options.config}')
+    name = str(options.config)
+    entry = catalogue.BACKBONES.get(name) or catalogue.BACKBONES.get(f'repvit_{name}')
     if entry:
         return _load_backbone(entry)
     options = _resolve_published(options)
@@ -86,7 +87,8 @@ def _resolve_published(options: Options) -> Options:
     from repvit_dense.backbones import catalogue
 
     for entry in catalogue.BACKBONES.values():
-        if options.config in entry.downstream:
-            recipe = next(recipe for end, recipe in RECIPES.items() if options.config.endswith(end))
-            return dataclasses.replace(options, config=recipe, backbone=entry.name, checkpoint=options.config)
+        if str(options.config) in entry.downstream:
+            name = str(options.config)
+            recipe = next(recipe for end, recipe in RECIPES.items() if name.endswith(end))
+            return dataclasses.replace(options, config=recipe, backbone=entry.name, checkpoint=name)
     return options

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 class Options(ModelOptions):
     """Options of `predict`."""
 
-    config: str = option(
+    config: str | Path = option(
         positional=True,
         metavar='MODEL',
         help='work dir, checkpoint, ARTIFACT folder, or CONFIG; the checkpoint of a CONFIG is the next argument',
     )
-    images: list[str] | str = option(
+    images: Sequence[str | Path] | str | Path = option(
         [], positional=True, nargs='+', metavar='IMAGE', help='image files, or folders of them'
     )
     _: dataclasses.KW_ONLY

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Options(RunOptions):
     """Options of `test`."""
 
-    checkpoint: str | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
+    checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
     _: dataclasses.KW_ONLY
-    artifact: str | None = option(None, metavar='DIR', help='evaluate this artifact instead of a checkpoint')
+    artifact: str | Path | None = option(None, metavar='DIR', help='evaluate this artifact instead of a checkpoint')
     threads: int | None = option(None, type=int, metavar='N', help='CPU threads of an artifact')
     deploy: bool = option(False, help='evaluate the fused model')
-    show_dir: str | None = option(
+    show_dir: str | Path | None = option(
         None, metavar='DIR', help='write pictures (ground truth beside prediction) and a page of them'
     )
 

@@ -23,7 +23,7 @@ class Options(RunOptions):
     epochs: int | None = option(
         None, type=int, metavar='N', help='number of epochs; the schedule of the config is scaled to it'
     )
-    resume: str | None = option(
+    resume: str | Path | None = option(
         None,
         nargs='?',
         const='auto',
@@ -114,13 +114,13 @@ def _checkpoint_interval(text: str | None) -> dict[str, int]:
     return {'minutes' if match[2] else 'iterations': int(match[1])}
 
 
-def _resume(cfg: 'Config', resume: str | None) -> None:
+def _resume(cfg: 'Config', resume: str | Path | None) -> None:
     """Set the checkpoint to continue from; after torchrun restarted a dead job it is the last one."""
     from repvit_dense.checkpoints.work_dir import last_checkpoint
 
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
     last = last_checkpoint(cfg.work_dir) if restarted or resume == 'auto' else None
-    checkpoint = last or (resume if resume != 'auto' else None)
+    checkpoint = last or (str(resume) if resume and resume != 'auto' else None)
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
     elif resume or restarted:

@@ -76,9 +76,10 @@ class DenseSaveOnSignalHook(Hook):
         self._received = signal.Signals(number)
         # The default handler, not the previous one: background jobs of a script ignore SIGINT.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        # If the same signal ends a worker, torch would raise an error from its SIGCHLD handler within the iteration.
+        # If the same signal ends a worker, torch would raise an error from its SIGCHLD handler, in this iteration or as
+        # late as at the exit of the process. The handler is not restored; torch also polls its workers.
         if hasattr(signal, 'SIGCHLD'):  # not on Windows
-            self._previous.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save and stop if any process received a signal."""

@@ -25,9 +25,9 @@ def probabilities(*shape, seed=0):
 def patches(count, seed=0):
     """Draw mask logits `(count, 16, 16)`, each high around one point of a grid; some share a point."""
     rng = np.random.default_rng(seed)
-    places = np.stack(np.divmod(rng.integers(0, 12, count), 4), -1) * [5, 4] + rng.uniform(0, 3, (count, 2))
+    centres = np.stack(np.divmod(rng.integers(0, 12, count), 4), -1) * [5, 4] + rng.uniform(0, 3, (count, 2))
     grid = np.stack(np.mgrid[:16, :16], -1)
-    distance = np.linalg.norm(grid - places[:, None, None], axis=-1)
+    distance = np.linalg.norm(grid - centres[:, None, None], axis=-1)
     return (-2 * (distance - 3)).astype(np.float32)
 
 
@@ -68,9 +68,9 @@ def test_a_box_outside_the_image_has_no_mask(box):
 def test_opencv_resizes_like_torch(source, target):
     masks = probabilities(3, *source)
     expected = F.interpolate(torch.from_numpy(masks)[None], target, mode='bilinear', align_corners=False)[0].numpy()
-    for mask, wanted in zip(masks, expected, strict=True):
+    for mask, expected_mask in zip(masks, expected, strict=True):
         result = cv2.resize(mask, target[::-1], interpolation=cv2.INTER_LINEAR)
-        assert result == pytest.approx(wanted, abs=1e-5)
+        assert result == pytest.approx(expected_mask, abs=1e-5)
 
 
 def image_masks(masks, options, true_hw, batch_hw, image_hw, scale=None, scores=None):

@@ -52,17 +52,17 @@ def test_the_same_numbers_as_the_pipeline_of_the_config(theirs, name):
     for seed, size in enumerate(SIZES):
         image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
         expected, img_shape = theirs(cfg, image)
-        found, true_hw = preprocess.apply(image, how)
+        result, true_hw = preprocess.apply(image, how)
         height, width = expected.shape[1:]
         assert true_hw == tuple(img_shape)
-        assert found.dtype == np.float32
-        assert not any(side % 32 for side in found.shape[1:])
-        assert np.array_equal(found[:, :height, :width], expected)
+        assert result.dtype == np.float32
+        assert not any(side % 32 for side in result.shape[1:])
+        assert np.array_equal(result[:, :height, :width], expected)
         # An artifact pads further, by less than one multiple.
-        assert not found[:, height:].any()
-        assert not found[:, :, width:].any()
-        assert found.shape[1] - height < 32
-        assert found.shape[2] - width < 32
+        assert not result[:, height:].any()
+        assert not result[:, :, width:].any()
+        assert result.shape[1] - height < 32
+        assert result.shape[2] - width < 32
 
 
 def test_a_grey_image_is_one_of_equal_channels(image):
@@ -73,9 +73,9 @@ def test_a_grey_image_is_one_of_equal_channels(image):
 
 def test_without_a_scale_the_image_keeps_its_size(image):
     pixels = image(50, 70)
-    found, true_hw = preprocess.apply(pixels, PLAIN | {'scale': None})
-    assert (found.shape, true_hw) == ((3, 64, 96), (50, 70))
-    assert np.array_equal(found[:, :50, :70], pixels[..., ::-1].transpose(2, 0, 1))
+    result, true_hw = preprocess.apply(pixels, PLAIN | {'scale': None})
+    assert (result.shape, true_hw) == ((3, 64, 96), (50, 70))
+    assert np.array_equal(result[:, :50, :70], pixels[..., ::-1].transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_an_image_fits_into_a_fixed_input(image_hw, changes, scaled, told):
 
 def test_a_fixed_input_is_filled(image):
     how = PLAIN | {'pad_to': [96, 96], 'pad_colour': [1, 2, 3], 'pad_value': -1.0, 'scale': [64, 64]}
-    found, true_hw = preprocess.apply(image(30, 60), how, (128, 160))
-    assert (found.shape, true_hw) == ((3, 128, 160), (96, 96))
-    assert found[:, 80, 80].tolist() == [1.0, 2.0, 3.0]
-    assert found[:, 100, 150].tolist() == [-1.0] * 3
+    result, true_hw = preprocess.apply(image(30, 60), how, (128, 160))
+    assert (result.shape, true_hw) == ((3, 128, 160), (96, 96))
+    assert result[:, 80, 80].tolist() == [1.0, 2.0, 3.0]
+    assert result[:, 100, 150].tolist() == [-1.0] * 3
 
 
 # --- unsupported configs ---

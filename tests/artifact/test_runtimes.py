@@ -91,10 +91,10 @@ TARGETS = pytest.mark.parametrize(
 @pytest.mark.parametrize('threads', [None, 1])
 def test_outputs_equal_the_model(saved, target, threads):
     images = np.random.default_rng(0).normal(size=(1, 3, 32, 64)).astype(np.float32)
-    found = load(saved(target), threads)(images, np.array([[30, 60]], np.float32))
-    assert found.keys() == {'seg'}
-    assert found['seg'].dtype == np.int32
-    assert np.array_equal(found['seg'], images.sum(1) > 0)
+    outputs = load(saved(target), threads)(images, np.array([[30, 60]], np.float32))
+    assert outputs.keys() == {'seg'}
+    assert outputs['seg'].dtype == np.int32
+    assert np.array_equal(outputs['seg'], images.sum(1) > 0)
 
 
 # Handle a signal after two artifacts were loaded and freed.
@@ -166,9 +166,9 @@ def test_an_input_that_does_not_fit_an_open_shape(artifact, images, img_hw, word
 def test_open_shapes(artifact):
     run = load(artifact('semantic'))
     for shape in ((1, 3, 32, 32), (3, 3, 64, 128)):
-        found = run(np.ones(shape, np.float32), np.ones((shape[0], 2), np.float32))
-        assert found['seg'].shape == (shape[0], *shape[2:])
-        assert (found['seg'] == 2).all()
+        outputs = run(np.ones(shape, np.float32), np.ones((shape[0], 2), np.float32))
+        assert outputs['seg'].shape == (shape[0], *shape[2:])
+        assert (outputs['seg'] == 2).all()
 
 
 def test_a_model_of_another_manifest(artifact, tiny_onnx):

@@ -221,7 +221,8 @@ def test_the_catalogue_builds_every_size():
         assert MODELS.get(entry.type) is DenseEdgeViT
 
 
-@pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}])
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [{}, pytest.param({'dynamic': ('size',)}, marks=pytest.mark.deploy)])
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='edgevit_xxs')
     targets = ['onnx'] if options else ['onnx', 'openvino']

@@ -221,7 +221,10 @@ def test_fused_equals_unfused(arch):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize('options', [{}, {'dynamic': ('size',)}], ids=['fixed', 'dynamic'])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'options', [pytest.param({}, marks=pytest.mark.deploy), {'dynamic': ('size',)}], ids=['fixed', 'dynamic']
+)
 def test_a_segmentor_on_it_is_exported(options, tmp_path):
     cfg = config.load('repvit_semfpn_ade20k', ['model.backbone.init_cfg=None'], backbone='mobile_former_26m')
     targets = ['onnx'] if options else ['onnx', 'openvino']

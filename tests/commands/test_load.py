@@ -72,6 +72,8 @@ def test_an_artifact(artifact, image):
     predictor = load.run(Options(artifact('roi'), threads=1))
     assert isinstance(predictor, Predictor)
     assert len(predictor(image(40, 50))) == 3
+    with pytest.raises(InputError, match='an artifact cannot be exported again'):
+        predictor.export('onnx')
 
 
 @pytest.mark.parametrize('options', [{'device': 'cuda'}, {'deploy': True}, {'checkpoint': 'x.pth'}, {'data': 'coco'}])

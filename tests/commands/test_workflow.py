@@ -73,10 +73,10 @@ class Project:
 
     def predictions(self, name):
         """Return the scores of every image, largest first."""
-        found = {}
+        scores_by_image = {}
         for part in json.loads((self.folder / f'{name}.segm.json').read_text()):
-            found.setdefault(part['image_id'], []).append(part['score'])
-        return {image: sorted(scores, reverse=True) for image, scores in found.items()}
+            scores_by_image.setdefault(part['image_id'], []).append(part['score'])
+        return {image: sorted(scores, reverse=True) for image, scores in scores_by_image.items()}
 
 
 @pytest.fixture(scope='module')
