@@ -154,7 +154,7 @@ def _scaled(image_hw: tuple[int, int], preprocess: Mapping, size: tuple[int, int
     (height, width), scale = image_hw, preprocess['scale']
     if scale and not preprocess['keep_ratio']:
         return (min(scale[1], size[0]), min(scale[0], size[1])) if size else (scale[1], scale[0])
-    # As mmcv.rescale_size: the longer side fits the larger number, the shorter side the smaller one; halves round up.
+    # mmcv.rescale_size does this: the longer side fits the larger number, the shorter the smaller; halves round up.
     factor = min(max(scale) / max(image_hw), min(scale) / min(image_hw)) if scale else 1.0
     if size:
         factor = min(factor, size[0] / height, size[1] / width)

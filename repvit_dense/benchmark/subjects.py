@@ -306,15 +306,10 @@ def _time_parts(model: 'nn.Module', watch: Stopwatch) -> None:
 
 
 def _from_catalogue(name: str) -> 'nn.Module':
-    import mmdet.models  # noqa: F401  registers its models
-    import mmseg.models  # noqa: F401  registers its models
-    from mmengine.registry import MODELS, init_default_scope
-
     from repvit_dense.backbones import catalogue
+    from repvit_dense.model import build_backbone
 
-    init_default_scope('mmdet')
-    entry = catalogue.find(name)
-    return MODELS.build({'type': entry.type, **entry.args, 'init_cfg': None})
+    return build_backbone(catalogue.find(name))
 
 
 def _from_timm(name: str) -> 'nn.Module':

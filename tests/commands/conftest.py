@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from repvit_dense import cli, config
+from repvit_dense.model import build_model
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')
 
@@ -19,16 +20,11 @@ def cfg():
 @pytest.fixture(scope='module')
 def work_dir(cfg, tmp_path_factory):
     """Return a work dir as a training leaves it, with random weights."""
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    init_default_scope('mmdet')
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('work_dir')
     meta = {'dataset_meta': {'classes': CLASSES, 'palette': [(10 * i, 0, 0) for i in range(8)]}}
     meta['cfg'] = meta['config'] = cfg.pretty_text
-    state = MODELS.build({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}}).state_dict()
-    torch.save({'state_dict': state, 'meta': meta}, folder / 'epoch_1.pth')
+    torch.save({'state_dict': build_model(cfg).state_dict(), 'meta': meta}, folder / 'epoch_1.pth')
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
     cfg.dump(folder / 'repvit_maskrcnn_shapes.py')
     return folder

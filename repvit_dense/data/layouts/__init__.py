@@ -45,7 +45,7 @@ class Layout(Protocol):
         """
 
 
-# In the order in which they are tried.
+# Layouts are tried in this order.
 LAYOUTS: tuple[Layout, ...] = (yolo, voc, coco, panoptic, masks)
 
 
