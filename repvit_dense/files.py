@@ -1,10 +1,96 @@
-"""Write a file so that a reader finds it whole, or finds the previous one, also after a crash or a power failure."""
+"""Open regular files only, walk through folders with links, and write a file completely or not at all.
+
+A name from a user or a file may be too long or contain bytes that no file name has. `is_file` and `is_folder` return
+False for it; the methods of `Path` raise an error.
+"""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from repvit_dense.errors import InputError
+
+
+def is_file(path: str | Path) -> bool:
+    """Return whether there is a regular file, or a link to one, of this name; False for an impossible name."""
+    return os.path.isfile(path)  # noqa: PTH113  unlike Path.is_file it raises no error
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether there is a folder, or a link to one, of this name; False for an impossible name."""
+    return os.path.isdir(path)  # noqa: PTH112  unlike Path.is_dir it raises no error
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which might never end, is refused.
+
+    Raises:
+        InputError: there is no such file, it is not a regular file, or it cannot be opened.
+    """
+
+    def open_without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, 'O_NONBLOCK', 0))  # the open of a pipe waits for its writer
+
+    try:
+        file = open(path, 'rb', opener=open_without_waiting)  # noqa: SIM115  the caller closes it
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: cannot be read ({getattr(error, "strerror", None) or error})') from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f'{path}: cannot be read (not a regular file)')
+    return file
+
+
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: the file.
+        limit: largest size that is read, in bytes; None for any.
+
+    Raises:
+        InputError: see `open_regular`; or the file is larger than `limit`.
+    """
+    with open_regular(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise InputError(f'{path}: has {size:,} bytes, at most {limit:,} are expected')
+            return file.read()
+        except OSError as error:
+            raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+
+
+def walk(folder: str | Path) -> Iterator[Path]:
+    """Yield everything in a folder and its subfolders that is not a folder, also pipes and links that lead nowhere.
+
+    Links to folders are followed. A folder is read once, even if several links lead to it or contain it.
+    """
+    seen = set()
+    waiting = [Path(folder)]
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = current.stat()
+            entries = sorted(os.scandir(current), key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError as error:
+            raise InputError(f'{current}: cannot be read ({error.strerror})') from error
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders = []
+        for entry in entries:
+            path = current / entry.name
+            if is_folder(path):
+                folders.append((entry.is_symlink(), path))
+            else:
+                yield path
+        waiting = [path for linked, path in folders if linked] + waiting
+        waiting += [path for linked, path in reversed(folders) if not linked]  # real folders before linked ones
 
 
 @contextmanager

@@ -1,8 +1,11 @@
-"""Files are replaced by complete ones or not at all."""
+"""Files are replaced by complete ones or not at all, only regular files are opened, and walks through links end."""
+
+import os
 
 import pytest
 
-from repvit_dense.files import replacing, write_text
+from repvit_dense.errors import InputError
+from repvit_dense.files import read_bytes, replacing, walk, write_text
 
 
 def test_text_is_written_as_utf8_without_other_files(tmp_path):
@@ -46,3 +49,46 @@ def test_temporary_names_are_unique_and_keep_the_suffix(tmp_path):
         assert first != second
         assert first.suffix == second.suffix == '.png'
         first.touch(), second.touch()
+
+
+@pytest.mark.parametrize('name', ['x' * 300, 'nul\0', 'surrogate\ud800', 'missing', '.'])
+def test_a_name_that_is_no_file_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match='cannot be read'):
+        read_bytes(tmp_path / name)
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / 'a.png')
+    with pytest.raises(InputError, match=r'a\.png: cannot be read \(not a regular file\)'):
+        read_bytes(tmp_path / 'a.png')
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path):
+    (tmp_path / 'a').write_bytes(b'1234')
+    assert read_bytes(tmp_path / 'a', 4) == b'1234'
+    with pytest.raises(InputError, match='has 4 bytes, at most 3'):
+        read_bytes(tmp_path / 'a', 3)
+
+
+def test_a_walk_follows_links_and_reads_every_folder_once(tmp_path):
+    (tmp_path / 'a/b').mkdir(parents=True)
+    (tmp_path / 'outside').mkdir()
+    for name in ('a/1', 'a/b/2', 'outside/3'):
+        (tmp_path / name).touch()
+    (tmp_path / 'a/linked').symlink_to(tmp_path / 'outside')
+    (tmp_path / 'a/again').symlink_to(tmp_path / 'a/b')
+    (tmp_path / 'a/b/loop').symlink_to(tmp_path / 'a')
+    (tmp_path / 'a/lost').symlink_to(tmp_path / 'nowhere')
+    found = sorted(path.relative_to(tmp_path / 'a').as_posix() for path in walk(tmp_path / 'a'))
+    assert found == ['1', 'b/2', 'linked/3', 'lost']
+
+
+def test_a_walk_through_folders_that_link_to_each_other_takes_no_longer_than_one_without_links(tmp_path):
+    folders = [tmp_path / str(number) for number in range(30)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / 'file').touch()
+    for folder in folders:
+        for other in folders:
+            (folder / f'to-{other.name}').symlink_to(other)
+    assert len(list(walk(tmp_path))) == 30

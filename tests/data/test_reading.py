@@ -7,7 +7,7 @@ import cv2
 import pytest
 from PIL import Image
 
-from repvit_dense.data.reading import image_size, read_coco
+from repvit_dense.data.reading import image_size, images_in, read_coco, read_json, read_text, read_yaml
 from repvit_dense.errors import InputError
 
 
@@ -30,6 +30,55 @@ def test_a_file_that_is_not_coco_is_refused(tmp_path, text, message):
     (tmp_path / 'a.json').write_text(text)
     with pytest.raises(InputError, match=f'a.json: .*{message}'):
         read_coco(tmp_path / 'a.json')
+
+
+@pytest.mark.parametrize('text, message', [('{"a": 1, "a": 2}', "key 'a' occurs twice"), ('[' * 10**5, 'recursion')])
+def test_json_that_python_would_misread_is_refused(tmp_path, text, message):
+    (tmp_path / 'a.json').write_text(text)
+    with pytest.raises(InputError, match=f'a.json: not valid JSON .*{message}'):
+        read_json(tmp_path / 'a.json')
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / 'a.txt').write_bytes(b'\xef\xbb\xbfroad\n')
+    assert read_text(tmp_path / 'a.txt') == 'road\n'
+
+
+BOMB = 'a: &a [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
+    f'{b}: &{b} [{", ".join([f"*{a}"] * 10)}]\n' for a, b in zip('abcdefgh', 'bcdefghi', strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        (BOMB, 'aliases stand for more than'),
+        ('a: &a [*a]', 'aliases stand for more than'),
+        ('a: 2020-99-99', 'month must be in'),
+        ('[' * 10_000, 'recursion'),
+        ('a: 1\nb: 2\na: 3', "the key 'a' occurs twice"),
+        ('a: !!python/object/apply:os.getcwd []', 'could not determine a constructor'),
+        ('a: [', 'expected'),
+        ('? [1]\n: 2', 'unhashable'),
+        ('a: "' + 'x' * 10**6 + '"', 'has 1,000,00. bytes'),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_cannot_be_meant_is_refused(tmp_path, text, message):
+    (tmp_path / 'a.yaml').write_text(text)
+    with pytest.raises(InputError, match=f'a.yaml: .*{message}'):
+        read_yaml(tmp_path / 'a.yaml')
+
+
+def test_yaml_aliases_are_replaced(tmp_path):
+    (tmp_path / 'a.yaml').write_text('a: &x [1]\nb: *x')
+    assert read_yaml(tmp_path / 'a.yaml') == {'a': [1], 'b': [1]}
+
+
+def test_images_are_found_by_suffix_and_the_files_of_macos_left_out(tmp_path):
+    for name in ('b.PNG', '._b.PNG', 'a [1].jpg', 'a.txt'):
+        (tmp_path / name).touch()
+    assert [path.name for path in images_in(tmp_path)] == ['a [1].jpg', 'b.PNG']
 
 
 @pytest.mark.parametrize('text', ['{"images": [], "annotations": [], "categories": []}', '{'])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.data.annotations import NEEDS_PACKAGE, build_source, to_coco
-from repvit_dense.data.reading import image_size, images_in, read_text
+from repvit_dense.data.reading import image_size, images_in, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
 
@@ -70,12 +70,7 @@ def _yaml_file(root: Path) -> Path | None:
 
 
 def _read_yaml(file: Path) -> dict:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(read_text(file))  # safe: runs no code from the file
-    except yaml.YAMLError as error:
-        raise InputError(f'{file}: cannot be read as YAML ({" ".join(str(error).split())})') from error
+    settings = read_yaml(file)
     if not isinstance(settings, dict):
         raise InputError(f'{file}: not the description of a YOLO data set, which has names, train and val')
     return settings
