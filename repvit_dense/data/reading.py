@@ -87,7 +87,7 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
     """Return the number of nodes after all aliases are replaced; raise ValueError for a duplicate key or a cycle."""
     if id(node) not in counts:
         counts[id(node)] = YAML_NODES + 1  # found again inside itself
-        children = [node.value] if isinstance(node.value, str) else node.value
+        children: Any = [node.value] if isinstance(node.value, str) else node.value
         if node.id == 'mapping':
             keys = [key.value for key, _ in children if isinstance(key.value, str)]
             if len(set(keys)) < len(keys):
