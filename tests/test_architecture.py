@@ -24,6 +24,7 @@ ROOMS = (
         'options',
         'files',
         'memory',
+        'image_header',
         'reparam',
         'page',
         'compat',
