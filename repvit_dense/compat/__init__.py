@@ -63,8 +63,9 @@ CHANGES = (
         'at the end of that call',
     ),
     Change(
-        'coco_api', 'nothing: subclasses of hotcoco and pycocotools, which coco_metric uses', 'never', 'nothing to undo'
+        'coco_api', 'nothing: classes on hotcoco and pycocotools, which coco_metric uses', 'never', 'nothing to undo'
     ),
+    Change('panoptic_metric', 'nothing: a subclass of mmdet.evaluation.CocoPanopticMetric', 'never', 'nothing to undo'),
     Change('ssd_head', '`loss_cls` of one SSDHead instance', 'construction of a DenseSSDHead', 'with the instance'),
     Change(
         'signal_stack',

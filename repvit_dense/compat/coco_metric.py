@@ -22,14 +22,14 @@ def _metric_class() -> 'type[CocoMetric]':
     from mmdet.evaluation import CocoMetric
     from mmengine.fileio import dump, load
 
-    from repvit_dense.compat.coco_api import evaluation, read
+    from repvit_dense.compat.coco_api import Annotations, Evaluation
 
     # The metric looks these names up in its module; a subclass cannot override them.
     replace = functools.partial(patch.multiple, CocoMetric.__module__)
 
     class DenseCocoMetric(CocoMetric):
         def __init__(self, **settings):
-            with replace(COCO=read):
+            with replace(COCO=Annotations):
                 super().__init__(**settings)
 
         def compute_metrics(self, results):
@@ -45,7 +45,7 @@ def _metric_class() -> 'type[CocoMetric]':
             def fetch(file):
                 return detections[file] if file in detections else load(file)
 
-            with replace(COCO=read, COCOeval=evaluation, COCOevalMP=evaluation, dump=store, load=fetch):
+            with replace(COCO=Annotations, COCOeval=Evaluation, COCOevalMP=Evaluation, dump=store, load=fetch):
                 return super().compute_metrics(results)
 
     return DenseCocoMetric

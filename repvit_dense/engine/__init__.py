@@ -1,6 +1,7 @@
 """Hooks, loops and the runner that mmengine lacks. Importing this package registers them."""
 
 from repvit_dense.compat.coco_metric import dense_coco_metric
+from repvit_dense.compat.panoptic_metric import dense_panoptic_metric
 from repvit_dense.compat.ssd_head import dense_ssd_head
 from repvit_dense.engine.curves import DenseCurvesHook
 from repvit_dense.engine.fusing import DenseFuseHook
@@ -23,5 +24,6 @@ __all__ = [
     'DenseCurvesHook',
     'DenseSaveOnSignalHook',
     'dense_coco_metric',
+    'dense_panoptic_metric',
     'dense_ssd_head',
 ]

@@ -264,7 +264,7 @@ def test_weights_of_other_classes_are_dropped(semantic):
 def test_a_metric_without_ground_truth_is_left_out(drawn):
     (drawn / 'annotations/instances_val2017.json').unlink()
     cfg = config.load('repvit_mask2former_coco-panoptic')
-    assert [part.type for part in cfg.val_evaluator] == ['CocoPanopticMetric', 'DenseCocoMetric']
+    assert [part.type for part in cfg.val_evaluator] == ['DensePanopticMetric', 'DenseCocoMetric']
     config.set_dataset(cfg, str(drawn))
     [metric] = cfg.val_evaluator
     assert metric.ann_file == str(drawn.absolute() / 'annotations/panoptic_val2017.json')

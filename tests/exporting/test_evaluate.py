@@ -150,7 +150,7 @@ def test_instance_metrics_are_left_out_for_a_panoptic_artifact(load, artifact, c
     cfg = load('repvit_mask2former_shapes-panoptic')
     cfg.test_evaluator = [cfg.test_evaluator, {'type': 'CocoMetric', 'metric': 'segm'}]
     evaluate.use_artifact(cfg, artifact('panoptic', classes=ALL))
-    assert [metric.type for metric in cfg.test_evaluator] == ['CocoPanopticMetric']
+    assert [metric.type for metric in cfg.test_evaluator] == ['DensePanopticMetric']
     assert 'the instance metrics are left out' in capsys.readouterr().err
 
 

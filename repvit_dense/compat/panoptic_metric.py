@@ -1,0 +1,101 @@
+"""mmdet's CocoPanopticMetric with segments counted in memory, for ids of any kind.
+
+mmdet's own count goes through PNG files, needs `iscrowd` and a correct `area` of every segment, and takes the class 0
+for void if it is stuff. This one counts pixels and equals it on complete files.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mmengine.registry import METRICS
+
+from repvit_dense.compat.panoptic_api import VOID, PQStat, rgb2id
+from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    from mmdet.evaluation import CocoPanopticMetric
+
+
+@METRICS.register_module(name='DensePanopticMetric')
+def dense_panoptic_metric(**settings) -> 'CocoPanopticMetric':
+    """Build a CocoPanopticMetric that counts in memory; arguments, names and scores are those of CocoPanopticMetric."""
+    return _metric_class()(**settings)
+
+
+@functools.cache
+def _metric_class() -> 'type[CocoPanopticMetric]':
+    """Define the class at the first use, because importing this module must not import mmdet."""
+    import mmcv
+    from mmdet.evaluation import INSTANCE_OFFSET, CocoPanopticMetric
+    from mmengine.fileio import get
+
+    class DensePanopticMetric(CocoPanopticMetric):
+        def _compute_batch_pq_stats(self, data_samples):
+            if self._coco_api is None:
+                super()._compute_batch_pq_stats(data_samples)
+                return
+            categories = dict(enumerate(self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])))
+            for sample in data_samples:
+                identity, part = sample['img_id'], sample['pred_panoptic_seg']
+                if identity not in self._coco_api.imgs:
+                    raise InputError(f'the panoptic metric has no image with id {identity!r}, which the data set has')
+                file = Path(self.seg_prefix, self._coco_api.imgs[identity]['segm_file'])
+                content = get(file, backend_args=self.backend_args)
+                truth = rgb2id(mmcv.imfrombytes(content, flag='color', channel_order='rgb'))
+                predicted = part['sem_seg'].cpu().numpy()[0]
+                if truth.shape != predicted.shape:
+                    raise InputError(f'{file}: height and width {truth.shape}, those of its image {predicted.shape}')
+                named = {label: each for label, each in categories.items() if label != part.get('ignore_index')}
+                numbers = np.unique(predicted).tolist()
+                segments = {n: named[n % INSTANCE_OFFSET] for n in numbers if n % INSTANCE_OFFSET in named}
+                stat = sys.modules[CocoPanopticMetric.__module__].PQStat()  # panopticapi's own if that is installed
+                count_segments(stat, truth, self._coco_api.imgToAnns[identity], predicted, segments)
+                self.results.append(stat)
+
+    return DensePanopticMetric
+
+
+def count_segments(
+    stat: PQStat, truth: np.ndarray, listed: list[dict], predicted: np.ndarray, segments: dict[int, int]
+) -> None:
+    """Match the segments of an image and count them (arXiv 1801.00868, section 4).
+
+    A listed segment without a pixel is left out, and pixels of a segment that is not listed are void.
+
+    Args:
+        stat: the counts by category, which this function adds to.
+        truth: `(H, W)` segment ids.
+        listed: COCO records of these segments: `id`, `category_id`, and `iscrowd` unless it is 0.
+        predicted: `(H, W)` numbers of the predicted segments.
+        segments: number -> category id; a number without entry is void.
+    """
+    from repvit_dense.compat.coco_api import is_crowd  # imports hotcoco
+
+    ids, rows = np.unique(truth, return_inverse=True)
+    numbers, columns = np.unique(predicted, return_inverse=True)
+    index = rows.ravel() * len(numbers) + columns.ravel()
+    pixels = np.bincount(index, minlength=len(ids) * len(numbers)).reshape(len(ids), -1)  # of each pair of segments
+    records = {each['id']: each for each in listed}
+    real = [records.get(number) if number != VOID else None for number in ids.tolist()]
+    void = pixels[[each is None for each in real]].sum(0)
+    unmatched = {column: segments[n] for column, n in enumerate(numbers.tolist()) if n in segments}
+    for row, record in enumerate(real):
+        if record is None or is_crowd(record):
+            continue
+        counts = stat[record['category_id']]
+        for column, category in list(unmatched.items()):
+            union = pixels[row].sum() + pixels[:, column].sum() - pixels[row, column] - void[column]
+            if category == record['category_id'] and 2 * pixels[row, column] > union:  # no other pair can
+                counts.tp += 1
+                counts.iou += pixels[row, column] / union
+                del unmatched[column]
+                break
+        else:
+            counts.fn += 1
+    for column, category in unmatched.items():
+        crowd = [each is not None and is_crowd(each) and each['category_id'] == category for each in real]
+        if 2 * (void[column] + pixels[crowd, column].sum()) <= pixels[:, column].sum():
+            stat[category].fp += 1
