@@ -1,4 +1,8 @@
-"""Deformable convolution, versions 1 and 2, and multi-scale deformable attention."""
+"""Deformable convolution, versions 1 and 2, and multi-scale deformable attention.
+
+A sampling point exactly at -1, one pixel outside the map, has value 0. mmcv gives its position the gradient 0, although
+the derivative from inside is not 0, and so do these functions.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -46,14 +50,33 @@ def deform_conv_backward_parameters(input, offset, grad, d_weight, columns, ones
 
 
 def _deform_conv_backward(input, offset, grad, weight, conv):
-    inputs = _plain(input, weight.to(input.dtype), offset)
-    return tv._deform_conv2d_backward(grad, *inputs, *(conv[key] for key in _V1), False)[:3]
+    inputs, geometry = _plain(input, weight.to(input.dtype), offset), [conv[key] for key in _V1]
+    to_input, to_weight, to_offset, *_ = tv._deform_conv2d_backward(grad, *inputs, *geometry, False)
+    return to_input, to_weight, _zero_outside(to_offset, offset, weight, *geometry[:6])
+
+
+def _zero_outside(to_offset, offset, weight, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w):
+    """Return the gradient of the offsets with zeros for points whose row or column is exactly -1."""
+    kernel, size = weight.shape[2:], offset.shape[2:]
+    points = offset.view(len(offset), -1, *kernel, 2, *size)
+    outside = False
+    geometry = (stride_h, pad_h, dilation_h), (stride_w, pad_w, dilation_w)
+    for axis, (stride, pad, dilation) in enumerate(geometry):
+        output, tap = (torch.arange(sides[axis], device=offset.device) for sides in (size, kernel))
+        start = tap[:, None] * dilation + output * stride - pad  # (kernel side, output side)
+        start = start[:, None, :, None] if axis == 0 else start[:, None, :]
+        outside = outside | (points[..., axis, :, :] + start == -1)
+    return torch.where(outside[..., None, :, :], 0, to_offset.view_as(points)).view_as(offset)
 
 
 @ops.op(6)
 def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask, output, columns, with_bias, **conv):
-    """Return the output of version 2: each sample is weighted by `mask` (B, groups * kernel points, H, W)."""
+    """Return the output of version 2: each sample is weighted by `mask` (B, groups * kernel points, H, W).
+
+    The maps of offsets and masks may be larger than the output, as DyHead makes them; see `_first_values`.
+    """
     bias = bias if with_bias else input.new_zeros(len(weight))
+    offset, mask = (_first_values(maps, output.shape[2:]) for maps in (offset, mask))
     return tv.deform_conv2d(input, weight, offset, mask, bias, *(conv[key] for key in _V2), True)
 
 
@@ -77,10 +100,34 @@ def modulated_deform_conv_backward(
 ):
     """Return the gradients with respect to features, weight, bias (None without a bias), offsets and mask."""
     bias = bias if with_bias else input.new_zeros(len(weight))
-    geometry = (conv[key] for key in _V2)
-    inputs = input, weight, offset, mask, bias
+    geometry = [conv[key] for key in _V2]
+    read = [_first_values(maps, grad.shape[2:]) for maps in (offset, mask)]
+    inputs = input, weight, *read, bias
     to_input, to_weight, to_offset, to_mask, to_bias = tv._deform_conv2d_backward(grad, *inputs, *geometry, True)
+    to_offset = _zero_outside(to_offset, read[0], weight, *geometry[:6])
+    # The values that were not read have no gradient.
+    to_offset, to_mask = (
+        F.pad(part.flatten(1), (0, maps[0].numel() - part[0].numel())).view_as(maps)
+        for part, maps in ((to_offset, offset), (to_mask, mask))
+    )
     return to_input, to_weight, to_bias if with_bias else None, to_offset, to_mask
+
+
+def _first_values(maps, size):
+    """Return maps (B, C, H, W) of another size (h, w) as mmcv's kernels read them: the first C * h * w values.
+
+    DyHead passes the offsets of one level to a convolution on the next coarser one, and its published weights were
+    trained that way.
+
+    Raises:
+        ValueError: there are fewer values; mmcv reads past their end.
+    """
+    if maps.shape[2:] == size:
+        return maps
+    count = maps.shape[1] * size.numel()
+    if maps[0].numel() < count:
+        raise ValueError(f'offsets and masks are {tuple(maps.shape[2:])}, smaller than the output {tuple(size)}')
+    return maps.flatten(1)[:, :count].view(len(maps), -1, *size)
 
 
 @ops.op()
@@ -118,4 +165,7 @@ def ms_deform_attn_backward(
     with torch.enable_grad():
         value, locations, weights = (t.detach().requires_grad_() for t in (value, locations, weights))
         output = ms_deform_attn_forward(value, spatial_shapes, level_start_index, locations, weights, im2col_step)
-        return torch.autograd.grad(output, (value, locations, weights), grad)
+        to_value, to_locations, to_weights = torch.autograd.grad(output, (value, locations, weights), grad)
+    sides = spatial_shapes.flip(1)[:, None].to(locations.dtype)  # width, height
+    outside = (locations * sides - 0.5 == -1).any(-1, keepdim=True)
+    return to_value, to_locations.masked_fill(outside, 0), to_weights

@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 
 EXTENSION = 'mmcv._ext'
-FILES = ('boxes', 'roi', 'deform', 'focal')  # modules of this package that define ops
+FILES = ('boxes', 'roi', 'deform', 'focal', 'psa')  # modules of this package that define ops
 
 
 def install() -> None:
