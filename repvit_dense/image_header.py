@@ -1,12 +1,13 @@
 """Read the size of an image from the first bytes of its file, as OpenCV, and therefore mmcv, will decode it.
 
-Only the standard library is used, and no pixel is decoded. If the header alone cannot tell what OpenCV makes of the
-file, because its end is missing or its EXIF data are damaged, the header says so: `Header.doubt`.
+Only the standard library is used, and no pixel is decoded. `Header.doubt` says why OpenCV may fail nevertheless, or
+read the image in another size: the end of the file is missing, its EXIF data are damaged, or its kind is unusual.
 """
 
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -31,16 +32,26 @@ class Header(NamedTuple):
     """The size of an image in pixels.
 
     Attributes:
-        width: as OpenCV decodes the image, after the EXIF rotation.
+        width: as OpenCV decodes the image, which applies the EXIF orientation.
         height: likewise.
-        rotated: whether EXIF turns the image by a quarter, so that the stored width is `height`.
+        orientation: the EXIF orientation, from 1 to 8; from 5 on, the stored width is `height`.
         doubt: why only decoding shows whether OpenCV reads the image, and in which size; empty if it certainly does.
     """
 
     width: int
     height: int
-    rotated: bool = False
+    orientation: int = 1
     doubt: str = ''
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as OpenCV decodes the image."""
+        return self.width, self.height
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Width and height before the EXIF orientation is applied."""
+        return self.size[::-1] if self.orientation > 4 else self.size
 
 
 def read_header(path: str | Path) -> Header:
@@ -56,7 +67,7 @@ def read_header(path: str | Path) -> Header:
             raise InputError(f'{path}: cannot be read ({error.strerror})') from error
 
 
-def parse_header(file: BinaryIO, name: str | Path) -> Header:
+def parse_header(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS) -> Header:
     """Return the size of the image in an open file, see `read_header`; messages call it `name`."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -72,11 +83,11 @@ def parse_header(file: BinaryIO, name: str | Path) -> Header:
         raise InputError(f'{name}: cannot be read as an image (its header is damaged or cut off)') from error
     if not width * height:
         raise InputError(f'{name}: cannot be read as an image (its size is {width}x{height})')
-    if width * height > MAX_PIXELS:
-        raise InputError(f'{name}: has {width}x{height} pixels, at most {MAX_PIXELS:,} are read')
+    if width * height > max_pixels:
+        raise InputError(f'{name}: has {width}x{height} pixels, at most {max_pixels:,} are read')
     if orientation > 4:
-        return Header(height, width, True, doubt)
-    return Header(width, height, False, doubt)
+        width, height = height, width
+    return Header(width, height, orientation, doubt)
 
 
 Parsed = tuple[int, int, int, str]  # stored width and height, EXIF orientation from 1 to 8, doubt
@@ -103,19 +114,20 @@ def _jpeg(file: BinaryIO, size: int) -> Parsed:
     exif, frame, doubt = [], None, ''
     for _ in range(MAX_PARTS):
         mark, code = _unpack('BB', file)
-        for _ in range(MAX_PARTS):
-            if mark == 0xFF and code not in (0, 0xFF):
-                break
-            doubt = doubt if mark == 0xFF else UNUSUAL  # any number of 0xFF is padding; OpenCV skips other bytes, too
-            mark, code = code, *_unpack('B', file)
+        if mark != 0xFF or code in (0, 0xFF):  # OpenCV searches for the next marker; 0xFF is padding
+            doubt = doubt if mark == 0xFF else UNUSUAL
+            file.seek(-1, os.SEEK_CUR)
+            continue
         if 0xD0 <= code <= 0xD8 or code == 1:  # markers without a segment
             continue
         (length,) = _unpack('>H', file)
         following = file.tell() + length - 2
         if code == 0xDA:  # the scan follows
             break
-        if code == 0xE1 and (content := file.read(length - 2))[:4] == b'Exif':
-            exif.append(content[6:])
+        if code < 0xC0:  # reserved
+            doubt = UNUSUAL
+        elif code == 0xE1 and (content := file.read(length - 2))[:4] == b'Exif':
+            exif.append(content[6:] if content[4:6] == b'\0\0' else b'')
         elif 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
             precision, height, width, components = _unpack('>BHHB', file)
             usual = code <= 0xC2 and precision == 8 and components in (1, 3, 4) and not frame
@@ -171,11 +183,13 @@ def _chunks(file: BinaryIO, layout: str) -> Iterator[tuple[bytes, int]]:
         file.seek(following + (4 if layout[0] == '>' else length % 2))  # PNG: checksum; RIFF: padding
 
 
-def _png(file: BinaryIO, _: int) -> Parsed:
-    file.seek(16)
-    width, height = _unpack('>II', file)
+def _png(file: BinaryIO, size: int) -> Parsed:
+    file.seek(12)
+    header = file.read(17)
+    width, height = struct.unpack_from('>II', header, 4)
+    doubt = '' if _unpack('>I', file)[0] == zlib.crc32(header) else UNUSUAL
+    orientation, end = 1, MISSING_END
     file.seek(8)
-    orientation, doubt, end = 1, '', MISSING_END
     for name, length in _chunks(file, '>I4s'):
         if name == b'eXIf':
             orientation, damage = _orientation(file.read(min(length, 1 << 20)))
@@ -183,7 +197,7 @@ def _png(file: BinaryIO, _: int) -> Parsed:
         elif name in (b'tEXt', b'zTXt', b'iTXt') and file.read(16) == b'Raw profile type':
             doubt = DAMAGED_EXIF  # EXIF data as text, see ImageMagick
         elif name == b'IEND':
-            end = ''
+            end = '' if file.tell() + 4 <= size else MISSING_END  # a checksum ends it
             break
     return width, height, orientation, end or doubt or (UNUSUAL if orientation > 4 else '')
 
@@ -227,22 +241,24 @@ def _tiff(file: BinaryIO, size: int) -> Parsed:
     (offset,) = _unpack(f'{order}I', file)
     file.seek(offset)
     (count,) = _unpack(f'{order}H', file)
-    entries = file.read(12 * count)
+    entries = list(struct.iter_unpack(f'{order}HHII', file.read(12 * count)))
+    tags = [entry[0] for entry in entries]
     values = {}
-    for tag, kind, length, value in struct.iter_unpack(f'{order}HHII', entries):
+    for tag, kind, length, value in entries:
         layout = {1: 'B', 3: 'H', 4: 'I'}.get(kind)
         if layout and tag in (256, 257, ORIENTATION, 273, 279, 324, 325) and length <= MAX_PARTS:
-            if TYPE_BYTES[kind] * length <= 4:
-                content = struct.pack(f'{order}I', value)
-            else:
+            content = struct.pack(f'{order}I', value)
+            if TYPE_BYTES[kind] * length > 4:
                 file.seek(value)
                 content = file.read(TYPE_BYTES[kind] * length)
             values[tag] = struct.unpack_from(f'{order}{length}{layout}', content)
     (width,), (height,), (orientation,) = values[256], values[257], values.get(ORIENTATION, (1,))
     pairs = [(values.get(start, ()), values.get(length, ())) for start, length in ((273, 279), (324, 325))]
-    ends = [start + length for starts, lengths in pairs for start, length in zip(starts, lengths, strict=True)]
-    doubt = MISSING_END if max(ends, default=size + 1) > size else UNUSUAL if orientation > 4 else ''
-    return width, height, orientation if orientation <= 8 else 1, doubt
+    ends = [start + length for starts, lengths in pairs for start, length in zip(starts, lengths, strict=False)]
+    usual = tags == sorted(set(tags)) and len(tags) == count and orientation <= 4
+    usual = usual and (ORIENTATION in values or ORIENTATION not in tags)
+    doubt = MISSING_END if max(ends, default=size + 1) > size else '' if usual else UNUSUAL
+    return width, height, orientation if 1 <= orientation <= 8 else 1, doubt
 
 
 def _gif(file: BinaryIO, _: int) -> Parsed:
