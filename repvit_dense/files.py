@@ -6,13 +6,17 @@ False for it; the methods of `Path` raise an error.
 
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def is_file(path: str | Path) -> bool:
@@ -104,7 +108,7 @@ def replacing(path: str | Path, reuse: bool = False) -> Iterator[Path]:
             write to `path` at a time then.
     """
     path = Path(path)
-    name = f'{path.name}.partial' if reuse else f'.{path.stem}-{uuid.uuid4().hex}.partial{path.suffix}'
+    name = f'{path.name}.partial' if reuse else f'.{uuid.uuid4().hex}.partial{path.suffix}'
     partial = path.with_name(name)
     try:
         yield partial
@@ -112,6 +116,9 @@ def replacing(path: str | Path, reuse: bool = False) -> Iterator[Path]:
         partial.replace(path)
         if os.name == 'posix':  # other systems cannot open a folder
             _flush(path.parent)
+    except OSError as error:  # a failed write does not say to which file
+        error.filename = str(path) if error.filename in (None, str(partial)) else error.filename
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -120,6 +127,41 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, see `replacing`."""
     with replacing(path) as partial:
         partial.write_text(text, encoding='utf-8')
+
+
+def encode_image(pixels: 'np.ndarray', suffix: str) -> bytes:
+    """Return the content of an image file; the suffix decides about the format.
+
+    Raises:
+        InputError: OpenCV cannot write this format, or not an image of this size in it.
+    """
+    import cv2
+
+    try:
+        encoded, content = cv2.imencode(suffix, pixels)
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        height, width = pixels.shape[:2]
+        raise InputError(f"cannot write {width}x{height} pixels to a file with the suffix '{suffix}'; use .jpg or .png")
+    return content.tobytes()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder that cannot be created or written to, before any work; nothing is left behind.
+
+    Raises:
+        InputError: it is a file, or on a disk that is full or read-only, or its name is impossible.
+    """
+    existing = Path(folder).absolute()
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(bytes(4096))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise InputError(f'{folder}: nothing can be written there ({reason})') from error
 
 
 def _flush(path: Path) -> None:

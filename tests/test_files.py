@@ -2,10 +2,11 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from repvit_dense.errors import InputError
-from repvit_dense.files import read_bytes, replacing, walk, write_text
+from repvit_dense.files import check_writable, encode_image, read_bytes, replacing, walk, write_text
 
 
 def test_text_is_written_as_utf8_without_other_files(tmp_path):
@@ -92,3 +93,27 @@ def test_a_walk_through_folders_that_link_to_each_other_takes_no_longer_than_one
         for other in folders:
             (folder / f'to-{other.name}').symlink_to(other)
     assert len(list(walk(tmp_path))) == 30
+
+
+def test_a_file_with_the_longest_possible_name_is_written(tmp_path):
+    write_text(tmp_path / f'{"x" * 251}.txt', 'text')
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize('name', ['.', 'new', 'new/below'])
+def test_a_folder_that_can_be_written_is_not_created_yet(tmp_path, name):
+    check_writable(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['file', 'file/below', 'x' * 300, '/dev/null'])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='nothing can be written there'):
+        check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize('suffix', ['.nonsense', '', '.jpg'])
+def test_an_image_that_cannot_be_encoded_is_refused(suffix):
+    with pytest.raises(InputError, match='cannot write 70000x1 pixels to a file with the suffix'):
+        encode_image(np.zeros((1, 70_000), np.uint8), suffix)

@@ -1,14 +1,21 @@
 """Draw a prediction over its image with OpenCV: boxes, names, translucent masks and segments."""
 
 import colorsys
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import cv2
 import numpy as np
 
+from repvit_dense.errors import shorten
+
 OPACITY = 0.45
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST = 320  # pixels; smaller images are enlarged, because names would cover them
+LARGEST = 32_000  # pixels; larger images are reduced: JPEG holds 65,500 on a side, enough for two of them
+LONGEST_NAME = 60  # characters
+FARTHEST = 1e6  # pixels; OpenCV takes no larger coordinates
 
 
 def draw(
@@ -18,17 +25,20 @@ def draw(
 
     Args:
         image: `(H, W, 3)` BGR uint8; it is not changed.
-        arrays: fields of a `Result` by name.
+        arrays: fields of a `Result` by name; `scores` may be missing, as in a ground truth.
         names: class names, by label.
         palette: an RGB colour per class; None for colours that differ as much as possible.
         score: objects below this score are left out.
 
     Returns:
-        BGR uint8, of the image's size or a multiple of it.
+        BGR uint8, of the image's size; small images are enlarged by an integer factor, huge ones reduced.
     """
     colours = np.array(palette if palette else _palette(len(names)), np.uint8)[:, ::-1]
-    factor = max(1, round(SMALLEST / max(1, min(image.shape[:2])))) if max(image.shape[:2]) < 4 * SMALLEST else 1
-    canvas = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    height, width = image.shape[:2]
+    enlarged = min(round(SMALLEST / min(height, width)), 4 * SMALLEST // max(height, width))
+    factor = max(enlarged, min(1.0, LARGEST / max(height, width)))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
     if 'boxes' in arrays:
         return _draw_objects(canvas, arrays, names, colours, score, factor)
     if 'seg' in arrays:
@@ -47,18 +57,21 @@ def _palette(count: int) -> list[list[int]]:
 
 
 def _draw_objects(
-    canvas: np.ndarray, arrays: Mapping, names: Sequence[str], colours: np.ndarray, score: float, factor: int
+    canvas: np.ndarray, arrays: Mapping, names: Sequence[str], colours: np.ndarray, score: float, factor: float
 ) -> np.ndarray:
-    order = np.argsort(arrays['scores'])  # the most certain last, on top
-    order = order[arrays['scores'][order] >= score]
+    boxes, labels, scores = arrays['boxes'], arrays['labels'], arrays.get('scores')
+    order = np.arange(len(boxes))
+    if scores is not None:
+        order = np.argsort(scores)  # the most certain last, on top
+        order = order[scores[order] >= score]
     for index in order if 'masks' in arrays else ():
-        _tint(canvas, arrays['masks'][index], colours[arrays['labels'][index]], factor)
+        _tint(canvas, arrays['masks'][index], colours[labels[index]])
     for index in order:
-        colour = colours[arrays['labels'][index]].tolist()
-        left, top, right, bottom = (int(round(float(side) * factor)) for side in arrays['boxes'][index])
+        colour = colours[labels[index]].tolist()
+        left, top, right, bottom = np.clip(boxes[index] * factor, -FARTHEST, FARTHEST).round().astype(int).tolist()
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, _line_width(canvas), cv2.LINE_AA)
-        text = f'{names[arrays["labels"][index]]} {arrays["scores"][index]:.2f}'
-        _write_name(canvas, text, (left, top), colour)
+        text = _legible(names[labels[index]])
+        _write_name(canvas, text if scores is None else f'{text} {scores[index]:.2f}', (left, top), colour)
     return canvas
 
 
@@ -67,21 +80,21 @@ def _draw_regions(
     parts: Sequence[tuple[np.ndarray, int]],
     names: Sequence[str],
     colours: np.ndarray,
-    factor: int,
+    factor: float,
 ) -> np.ndarray:
     for mask, label in parts:
         if label < len(names):
-            _tint(canvas, mask, colours[label], factor)
+            _tint(canvas, mask, colours[label])
     for mask, label in parts:
         if label < len(names) and mask.mean() > 0.003:  # a name would hide a smaller region
             depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             row, column = np.unravel_index(np.argmax(depth), depth.shape)
-            centre = (int(column) * factor, int(row) * factor)
-            _write_name(canvas, names[label], centre, colours[label].tolist(), centred=True)
+            centre = (int(column * factor), int(row * factor))
+            _write_name(canvas, _legible(names[label]), centre, colours[label].tolist(), centred=True)
     return canvas
 
 
-def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, factor: int) -> None:
+def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
     """Tint the pixels of a mask and outline it."""
     mask = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     inside = mask > 0
@@ -92,6 +105,31 @@ def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, factor: int)
 
 def _line_width(canvas: np.ndarray) -> int:
     return max(1, round(min(canvas.shape[:2]) / 300))
+
+
+def _legible(name: str) -> str:
+    """Return a class name in one line of characters that the font has.
+
+    Accents that it lacks are dropped, other characters are escaped.
+    """
+    text = unicodedata.normalize('NFC', ' '.join(shorten(name, LONGEST_NAME).split()))
+    return ''.join(c if _is_in_font(c) else _replacement(c) for c in text)
+
+
+def _replacement(character: str) -> str:
+    plain = unicodedata.normalize('NFKD', character).encode('ascii', 'ignore').decode()
+    return plain if plain.isprintable() and plain else character.encode('unicode_escape').decode()
+
+
+@cache
+def _is_in_font(character: str) -> bool:
+    """Return whether OpenCV draws this character; in place of those that its font lacks, it draws a question mark."""
+    if character.isascii() or not character.isprintable():
+        return character.isprintable()
+    drawn, question = np.zeros((2, 48, 64), np.uint8)
+    cv2.putText(drawn, character, (8, 32), FONT, 1, 255)
+    cv2.putText(question, '?', (8, 32), FONT, 1, 255)
+    return not np.array_equal(drawn, question)
 
 
 def _write_name(canvas: np.ndarray, text: str, anchor: tuple, colour: list[int], centred: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from repvit_dense import __version__
 from repvit_dense.artifact.targets import PRECISIONS, TARGETS
 from repvit_dense.errors import InputError
-from repvit_dense.files import write_text
+from repvit_dense.files import is_file, write_text
 
 NAME = 'manifest.json'
 FORMAT_VERSION = 1
@@ -88,7 +88,7 @@ class Manifest:
 
 def is_artifact(path: str | Path) -> bool:
     """Return whether a path is a folder with a `manifest.json`."""
-    return Path(path, NAME).is_file()
+    return is_file(Path(path, NAME))
 
 
 def read(folder: str | Path) -> Manifest:

@@ -5,6 +5,7 @@ result = model('street.jpg')
 result.boxes, result.scores, result.labels, result.masks
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, overload
 import numpy as np
 
 from repvit_dense.artifact import manifest, postprocess, preprocess, runtimes
-from repvit_dense.artifact.images import ImageInput, read_image
+from repvit_dense.artifact.images import ImageInput, name_of, read_image, warn
 from repvit_dense.artifact.result import Result
 from repvit_dense.errors import InputError
+from repvit_dense.image_header import MAX_PIXELS
 
 
 class ImageModel:
@@ -34,49 +36,76 @@ class ImageModel:
     batch_size = 1
 
     @overload
-    def __call__(self, images: ImageInput) -> Result: ...
+    def __call__(self, images: ImageInput, max_pixels: int = ...) -> Result: ...
     @overload
-    def __call__(self, images: Sequence[ImageInput]) -> list[Result | InputError]: ...
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Sequence[ImageInput], max_pixels: int = ...) -> list[Result | InputError]: ...
+    def __call__(self, images: Any, max_pixels: int = MAX_PIXELS) -> Any:
         """Predict one image, or a list of images.
 
         Args:
-            images: a path; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or `(H, W)` grey in uint8 or uint16; a PIL
-                image; or a list of these.
+            images: a path; the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or `(H, W)` grey in uint8
+                or uint16; a PIL image; or a list of these.
+            max_pixels: an image file with more pixels is refused before it is decoded.
 
         Returns:
-            a `Result`; for a list, a list of them with the `InputError` in place of every unusable image.
+            a `Result`; for a list, a list of them with the `InputError` in place of every image that failed.
 
         Raises:
-            InputError: the single image cannot be used.
+            InputError: the single image cannot be used, or the model fails with every image.
         """
         if isinstance(images, list | tuple):
-            return list(self.stream(images))
-        (result,) = self.stream([images])
+            return list(self.stream(images, max_pixels))
+        (result,) = self.stream([images], max_pixels)
         if isinstance(result, InputError):
             raise result
         return result
 
-    def stream(self, images: Iterable[ImageInput]) -> Iterator[Result | InputError]:
+    def stream(self, images: Iterable[ImageInput], max_pixels: int = MAX_PIXELS) -> Iterator[Result | InputError]:
         """Predict images one batch at a time; memory does not grow with their number.
 
         Args:
             images: any iterable of what `__call__` takes.
+            max_pixels: as in `__call__`.
 
         Yields:
-            a `Result` per image, or the `InputError` of an unusable one.
+            a `Result` per image, or the `InputError` of one that cannot be read or predicted, whatever the reason.
+
+        Raises:
+            InputError: the model fails with every image.
         """
         waiting = iter(images)
         while chunk := list(islice(waiting, self.batch_size)):
-            pixels = [_read_or_error(image) for image in chunk]
-            usable = [image for image in pixels if not isinstance(image, InputError)]
-            predictions = iter(self._predict(usable) if usable else ())
+            pixels = [_read_or_error(image, max_pixels) for image in chunk]
+            predictions = iter(self._predict_each([image for image in pixels if isinstance(image, np.ndarray)]))
             for source, image in zip(chunk, pixels, strict=True):
                 if isinstance(image, InputError):
                     yield image
-                else:
-                    path = Path(source) if isinstance(source, str | Path) else None
-                    yield Result(image, self.names, self.palette, path, **next(predictions))
+                    continue
+                prediction = next(predictions)
+                if isinstance(prediction, Exception):
+                    yield InputError(f'{name_of(source)}: cannot be predicted ({_describe(prediction)})')
+                    continue
+                path = Path(source) if isinstance(source, str | os.PathLike) else None
+                fields = _drop_overflow(prediction, name_of(source))
+                yield Result(image, self.names, self.palette, path, **fields)
+
+    def _predict_each(self, images: list[np.ndarray]) -> list[dict[str, Any] | Exception]:
+        """Return the arrays of every image as `_predict` does, or its error.
+
+        Raises:
+            InputError: the model fails with a plain grey image too.
+        """
+        try:
+            return [*self._predict(images)] if images else []
+        except Exception as error:
+            if len(images) > 1:
+                return [outcome for image in images for outcome in self._predict_each([image])]
+            failure = error
+        try:
+            self._predict([np.full((64, 64, 3), 128, np.uint8)])
+        except Exception as error:
+            raise InputError(f'{self.title}: the model fails with every image ({_describe(error)})') from error
+        return [failure]
 
     def export(self, *formats: str, **settings: Any) -> Any:
         """Export the model as artifacts; a checkpoint can, see `repvit_dense.commands.trained_model.Model.export`.
@@ -91,11 +120,29 @@ class ImageModel:
         raise NotImplementedError
 
 
-def _read_or_error(image: ImageInput) -> np.ndarray | InputError:
+def _read_or_error(image: ImageInput, max_pixels: int) -> np.ndarray | InputError:
     try:
-        return read_image(image)
+        return read_image(image, max_pixels)
     except InputError as error:
         return error
+    except Exception as error:
+        return InputError(f'{name_of(image)}: cannot be read ({_describe(error)})')
+
+
+def _describe(error: Exception) -> str:
+    """Return the kind of an error and its message in one line."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split()).removesuffix(':')
+
+
+def _drop_overflow(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """Leave objects out whose numbers are infinite or NaN, as half precision may produce, and say so."""
+    if 'boxes' not in fields:
+        return fields
+    finite = np.isfinite(fields['boxes']).all(1) & np.isfinite(fields['scores'])
+    if finite.all():
+        return fields
+    warn(f'{name}: {(~finite).sum()} of {len(finite)} objects are left out, their boxes or scores are not finite')
+    return {key: values[finite] for key, values in fields.items()}
 
 
 class Predictor(ImageModel):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, printable
+from repvit_dense.files import encode_image, is_folder, replacing
 
 if TYPE_CHECKING:
     import supervision
@@ -65,7 +65,7 @@ class Result:
         listed = ', '.join(f'{count} {name}' for name, count in counts.most_common(8))
         more = ', ...' if len(counts) > 8 else ''
         height, width = self.image.shape[:2]
-        return f'Result({self.path or "image"}, {width}x{height}: {listed or "nothing"}{more})'
+        return f'Result({printable(self.path or "image")}, {width}x{height}: {listed or "nothing"}{more})'
 
     def _labels(self) -> list[int]:
         if self.labels is not None:
@@ -79,7 +79,7 @@ class Result:
             score: objects below this score are left out.
 
         Returns:
-            `(H, W, 3)` BGR uint8, of the image's size or, for a small image, a multiple of it.
+            `(H, W, 3)` BGR uint8, of the image's size; small images are enlarged, huge ones reduced.
         """
         from repvit_dense.artifact.draw import draw
 
@@ -89,23 +89,24 @@ class Result:
         """Write `plot(score)` to an image file; the suffix decides about the format. Return the path.
 
         Raises:
-            InputError: the folder is missing, or OpenCV cannot write this format.
+            InputError: the folder is missing, the file cannot be written, or OpenCV cannot write this format.
         """
         path = Path(path)
-        if not path.parent.is_dir():
+        if not is_folder(path.parent):
             raise InputError(f'{path}: there is no folder {path.parent}; create it first')
         try:
-            encoded, content = cv2.imencode(path.suffix, self.plot(score))
-        except cv2.error:
-            encoded = False
-        if not encoded:
-            raise InputError(f"{path}: cannot write an image with the suffix '{path.suffix}'; use .jpg or .png")
-        path.write_bytes(content.tobytes())
+            content = encode_image(self.plot(score), path.suffix)
+            with replacing(path) as partial:
+                partial.write_bytes(content)
+        except InputError as error:
+            raise InputError(f'{path}: {error}') from error
+        except (OSError, ValueError) as error:
+            raise InputError(f'{path}: cannot be written ({getattr(error, "strerror", None) or error})') from error
         return path
 
     def _repr_jpeg_(self) -> bytes:
         """Show the picture inline in a notebook."""
-        return cv2.imencode('.jpg', self.plot())[1].tobytes()
+        return encode_image(self.plot(), '.jpg')
 
     def objects(self, score: float = SCORE) -> list[dict]:
         """Describe the detected objects, ready for JSON.

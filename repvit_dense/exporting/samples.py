@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.errors import InputError
+from repvit_dense.files import is_folder
+
 if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
@@ -17,11 +20,10 @@ BATCHES = 3  # that artifact and model are compared on
 def dataset_images(cfg: 'Config', split: str, count: int) -> 'Iterator[np.ndarray]':
     """Yield up to `count` images `(H, W, 3)` uint8 BGR, spread evenly over a split of the config's data set.
 
-    Unreadable images are skipped; a missing folder yields nothing.
+    Unreadable images are skipped with a warning; a missing folder yields nothing.
     """
-    import cv2
-
     from repvit_dense import config
+    from repvit_dense.artifact.images import read_image, warn
     from repvit_dense.data.reading import images_in
 
     if not cfg.get(f'{split}_dataloader'):
@@ -29,11 +31,12 @@ def dataset_images(cfg: 'Config', split: str, count: int) -> 'Iterator[np.ndarra
     dataset = next(config.datasets(cfg[f'{split}_dataloader'].dataset))
     prefix = dataset.get('data_prefix') or {}
     folder = Path(dataset.get('data_root') or '', prefix.get('img', prefix.get('img_path', '')))
-    paths = images_in(folder)
+    paths = images_in(folder) if is_folder(folder) else []
     for path in paths[:: max(1, len(paths) // count)][:count]:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is not None:
-            yield image
+        try:
+            yield read_image(path)
+        except InputError as error:
+            warn(f'{error}; skipped')
 
 
 def drawn_images(count: int) -> 'list[np.ndarray]':

@@ -1,9 +1,11 @@
 """Pictures of predictions."""
 
+import cv2
 import numpy as np
 import pytest
 
-from repvit_dense.artifact.draw import draw
+from repvit_dense.artifact import draw as module
+from repvit_dense.artifact.draw import LARGEST, SMALLEST, _is_in_font, _legible, draw
 from repvit_dense.artifact.predictor import Predictor
 
 CLASSES = ['cat', 'dog', 'sky']
@@ -56,3 +58,43 @@ def test_the_colours_of_classes_differ():
     colours = np.array(_palette(80))
     distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(80)
     assert distance.min() > 5
+
+
+@pytest.mark.parametrize('size', [(1, 1279), (1279, 1), (70_000, 2), (2, 70_000)])
+def test_pictures_of_thin_and_huge_images_stay_writable(size):
+    """Enlarged to 320 pixels in height, the first would have 400,000 in width; JPEG holds 65,500."""
+    seg = np.zeros(size, np.int32)
+    picture = draw(np.zeros((*size, 3), np.uint8), {'seg': seg}, CLASSES)
+    assert max(picture.shape) <= max(LARGEST, 4 * SMALLEST)
+    assert cv2.imencode('.jpg', np.hstack([picture, picture]))[0]
+
+
+@pytest.mark.parametrize(
+    'name, shown',
+    [
+        ('cat', 'cat'),
+        ('two\nlines\tand  more', 'two lines and more'),
+        ('bell\a', 'bell\\x07'),
+        ('x\udcff', 'x\\udcff'),
+        ('\U0001f431', '\\U0001f431'),
+        ('x' * 1000, f'{"x" * 27}[...]{"x" * 27}'),
+    ],
+)
+def test_every_name_is_drawn_in_one_legible_line(name, shown):
+    assert _legible(name) == shown
+
+
+def test_characters_that_the_font_lacks_lose_their_accents_or_are_escaped(monkeypatch):
+    monkeypatch.setattr(module, '_is_in_font', str.isascii)
+    assert _legible('Ba\u0308r Æ 中') == 'Bar \\xc6 \\u4e2d'
+
+
+def test_opencv_draws_a_question_mark_for_characters_that_its_font_lacks():
+    assert not _is_in_font('\ue000')
+    assert _is_in_font('?')
+
+
+def test_boxes_far_outside_the_image_are_drawn():
+    arrays = {'boxes': np.array([[-1e30, 10, 1e30, 50]], np.float32), 'labels': np.array([0])}
+    grey = np.full((400, 400, 3), 100, np.uint8)
+    assert not np.array_equal(draw(grey, arrays, CLASSES), grey)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from repvit_dense.artifact import preprocess
-from repvit_dense.artifact.predictor import Predictor
+from repvit_dense.artifact.predictor import ImageModel, Predictor
 from repvit_dense.errors import InputError
 
 SIZES = [(97, 131), (64, 96), (200, 40), (33, 250)]
@@ -108,6 +108,40 @@ def test_an_unusable_image_in_a_list_leaves_the_others(artifact, image, tmp_path
     assert results[3].boxes[1] == pytest.approx([20, 15, 40, 30], rel=1e-4)
     with pytest.raises(InputError, match='notes.jpg'):
         predict(bad)
+
+
+class Fails(ImageModel):
+    """A model that fails with images of a height over 100 pixels, or with every image; memory is short."""
+
+    names, palette, title, batch_size = ['cat'], None, 'fails', 3
+
+    def __init__(self, limit=100):
+        self.limit = limit
+
+    def _predict(self, images):
+        if any(len(image) > self.limit for image in images):
+            raise MemoryError(f'no {self.limit}\nGB')
+        return [{'boxes': np.zeros((1, 4)), 'scores': np.ones(1), 'labels': np.zeros(1, int)} for _ in images]
+
+
+def test_an_image_that_the_model_fails_with_leaves_the_others_of_its_batch(image, tmp_path):
+    cv2.imwrite(str(tmp_path / 'tall.png'), image(101, 5))
+    results = Fails()([image(40, 50), tmp_path / 'tall.png', image(100, 50), image(200, 7)])
+    assert [isinstance(result, InputError) for result in results] == [False, True, False, True]
+    assert str(results[1]) == f'{tmp_path / "tall.png"}: cannot be predicted (MemoryError: no 100 GB)'
+
+
+def test_a_model_that_fails_with_every_image_ends_at_once(image):
+    with pytest.raises(InputError, match='fails: the model fails with every image .MemoryError: no 10 GB'):
+        Fails(10)([image(40, 50)] * 500)
+
+
+def test_objects_with_numbers_that_are_not_finite_are_left_out_with_a_warning(image, capsys, monkeypatch):
+    boxes = np.array([[0, 0, 4, 4], [0, 0, np.inf, 4], [1, 1, 2, 2]], np.float32)
+    fields = {'boxes': boxes, 'scores': np.array([0.9, 0.8, np.nan]), 'labels': np.zeros(3, int)}
+    monkeypatch.setattr(Fails, '_predict', lambda self, images: [fields])
+    assert Fails()(image(40, 50)).boxes.tolist() == [[0, 0, 4, 4]]
+    assert '2 of 3 objects are left out' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('kind', ['roi', 'panoptic'])

@@ -13,6 +13,7 @@ import numpy as np
 
 from repvit_dense.data.reading import run_lengths
 from repvit_dense.data.shapes.drawing import STUFF_CLASSES, THING_CLASSES, Sample, check_size, draw
+from repvit_dense.files import encode_image
 
 SPLITS = ('train2017', 'val2017')
 STAMP = 'shapes.json'  # file with the arguments of `generate`
@@ -91,8 +92,6 @@ def _write_split(root: Path, split: str, samples: Iterable[Sample]) -> None:
 
     All files are PNG, 0.17 MB each. JPEG would take a third of that, but its pixels depend on the decoder.
     """
-    import cv2
-
     annotations = root / 'annotations'
     folders = [root / split, annotations / f'panoptic_{split}', annotations / f'semantic_{split}']
     for folder in folders:
@@ -110,7 +109,7 @@ def _write_split(root: Path, split: str, samples: Iterable[Sample]) -> None:
         # A segment id is R + 256 G + 256^2 B in COCO; OpenCV expects the channels as B, G, R.
         colours = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=2).astype(np.uint8)
         for folder, pixels in zip(folders, (sample.image, colours, semantic), strict=True):
-            (folder / name).write_bytes(cv2.imencode('.png', pixels)[1].tobytes())
+            (folder / name).write_bytes(encode_image(pixels, '.png'))
     info = {'description': 'shapes, an embedded data set of drawn objects', 'version': str(FORMAT)}
     things = [{key: c[key] for key in ('supercategory', 'id', 'name')} for c in categories() if c['isthing']]
     for kind, records, listed in (('instances', instances, things), ('panoptic', panoptic, categories())):
