@@ -18,8 +18,12 @@ from torch import Tensor
 # Import the module, not its names: if mmengine imports the backbones first, this line runs before they are defined.
 from repvit_dense.backbones import repvit
 from repvit_dense.checkpoints.reading import CheckpointError
+from repvit_dense.checkpoints.unpickling import OtherTensor
+from repvit_dense.errors import shorten
 
 LAYOUTS = ('repvit_dense', 'official', 'timm', 'timm_features')
+# Limits on a state dict, far above those of any network here; they bound the time that a crafted one takes.
+MOST_TENSORS, LONGEST_KEY, MOST_NETWORKS = 100_000, 500, 8
 
 # Module names of this package, the authors and timm. `*` marks a convolution with its batch norm, which fusing turns
 # into one module of the same name.
@@ -92,15 +96,19 @@ def detect_layout(state_dict: Mapping) -> Layout:
     candidates = []
     for name, stem in zip(LAYOUTS, _rows(())[0], strict=True):
         pattern = re.compile(rf'(.*\.)?{re.escape(stem)}(\.conv|\.c)?\.weight')
-        matches = (pattern.fullmatch(key) for key in state_dict)
-        candidates += [_examine(state_dict, name, match[1] or '') for match in matches if match]
-    # Prefer plain weights to averaged copies beside them (`ema.module.`).
-    candidates.sort(key=lambda c: (c[0], 'ema' in c[1].prefix, len(c[1].prefix)))
+        prefixes = {match[1] or '' for match in map(pattern.fullmatch, state_dict) if match}
+        candidates += [_examine(state_dict, name, prefix) for prefix in sorted(prefixes, key=_rank)[:MOST_NETWORKS]]
+    candidates.sort(key=lambda c: (c[0], *_rank(c[1].prefix)))
     unexplained, layout = candidates[0] if candidates else (1, None)
     if unexplained or layout is None:
         keys = ', '.join(list(state_dict)[:3])
         raise CheckpointError(f'weights of another architecture than RepViT, with keys such as {keys}')
     return layout
+
+
+def _rank(prefix: str) -> tuple[bool, int]:
+    """Return a sort key that prefers plain weights to averaged copies beside them (`ema.module.`)."""
+    return 'ema' in prefix, len(prefix)
 
 
 def convert(state_dict: Mapping, to: str) -> dict[str, Tensor]:
@@ -134,10 +142,35 @@ def extract_state_dict(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str
     for key in ('state_dict', 'model', *averaged, None):
         content = checkpoint if key is None else checkpoint.get(key)
         if isinstance(content, Mapping):
-            state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor | OtherTensor)}
             if state:
+                _require_plausible(state)
                 return state, [other for other in averaged if other != key]
-    raise CheckpointError(f'no weights in it; its keys are {", ".join(map(str, list(checkpoint)[:5])) or "none"}')
+    keys = [shorten(key, 40) if isinstance(key, str) else type(key).__name__ for key in list(checkpoint)[:5]]
+    raise CheckpointError(f'no weights in it; its keys are {", ".join(keys) or "none"}')
+
+
+def _require_plausible(state: Mapping) -> None:
+    """Refuse a state dict that no network here has."""
+    if len(state) > MOST_TENSORS:
+        raise CheckpointError(f'{len(state):,} tensors, more than any network here has')
+    if longest := [key for key in state if len(key) > LONGEST_KEY]:
+        raise CheckpointError(f'a name of {len(longest[0]):,} characters, longer than any here: {shorten(longest[0])}')
+    others = {key: _unusual_kind(value) for key, value in state.items()}
+    listed = [f'{key} is a {kind}' for key, kind in others.items() if kind]
+    if listed:
+        more = f', and {len(listed) - 3} more' if len(listed) > 3 else ''
+        raise CheckpointError(
+            f'{"; ".join(listed[:3])}{more}: only dense tensors of plain numbers are loaded; save those'
+        )
+
+
+def _unusual_kind(value: Tensor | OtherTensor) -> str | None:
+    """Return the kind of a tensor that is not dense; None for one that is."""
+    if isinstance(value, OtherTensor):
+        return value.kind
+    kinds = {'nested': value.is_nested, 'quantised': value.is_quantized, 'sparse': value.layout != torch.strided}
+    return next((f'{name} tensor' for name, fits in kinds.items() if fits), None)
 
 
 def rename_keys(state_dict: Mapping, layout: Layout, to: str) -> Iterator[tuple[bool, str, Tensor]]:
@@ -190,6 +223,8 @@ def _examine(state_dict: Mapping, name: str, prefix: str) -> tuple[int, Layout]:
     """Return the number of keys of the body that this layout cannot explain, and the layout."""
     state = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     depths = _official_depths(state) if name == 'official' else _depths(state)
+    if min(depths, default=0) < 0 or sum(depths) > len(state):  # gaps in the numbers of the blocks
+        depths = ()
     names = _names(depths, name, 'repvit_dense')
     unexplained = sum(bool(_BODY.match(key)) and key.rpartition('.')[0] not in names for key in state) + (not depths)
     kernels = {f'{names[m]}.weight': state[f'{m}.weight'] for m in names if f'{m}.weight' in state}
@@ -203,15 +238,15 @@ def _examine(state_dict: Mapping, name: str, prefix: str) -> tuple[int, Layout]:
 
 def _depths(state: Mapping) -> tuple[int, ...]:
     """Count the blocks of each stage by their names."""
-    blocks = {m.groups() for m in (re.match(r'stages[._](\d+)\.blocks\.(\d+)\.', key) for key in state) if m}
+    blocks = {m.groups() for m in (re.match(r'stages[._](\d{1,3})\.blocks\.(\d{1,3})\.', key) for key in state) if m}
     count = Counter(stage for stage, _ in blocks)
     return tuple(count[str(s)] for s in range(len(count)))
 
 
 def _official_depths(state: Mapping) -> tuple[int, ...]:
     """Count the blocks of each stage; only a downsampling block, the first of a stage, has a `token_mixer.2`."""
-    blocks = {m[1] for m in (re.match(r'features\.(\d+)\.', key) for key in state) if m} - {'0'}
-    down = sorted({int(m[1]) for m in (re.match(r'features\.(\d+)\.token_mixer\.2\.', key) for key in state) if m})
+    blocks = {m[1] for m in (re.match(r'features\.(\d{1,3})\.', key) for key in state) if m} - {'0'}
+    down = sorted({int(m[1]) for m in (re.match(r'features\.(\d{1,3})\.token_mixer\.2\.', key) for key in state) if m})
     depths = [end - start - 2 for start, end in pairwise([0, *down])]  # less the pre-downsample block
     depths.append(len(blocks) - (down[-1] if down else 0))
     if len(depths) < 4:

@@ -1,5 +1,6 @@
 """Load checkpoints strictly: every tensor fits, or the module stays as it is and the error says why."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from repvit_dense.backbones import base, repvit
 from repvit_dense.checkpoints.layouts import Layout, convert, detect_layout, extract_state_dict, rename_keys
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
+MOST_LOOKUPS = 1_000_000  # bounds the time that a crafted state dict takes
 # Parts beside the backbone of a classification network; any other part belongs to a detector or segmentor.
 _CLASSIFICATION_PARTS = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
 
@@ -47,11 +49,12 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
         # A batch norm's counter changes nothing at a fixed momentum, and old files lack it.
         state |= {k: v for k, v in parameters.items() if k.endswith('num_batches_tracked') and k not in state}
         _require_fit(module, state, parameters)
+        converted = _require_sound(state, parameters)
     except CheckpointError as error:
         raise CheckpointError(str(error) if already_read else f'{name}: {error}') from None
     with torch.no_grad():
         for key, value in parameters.items():
-            value.copy_(state[key])
+            value.copy_(converted[key])
     print_log(f'{name}: {description}, {len(parameters)} tensors loaded', logger='current')
     unused += [f'averaged weights ({key})' for key in averaged]
     if unused:
@@ -170,6 +173,7 @@ def _strip_prefix(state: dict, parameters: dict) -> dict:
     """Return the state dict without the prefix, possibly empty, that matches most of the module's names."""
     first = f'.{next(iter(parameters), "")}'
     prefixes = {''} | {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
+    prefixes = set(sorted(prefixes, key=len)[: 1 + MOST_LOOKUPS // max(1, len(parameters))])
     best = max(prefixes, key=lambda p: (sum(p + name in state for name in parameters), -len(p)))
     return {key.removeprefix(best): value for key, value in state.items()}
 
@@ -193,6 +197,51 @@ def _require_fit(module: nn.Module, state: dict, parameters: dict) -> None:
         more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
         name = module.name if isinstance(module, base.Peer) else f'a {type(module).__name__}'
         raise CheckpointError(f'does not fit {name}: {"; ".join(problems[:5])}{more}')
+
+
+def _require_sound(state: dict, parameters: dict) -> dict[str, Tensor]:
+    """Return the tensors in the dtypes of the module; refuse those whose values no trained network has."""
+    converted, flaws = {}, {}
+    with torch.no_grad():
+        for key, target in parameters.items():
+            flaw = _flaw_of_kind(state[key], target)
+            converted[key] = state[key] if flaw else state[key].to(target.dtype)
+            flaws[key] = flaw or _flaw_of_values(key, state[key], converted[key])
+    listed = [f'{key} {flaw}' for key, flaw in flaws.items() if flaw]
+    if listed:
+        more = f', and {len(listed) - 5} more ({len(listed)} in all)' if len(listed) > 5 else ''
+        raise CheckpointError(
+            f'{"; ".join(listed[:5])}{more}. The file is damaged, or its training diverged: take another checkpoint'
+        )
+    return converted
+
+
+def _flaw_of_kind(value: Tensor, target: Tensor) -> str | None:
+    """Return why a tensor cannot be copied to `target`; None if it can."""
+    if value.is_meta and not target.is_meta:
+        return 'has no values'
+    if _kind(value) != _kind(target):
+        return f'holds {_kind(value)} numbers ({value.dtype}) in place of {_kind(target)} ones'
+    span = 1 + sum((length - 1) * step for length, step in zip(value.shape, value.stride(), strict=True))
+    if value.numel() > span:
+        return f'has {value.numel():,} elements, of which the file holds {span:,}'
+    return None
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return 'complex'
+    return 'floating-point' if tensor.is_floating_point() else 'boolean' if tensor.dtype == torch.bool else 'integer'
+
+
+def _flaw_of_values(key: str, value: Tensor, converted: Tensor) -> str | None:
+    if not converted.is_floating_point() or not converted.numel() or converted.is_meta:
+        return None
+    low, high = (float(bound) for bound in converted.aminmax())  # NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        too_large = bool(value.isfinite().all())
+        return f'has values too large for {converted.dtype}' if too_large else 'has NaN or infinite values'
+    return 'is negative, a variance cannot be' if low < 0 and key.endswith('running_var') else None
 
 
 def _class_counts(module: nn.Module, shapes: Iterable) -> tuple[int, int] | None:

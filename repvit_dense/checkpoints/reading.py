@@ -1,28 +1,32 @@
 """Read a checkpoint from a path, a URL or a catalogue name without running any code from it."""
 
-import argparse
 import functools
+import io
+import logging
 import os
-import pickle
-import re
 import sys
-import zipfile
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import numpy as np
 import torch
 from mmengine.dist import get_dist_info
-from mmengine.logging import HistoryBuffer, print_log
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from mmengine.logging import print_log
+from safetensors import safe_open
 
-# Import the module, not its names: if mmengine imports the backbones first, this line runs before they are defined.
+# Import the modules, not their names: if mmengine imports the backbones first, this line runs before they are defined.
 from repvit_dense.backbones import catalogue
-from repvit_dense.errors import InputError
+from repvit_dense.checkpoints import unpickling
+from repvit_dense.checkpoints.archive import Archive, Damaged, is_archive
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.files import open_regular
+
+SAFETENSORS_DTYPES = ('F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I8', 'U8', 'BOOL')
+MOST_HEADER = 2**24  # bytes of the header of a safetensors file; 100,000 tensors need half of it
+MOST_CLASSES, LONGEST_NAME = 100_000, 1000
+LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the format before PyTorch 1.6
 
 
 class CheckpointError(InputError):
@@ -36,7 +40,8 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
         source: a path (`.pth`, `.pt`, `.safetensors`), a URL (http, https, file, or a scheme of mmengine such as
             `torchvision://`), or a name in the catalogue. Downloads are cached in torch.hub's checkpoint directory by
             file name.
-        map_location: device of the tensors, as in `torch.load`.
+        map_location: device of the tensors. On 'meta' the file is checked, but the tensors have no values. Anything
+            that is not the name of a device stands for the CPU.
 
     Returns:
         the saved dictionary. One entry is renamed, `meta['config']` to `meta['config_text']`, because mmengine would
@@ -46,25 +51,51 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
         CheckpointError: the file is missing, truncated, not a checkpoint or unsafe, or the download failed.
     """
     path = _locate(os.fspath(source))
-    if _format(path) == 'safetensors':
-        content = load_file(path)
-        if isinstance(map_location, str | torch.device):
-            content = {key: value.to(map_location) for key, value in content.items()}
-    else:
-        content = _read_torch(path, map_location)
+    device = torch.device(map_location if isinstance(map_location, str | torch.device) else 'cpu')
+    layout = _format(path)
+    content = _read_safetensors(path, device) if layout == 'safetensors' else _read_torch(path, layout, device)
     if not isinstance(content, dict):
         raise CheckpointError(f'{path}: contains a {type(content).__name__}, not a checkpoint with named weights')
     meta = content.get('meta')
-    if isinstance(meta, dict) and 'config' in meta:
-        meta['config_text'] = meta.pop('config')
+    if meta is not None:
+        _check_meta(path, meta)
+        if 'config' in meta:
+            meta['config_text'] = meta.pop('config')
     return content
+
+
+def _check_meta(path: Path, meta: Any) -> None:
+    """Refuse names of classes that are none; leave out a palette that is none, which matters for pictures only."""
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else 0
+    if not isinstance(dataset, dict | None):
+        raise CheckpointError(f'{path}: its meta data are not those of a training; get it again')
+    for part, names, colours in ((dataset or {}, 'classes', 'palette'), (meta, 'CLASSES', 'PALETTE')):
+        classes, palette = part.get(names), part.get(colours)
+        if classes is not None and not (
+            isinstance(classes, list | tuple)
+            and len(classes) <= MOST_CLASSES
+            and all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in classes)
+        ):
+            raise CheckpointError(
+                f'{path}: its meta data hold no list of class names ({names} is a {type(classes).__name__}); '
+                f'get it again, or remove meta[{names!r}]'
+            )
+        if not (isinstance(palette, str | None) or (isinstance(palette, list | tuple) and all(map(_is_rgb, palette)))):
+            print_log(f'{path}: its palette is no list of RGB colours, and is not used', logger='current')
+            del part[colours]
+
+
+def _is_rgb(colour: Any) -> bool:
+    if not isinstance(colour, list | tuple) or len(colour) != 3:
+        return False
+    return all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
 
 
 def _locate(source: str) -> Path:
     """Return the local file of a source; download it first if necessary."""
     if '://' not in source:
-        path = Path(source).expanduser()
-        if path.exists():
+        path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises an error for an unknown user
+        if os.path.exists(path):  # noqa: PTH110  unlike Path.exists it raises no error for an impossible name
             return path
         try:
             return _fetch(*catalogue.resolve(source))
@@ -76,7 +107,7 @@ def _locate(source: str) -> Path:
     if url.startswith(('http://', 'https://')):
         return _fetch(url, catalogue.cache_name(url))
     path = Path(url2pathname(urlsplit(url).path))
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise CheckpointError(f'{source}: no such file ({path})')
     return path
 
@@ -132,116 +163,132 @@ def _download(url: str, path: Path) -> None:
 
 
 def _format(path: Path) -> str:
-    """Return 'safetensors' or 'torch' by the content of a file.
+    """Return 'safetensors', 'zip' or 'legacy' by the content of a file.
 
     Raises:
-        CheckpointError: the file is visibly neither, or truncated.
+        CheckpointError: the file is visibly none of them, or truncated.
     """
-    try:
-        with path.open('rb') as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f'{path}: cannot be read ({error.strerror}); name a checkpoint file') from error
-    broken = f'{path}: truncated or corrupt ({path.stat().st_size} bytes); delete it and get it again'
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 10**8:
+    with _open(path) as file:
+        head, size = file.read(512), os.fstat(file.fileno()).st_size
+        is_zip = head[:2] == b'PK' and is_archive(file)
+    broken = f'{path}: truncated or corrupt ({size} bytes); delete it and get it again'
+    header = int.from_bytes(head[:8], 'little')
+    if head[8:9] == b'{' and header < size:
+        if header > MOST_HEADER:
+            raise CheckpointError(f'{path}: its header has {header:,} bytes, weights have at most {MOST_HEADER:,}')
         try:
             with safe_open(path, 'pt'):  # checks header and size
                 return 'safetensors'
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # the library raises errors of many classes
             raise CheckpointError(f'{broken} ({error})') from error
     if head.lstrip()[:1] == b'<':
         raise CheckpointError(f'{path}: a web page (HTML), not weights; delete it and download the file itself')
-    pickled = head[:1] == b'\x80' and path.suffix != '.safetensors'
-    if pickled or (head[:2] == b'PK' and zipfile.is_zipfile(path)):
-        return 'torch'
+    if is_zip:
+        return 'zip'
+    if head[:1] == b'\x80' and path.suffix != '.safetensors':
+        return 'legacy'
     raise CheckpointError(broken if len(head) < 16 or head[:2] == b'PK' else f'{broken}, or it never was a checkpoint')
 
 
-def _read_torch(path: Path, map_location):
-    """Unpickle with `weights_only`; besides tensors only the classes in `_allowed` can be created."""
+def _few(names: list[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        with _safe_globals(_allowed()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # on a damaged file the unpickler may raise anything
-        forbidden = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if forbidden:
+        return open_regular(path)
+    except InputError as error:
+        raise CheckpointError(f'{error}; name a checkpoint file') from None
+
+
+def _read_safetensors(path: Path, device: torch.device) -> dict:
+    """Read a file of safetensors, whose library checks that the tensors fill the file without gaps."""
+    with safe_open(path, 'pt') as file:
+        kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        unusual = [f'{key} ({kind})' for key, kind in kinds.items() if kind not in SAFETENSORS_DTYPES]
+        if unusual:
+            raise CheckpointError(f'{path}: types of tensors that are not loaded: {_few(unusual)}; save them as F32')
+        return {key: file.get_tensor(key).to(device) for key in kinds}
+
+
+def _read_torch(path: Path, layout: str, device: torch.device) -> Any:
+    """Read a file of torch.save; see `unpickling` for what may be in it."""
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return (_read_zip if layout == 'zip' else _read_legacy)(path, file, size, device)
+        except unpickling.Untrusted as error:
             raise CheckpointError(
-                f'{path}: not trusted, and nothing in it was executed: it refers to {forbidden[1]}, which weights do '
+                f'{path}: not trusted, and nothing in it was executed: it refers to {error}, which weights do '
                 'not need but a malicious file would. Get it from a source you trust, preferably as .safetensors'
             ) from None
-        cause = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
-        raise CheckpointError(
-            f'{path}: truncated, corrupt or not written by torch.save ({type(error).__name__}: {cause}); get it again'
-        ) from error
+        except unpickling.Oversized:
+            raise CheckpointError(
+                f'{path}: not trusted: this file of {size:,} bytes asks for far more memory than weights of its size '
+                'need. Get it from a source you trust, preferably as .safetensors'
+            ) from None
+        except Exception as error:  # on a damaged file anything may be raised
+            cause = shorten(' '.join(str(error).split()) or 'the data ends early')
+            raise CheckpointError(
+                f'{path}: truncated, corrupt or not written by torch.save ({type(error).__name__}: {cause}); '
+                'get it again'
+            ) from error
 
 
-@contextmanager
-def _safe_globals(allowed: list):
-    """Do the same as `torch.serialization.safe_globals`, which torch 2.4 lacks."""
-    before = list(torch.serialization.get_safe_globals())
-    torch.serialization.add_safe_globals(allowed)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+def _read_zip(path: Path, file: BinaryIO, size: int, device: torch.device) -> Any:
+    archive = Archive(file)
+    if not archive.has_checksums:
+        print_log(f'{path}: has no checksums, damage to it cannot be noticed', logger='current', level=logging.WARNING)
+    if 'byteorder' in archive and archive.read('byteorder') != b'little':
+        raise Damaged('it was written on a big-endian machine')
+
+    @functools.cache
+    def storage(key: str) -> torch.Tensor:
+        count = archive.size(f'data/{key}')
+        if device.type == 'meta':
+            return torch.empty(count, dtype=torch.uint8, device=device)
+        return _from_bytes(archive.read(f'data/{key}')).to(device)
+
+    def load(dtype: torch.dtype, key: str, _: str, count: int) -> torch.Tensor:
+        values = storage(key)
+        if count * dtype.itemsize != len(values):
+            raise Damaged(f'the storage {key} has {len(values)} bytes, not {count} elements of {dtype}')
+        return values.view(dtype)
+
+    content = unpickling.Unpickler(load, size).load(io.BytesIO(archive.read('data.pkl')))
+    archive.check_rest()
+    return content
 
 
-class _Number:
-    """A stand-in for `numpy.dtype` that allows only plain numbers; a crafted real dtype can access foreign memory."""
-
-    __module__, __qualname__ = 'numpy', 'dtype'  # a file refers to it by this name
-
-    def __init__(self, code: str, *_):
-        if not re.fullmatch(r'[bifu]\d{1,2}', str(code)):
-            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype({code!r})')
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        if state[1] == '>':
-            self.dtype = self.dtype.newbyteorder('>')
+def _from_bytes(content: bytearray) -> torch.Tensor:
+    return torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
-class _Array(np.ndarray):
-    """A stand-in for `numpy.ndarray` that allows only plain numbers; copying or saving it yields a plain array."""
+def _read_legacy(_: Path, file: BinaryIO, size: int, device: torch.device) -> Any:
+    """Read the format before PyTorch 1.6: five pickles, then the storages one after the other; on the CPU."""
+    storages: dict[str, tuple[int, torch.Tensor]] = {}  # element size and bytes
 
-    __module__, __qualname__ = 'numpy', 'ndarray'
+    def load(dtype: torch.dtype, key: str, _: str, count: int) -> torch.Tensor:
+        length = count * dtype.itemsize
+        if key not in storages:
+            if length + sum(len(values) for _, values in storages.values()) > size:
+                raise Damaged('its storages are larger than the file')
+            storages[key] = dtype.itemsize, torch.empty(length, dtype=torch.uint8)
+        if length != len(storages[key][1]):
+            raise Damaged(f'the storage {key} has two sizes')
+        return storages[key][1].view(dtype)
 
-    def __new__(cls, *_):
-        return super().__new__(cls, 0, np.int8)
-
-    def __setstate__(self, state):
-        _, shape, number, fortran, data = state
-        super().__setstate__((1, shape, number.dtype, fortran, data))
-
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
-
-def _statistic(owner, name):
-    """Stand in for `getattr`, by which the statistics of a HistoryBuffer are pickled; allow nothing else."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError(f'GLOBAL getattr({owner!r},{name!r})')
-    return getattr(owner, name)
-
-
-@functools.cache
-def _allowed() -> list:
-    """Return the classes and functions that an mmengine checkpoint, or one with saved `args`, needs beyond tensors."""
-
-    def stand_in(path, function):
-        def call(*args):
-            return function(*args)
-
-        call.__module__, _, call.__qualname__ = path.rpartition('.')
-        call.__name__ = call.__qualname__
-        return call
-
-    functions = [stand_in('builtins.getattr', _statistic)]
-    functions.append(stand_in('_codecs.encode', lambda text, _: text.encode('latin1')))  # bytes; torch 2.4 lacks it
-    for core in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
-        functions.append(stand_in(f'{core}._reconstruct', _Array))
-        functions.append(stand_in(f'{core}.scalar', lambda number, data: np.frombuffer(data, number.dtype, 1)[0]))
-    for stand in (_Number, _Array):
-        stand.__name__ = stand.__qualname__  # torch 2.4 looks it up by this name
-    return [HistoryBuffer, argparse.Namespace, _Number, _Array, *functions]
+    unpickler = unpickling.Unpickler(load, size)
+    if unpickler.load(file) != LEGACY_MAGIC or unpickler.load(file) != LEGACY_VERSION:
+        raise Damaged('an unknown version')
+    if unpickler.load(file).get('little_endian') is not True:
+        raise Damaged('it was written on a big-endian machine')
+    content, keys = unpickler.load(file), unpickler.load(file)
+    if sorted(keys) != sorted(storages):
+        raise Damaged('its storages are incomplete')
+    for itemsize, values in (storages[key] for key in keys):
+        count = int.from_bytes(file.read(8), 'little')
+        if count * itemsize != len(values) or file.readinto(values.numpy()) < len(values):  # type: ignore[attr-defined]
+            raise Damaged('the file ends early')
+    return content

@@ -1,11 +1,15 @@
 """Find the checkpoint of a work dir to evaluate or to resume from; imports neither PyTorch nor OpenMMLab."""
 
+import os
 import re
 import sys
 from pathlib import Path
-from zipfile import ZipFile
 
-from repvit_dense.errors import InputError
+from repvit_dense.checkpoints.archive import Archive
+from repvit_dense.errors import InputError, printable, shorten
+from repvit_dense.files import is_file, is_folder, open_regular
+
+LONGEST_POINTER = 4096  # bytes of the path in `last_checkpoint`
 
 # Checkpoints with the state of a training, from which `--resume` can continue.
 RESUMABLE = re.compile(r'((interrupted|recent)_)?(epoch|iter)_\d+\.pth')
@@ -18,7 +22,7 @@ def find_checkpoint(path: str) -> str:
         InputError: a folder without checkpoints.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not is_folder(folder):
         return path
     checkpoint = best_checkpoint(folder) or last_checkpoint(folder)
     if checkpoint is None:
@@ -29,9 +33,12 @@ def find_checkpoint(path: str) -> str:
 
 
 def best_checkpoint(work_dir: str | Path) -> str | None:
-    """Return the newest `best_*.pth` of a work dir, None if there is none."""
-    paths = sorted(Path(work_dir).glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    return str(paths[-1]) if paths else None
+    """Return the newest `best_*.pth` of a work dir, None if there is none; a note on stderr names the others."""
+    paths = _checkpoints(work_dir, re.compile(r'best_.*\.pth', re.DOTALL))
+    if len(paths) > 1:
+        others = ', '.join(path.name for path in paths[1:4])
+        _note(f'{paths[0]}: taken as the newest best checkpoint, there is {others} too')
+    return str(paths[0]) if paths else None
 
 
 def last_checkpoint(work_dir: str | Path) -> str | None:
@@ -41,31 +48,50 @@ def last_checkpoint(work_dir: str | Path) -> str | None:
     undamaged `epoch_*.pth`, `iter_*.pth`, `interrupted_*.pth` or `recent_*.pth`; a note goes to stderr.
 
     Raises:
-        InputError: no undamaged checkpoint is left.
+        InputError: no undamaged checkpoint is left, or `last_checkpoint` is no file.
     """
     work_dir = Path(work_dir)
     pointer = work_dir / 'last_checkpoint'
-    if not pointer.is_file():
+    if not os.path.lexists(pointer):
         return None
-    named = Path(pointer.read_text().strip())
-    others = [path for path in work_dir.iterdir() if RESUMABLE.fullmatch(path.name)]
-    others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    with open_regular(pointer) as file:
+        named = Path(file.read(LONGEST_POINTER).decode(errors='replace').strip())
     # The work dir may have been moved or copied, so its own file of that name precedes the recorded path.
-    candidates = dict.fromkeys(path for path in (work_dir / named.name, named, *others) if path.is_file())
+    recorded = [path for path in (work_dir / named.name, named) if is_file(path)]
+    candidates = dict.fromkeys([*recorded, *_checkpoints(work_dir, RESUMABLE)])
+    if not recorded:
+        _note(f'{pointer} names {shorten(named) or "nothing"}, which is not there')
     for path in candidates:
         if is_undamaged(path):
             return str(path)
-        print(f'{path}: damaged, trying the checkpoint before it', file=sys.stderr)
+        _note(f'{path}: damaged, trying the checkpoint before it')
     state = (
         'which is damaged, and so is every other' if candidates else 'which is not there, and no other checkpoint is'
     )
     raise InputError(f'{pointer} names {named}, {state}. Name a checkpoint: --resume CHECKPOINT')
 
 
-def is_undamaged(path: Path) -> bool:
-    """Return whether every entry of a checkpoint (a zip file) matches its checksum, which torch does not verify."""
+def _checkpoints(work_dir: str | Path, name: re.Pattern) -> list[Path]:
+    """Return the files of a folder whose names match, the newest first; links that lead nowhere are left out."""
     try:
-        with ZipFile(path) as file:
-            return file.testzip() is None
+        paths = sorted(path for path in Path(work_dir).iterdir() if name.fullmatch(path.name))
+        return sorted(filter(is_file, paths), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    except OSError as error:
+        raise InputError(f'{work_dir}: cannot be read ({error.strerror}); name a checkpoint file') from error
+
+
+def _note(text: str) -> None:
+    print(printable(text), file=sys.stderr)
+
+
+def is_undamaged(path: Path) -> bool:
+    """Return whether every record of a checkpoint (a zip file) matches its checksum, which torch does not verify.
+
+    One without checksums, see `Archive.has_checksums`, counts as undamaged if it is complete.
+    """
+    try:
+        with open_regular(path) as file:
+            Archive(file).check_rest()
+            return True
     except Exception:  # zipfile may raise anything on arbitrary bytes
         return False

@@ -5,13 +5,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense.data.reading import read_text
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_file
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+LONGEST = 500_000  # characters of a config; parsing takes up to 1 kB each
 _NUMBERS = ('inf', 'nan')  # written without quotes, as Python prints them
-# mmengine's registries look up an unknown name with a dot as a Python object: 'os.system' would be called.
 _REGISTERED = re.compile(r'((mmdet|mmseg|mmpretrain)\.[A-Z])?\w+')
 
 
@@ -24,10 +26,10 @@ def from_work_dir(folder: str | Path) -> 'Config':
         InputError: there is no such file, or `from_text` refuses it.
     """
     folder = Path(folder)
-    files = sorted(folder.glob('*.py'), key=lambda file: file.stat().st_mtime)
+    files = sorted(filter(is_file, folder.glob('*.py')), key=lambda file: file.stat().st_mtime)
     if not files:
         raise InputError(f'{folder}: no config in this folder; name a config, or the work dir of a training')
-    return from_text(files[-1].read_text(encoding='utf-8'), files[-1])
+    return from_text(read_text(files[-1], LONGEST), files[-1])
 
 
 def from_text(text: str, filename: str | Path | None = None) -> 'Config':
@@ -47,15 +49,29 @@ def from_text(text: str, filename: str | Path | None = None) -> 'Config':
     from mmengine.config import Config
 
     source = str(filename) if filename else 'the config in the checkpoint'
+    if len(text) > LONGEST:
+        raise InputError(f'{source}: a config of {len(text):,} characters. Name the config file instead')
     try:
         statements = ast.parse(text).body
         content = dict(_assignment(statement) for statement in statements)
         return Config(content, cfg_text=text, filename=filename and str(filename))
     except (_Refused, SyntaxError) as error:
         reason = f'line {error.lineno or 1}: {error.msg}'
-    except (KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:  # a reserved key; nested too deeply
-        reason = f'{type(error).__name__}: {error}'
+    except (AttributeError, KeyError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        # a reserved key, or nested too deeply
+        reason = f'{type(error).__name__}: {error}' if str(error) else 'nested too deeply'
     raise InputError(f'{source}: not plain values ({reason}); nothing was executed. Name the config file instead')
+
+
+def names_code(key: object, value: str) -> bool:
+    """Return whether OpenMMLab would execute this value of a key: a Python path, or an expression.
+
+    Its registries look up a name with a dot as a Python object, and mmcv evaluates the `type` of a non-maximum
+    suppression.
+    """
+    if key in ('type', 'constructor'):
+        return not _REGISTERED.fullmatch(value)
+    return isinstance(key, str) and key.endswith('_type') and '.' in value and not _REGISTERED.fullmatch(value)
 
 
 class _Refused(Exception):
@@ -80,8 +96,7 @@ def _value(node: ast.expr, key: object = None) -> Any:
     """Return the value of a literal; `key` is its name in the dictionary around it."""
     match node:
         case ast.Constant(value=str() as value):
-            names_class = isinstance(key, str) and (key in ('type', 'constructor') or key.endswith('_type'))
-            if names_class and '.' in value and not _REGISTERED.fullmatch(value):
+            if names_code(key, value):
                 raise _Refused(node, f"{key}='{value}' is not a registered name of OpenMMLab")
             return value
         case ast.Constant(value=bool() | int() | float() | None as value):

@@ -80,3 +80,46 @@ def test_the_module_is_light():
     code = 'import sys, repvit_dense.checkpoints.work_dir; print({"torch", "mmengine", "numpy"} & sys.modules.keys())'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'set()'
+
+
+@pytest.mark.parametrize(
+    'content', [b'', bytes(40), b'../..', b'\xff\xfe', b'x' * 10**6, b'/dev/zero', b'a\0b', b'a\n\nb']
+)
+def test_a_last_checkpoint_that_names_nothing(tmp_path, content, capsys):
+    write(tmp_path, 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert last_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
+    note = capsys.readouterr().err
+    assert 'which is not there' in note
+    assert len(note) < 500
+
+
+@pytest.mark.parametrize('make', [Path.mkdir, os.mkfifo])
+def test_a_last_checkpoint_that_is_no_file(tmp_path, make):
+    make(tmp_path / 'last_checkpoint')
+    with pytest.raises(InputError, match='last_checkpoint: cannot be read'):
+        last_checkpoint(tmp_path)
+
+
+def test_folders_pipes_and_dangling_links_are_no_checkpoints(tmp_path):
+    (tmp_path / 'best_b.pth').mkdir()
+    os.mkfifo(tmp_path / 'best_c.pth')
+    (tmp_path / 'best_d.pth').symlink_to(tmp_path / 'missing')
+    write(tmp_path, 'best_a[1] (x).pth')
+    assert best_checkpoint(tmp_path) == str(tmp_path / 'best_a[1] (x).pth')
+
+
+def test_the_choice_between_best_checkpoints_is_said(tmp_path, capsys):
+    write(tmp_path, 'best_mIoU.pth', 'best_PQ.pth')
+    assert best_checkpoint(tmp_path) == str(tmp_path / 'best_PQ.pth')
+    assert 'best_PQ.pth: taken as the newest best checkpoint, there is best_mIoU.pth too' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, 'set_crc32_options'), reason='this torch writes checksums always')
+def test_a_checkpoint_without_checksums_counts_as_undamaged(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        write(tmp_path, 'a.pth')
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert is_undamaged(tmp_path / 'a.pth')

@@ -116,3 +116,23 @@ def test_a_written_config_is_not_executed(tmp_path):
     with pytest.raises(InputError, match=r'run\.py: not plain values \(line 1: open'):
         config.from_work_dir(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['run.py']
+
+
+@pytest.mark.parametrize(
+    'text', ['a = ' + '[' * 9999, 'a = ' + '-' * 9999 + '1', 'a = "\ud800"', 'a = ' + '9' * 5000, 'a\0']
+)
+def test_a_crafted_text_is_refused(text):
+    with pytest.raises(InputError, match='nothing was executed. Name the config file instead'):
+        config.from_text(text)
+
+
+def test_a_long_text_is_refused_before_it_is_parsed():
+    with pytest.raises(InputError, match='a config of 600,004 characters'):
+        config.from_text('a = ' + '[]' * 300_000)
+
+
+def test_only_files_of_a_work_dir_are_configs(tmp_path):
+    (tmp_path / 'a.py').mkdir()
+    os.mkfifo(tmp_path / 'b.py')
+    with pytest.raises(InputError, match='no config in this folder'):
+        config.load(tmp_path)
