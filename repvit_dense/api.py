@@ -9,11 +9,10 @@ result.save('out.jpg')
 artifact = model.export('onnx')
 """
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from repvit_dense.commands import export as _export
 from repvit_dense.commands import load as _load
@@ -21,7 +20,7 @@ from repvit_dense.commands import predict as _predict
 from repvit_dense.commands import test as _test
 from repvit_dense.commands import train as _train
 from repvit_dense.commands.list import list_backbones, list_configs
-from repvit_dense.errors import InputError
+from repvit_dense.options import check
 
 __all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'test', 'train']
 
@@ -30,22 +29,13 @@ Settings = TypeVar('Settings')
 Outcome = TypeVar('Outcome')
 
 
-def _check_choices(settings: Any) -> None:
-    """Refuse values that the command line refuses."""
-    for field in dataclasses.fields(settings):
-        choices, value = field.metadata.get('choices'), getattr(settings, field.name)
-        for each in value if isinstance(value, list | tuple) else [value]:
-            if choices and each not in (*choices, field.default):
-                raise InputError(f'{field.name}={each!r}: expected {", ".join(map(repr, choices))}')
-
-
 def _verb(options: Callable[P, Settings], run: Callable[[Settings], Outcome]) -> Callable[P, Outcome]:
     """Return `run` as a function of the fields of its options dataclass."""
 
     @functools.wraps(run)
     def verb(*args: P.args, **kwargs: P.kwargs) -> Outcome:
         settings = options(*args, **kwargs)
-        _check_choices(settings)
+        check(settings)
         return run(settings)
 
     fields = getattr(options, '__dataclass_fields__', {})

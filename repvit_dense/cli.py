@@ -1,47 +1,139 @@
 """Parse the command line from the options of the commands, run one and set the exit code."""
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, printable, shorten
+from repvit_dense.options import check
 
 # Each is a module of repvit_dense.commands with the dataclass `Options` and `run(options)`.
 COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'doctor', 'list')
+BROKEN_PIPE = 141  # as a shell reports a process that SIGPIPE ended
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     """Run a command and exit the process.
 
-    The exit code is 0, 2 for bad input or a partial result, 130 after Ctrl-C.
+    The exit code is 0, 2 for bad input or a partial result, 130 after Ctrl-C, 141 if the reader of the output is gone,
+    and 1 for a fault of the program.
 
     Args:
         command: name of the command; None: the first argument names it.
         argv: arguments; None: those of the process.
     """
-    words = [*([command] if command else []), *(sys.argv[1:] if argv is None else argv)]
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream of another kind
+            stream.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+    try:
+        try:
+            code = _run(parse([*([command] if command else []), *(sys.argv[1:] if argv is None else argv)]))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # Python would report the broken pipe again when it closes the stream
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
+    sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses abbreviated options, empty values, and options that are given twice.
+
+    Only an option with any number of values (`nargs='+'`) may be given again; its values are joined.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**{'allow_abbrev': False, **settings})
+        self.register('action', None, _Store)
+        self.register('action', 'store_true', _StoreTrue)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string.strip() and action.nargs != argparse.PARSER:
+            raise argparse.ArgumentError(action, 'the value is empty')
+        return super()._get_value(action, arg_string)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a whole command line; exit with 2 if an argument is unknown."""
+        arguments, rest = self.parse_known_args(args, namespace)
+        if rest:
+            getattr(arguments, 'parser', self).refuse(rest)
+        return arguments
+
+    def refuse(self, words: list[str]) -> NoReturn:
+        """End with a message that names these arguments, and the option that is most similar to the first."""
+        option = next((word.partition('=')[0] for word in words if word.startswith('-')), '')
+        similar = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.5)
+        hint = f'; did you mean {similar[0]}?' if similar else ''
+        self.error(f'unrecognized arguments: {" ".join(words)}{hint}')
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        text = shorten(printable(' '.join(message.split())), 2000)
+        self.exit(2, f'{self.format_usage()}{self.prog}: error: {text}\n')
+
+
+class _Store(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        seen = vars(namespace).setdefault('seen', set())
+        if option_string and self.dest in seen:
+            if self.nargs != '+':
+                raise argparse.ArgumentError(self, 'given twice; give it once')
+            values = [*getattr(namespace, self.dest), *values]
+        seen.update([self.dest] if option_string else [])
+        setattr(namespace, self.dest, values)
+
+
+class _StoreTrue(_Store):
+    def __init__(self, **settings: Any):
+        super().__init__(**settings, nargs=0)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, True, option_string)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of a command line, with the name of the command; exit with 2 if it is not valid."""
+    arguments, rest = build_parser().parse_known_args(words)
     if not _fill_positionals(arguments, rest):
-        parser.error(f'unrecognized arguments: {" ".join(rest)}')
-    sys.exit(_run(arguments))
+        arguments.parser.refuse(rest)
+    return arguments
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Build the parser of all commands from their option dataclasses."""
-    parser = argparse.ArgumentParser(prog='repvit-dense', description='Mobile backbones for dense prediction.')
+    parser = Parser(prog='repvit-dense', description='Mobile backbones for dense prediction.')
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     program = Path(sys.argv[0]).name
     for name in COMMANDS:
         module = import_module(f'repvit_dense.commands.{name}')
         summary = module.run.__doc__.splitlines()[0]
         prog = program if program == f'{name}.py' else f'repvit-dense {name}'
-        add_options(subparsers.add_parser(name, help=summary, description=summary, prog=prog), module.Options)
+        command = subparsers.add_parser(name, help=summary, description=summary, prog=prog)
+        command.set_defaults(parser=command)
+        add_options(command, module.Options)
     return parser
 
 
@@ -95,18 +187,51 @@ def _fields(module: ModuleType) -> tuple[dataclasses.Field[Any], ...]:
 def _run(arguments: argparse.Namespace) -> int:
     module = _module_of(arguments)
     try:
-        outcome = module.run(
-            module.Options(**{field.name: getattr(arguments, field.name) for field in _fields(module)})
-        )
+        options = module.Options(**{field.name: getattr(arguments, field.name) for field in _fields(module)})
+        check(options)
+        outcome = module.run(options)
     except InputError as error:
-        print('error:', ' '.join(str(error).splitlines()), file=sys.stderr)
+        print('error:', _summary(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if not hasattr(error, 'exit_code'):
-            raise
-        print(error, file=sys.stderr)  # a training that was stopped and can be resumed
-        return error.exit_code
-    return 2 if getattr(outcome, 'failed', None) else 0
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if hasattr(error, 'exit_code'):
+            print(error, file=sys.stderr)  # a training that was stopped and can be resumed
+            return int(error.exit_code)
+        print(f'error: {_describe(error)} ({_write_trace(arguments)})', file=sys.stderr)
+        return 1
+    return getattr(outcome, 'exit_code', 2 if getattr(outcome, 'failed', None) else 0)
+
+
+def _summary(error: Exception) -> str:
+    """Return the message of an error on one line; of an error in a worker process, without that process's trace."""
+    lines = printable(error).split('\n')
+    if any(line.startswith('Original Traceback') for line in lines):
+        lines = [line for line in lines if line.strip()][-1:]
+    return ' '.join(' '.join(lines).split())
+
+
+def _describe(error: Exception) -> str:
+    text = shorten(_summary(error), 500)
+    if isinstance(error, MemoryError) or 'out of memory' in text or 'allocate memory' in text:
+        return f'not enough memory; use a smaller batch, smaller images or another device: {text or "MemoryError"}'
+    return f'{type(error).__name__}: {text}'
+
+
+def _write_trace(arguments: argparse.Namespace) -> str:
+    """Write the traceback of the current error to the work dir, else to the temporary folder; return the place."""
+    for folder in (getattr(arguments, 'work_dir', None), tempfile.gettempdir()):
+        try:
+            if folder and Path(folder).is_dir():
+                with tempfile.NamedTemporaryFile(
+                    'w', -1, 'utf-8', None, '.txt', 'error-', folder, delete=False
+                ) as file:
+                    file.write(printable(traceback.format_exc()))
+                return f'traceback in {file.name}'
+        except (OSError, ValueError):
+            continue
+    return 'its traceback could not be written'

@@ -1,14 +1,16 @@
 """Build the model of a config, load its weights and run it on an image."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from repvit_dense.config.building import explain
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    import torch
     from mmengine.config import Config
     from mmengine.structures import BaseDataElement
     from torch import nn
@@ -24,8 +26,12 @@ def build_model(cfg: 'Config') -> 'nn.Module':
 
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = copy.deepcopy(cfg.model)  # some heads change their config (DETR's class weights)
-    model.backbone.pop('init_cfg', None)
-    return MODELS.build(model).eval()
+    if 'backbone' in model:
+        model.backbone.pop('init_cfg', None)
+    try:
+        return MODELS.build(model).eval()
+    except Exception as error:
+        raise InputError(f'model: cannot be built, {explain(cfg, error)}') from error
 
 
 def build_backbone(entry: 'Backbone') -> 'nn.Module':
@@ -53,23 +59,37 @@ def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, fused:
     Raises:
         InputError: the checkpoint does not fit, or the device does not exist.
     """
-    import torch
-
     from repvit_dense.checkpoints.loading import load_checkpoint
     from repvit_dense.checkpoints.reading import read
     from repvit_dense.reparam import reparameterize_model
 
+    target = _find_device(device)
     content = read(checkpoint)
     model = build_model(cfg)
     load_checkpoint(model, content)
     model.dataset_meta = _meta(cfg, content)
-    try:
-        model = model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(f'--device {device}: {str(error).splitlines()[0]}') from error
+    model = model.to(target)
     if fused:
         reparameterize_model(model, inplace=True)
     return model
+
+
+def _find_device(name: str | None) -> 'torch.device':
+    """Return a device that torch can compute on; refuse any other.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        if device.type == 'cpu' and device.index:
+            raise RuntimeError('the device of the CPU is cpu')
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise InputError(f'--device {name}: {str(error).splitlines()[0]}') from error
+    return device
 
 
 def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], BaseDataElement]':
@@ -80,11 +100,14 @@ def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], Base
     import torch
     from mmengine.dataset import Compose, pseudo_collate
 
+    from repvit_dense.compat import rescaling
+
     pipeline = Compose(image_pipeline(cfg))
 
     @torch.inference_mode()
     def predict(image: 'np.ndarray') -> 'BaseDataElement':
-        packed = pipeline({'img': image, 'img_id': 0, 'img_path': '', 'ori_shape': image.shape[:2]})
+        with rescaling.patched():
+            packed = pipeline({'img': image, 'img_id': 0, 'img_path': '', 'ori_shape': image.shape[:2]})
         return model.test_step(pseudo_collate([packed]))[0].cpu()
 
     return predict
@@ -110,32 +133,3 @@ def image_pipeline(cfg: 'Config') -> list[dict]:
     }
     load.pop('backend_args', None)
     return [load, *steps[1:]]
-
-
-def arrays(sample: 'BaseDataElement', num_classes: int) -> dict[str, Any]:
-    """Convert a data sample of mmdet or mmseg to the fields of `repvit_dense.artifact.result.Result`."""
-    if sample.get('pred_panoptic_seg') is not None:
-        return _panoptic_arrays(sample.pred_panoptic_seg.sem_seg[0].numpy(), num_classes)
-    if sample.get('pred_sem_seg') is not None:
-        return {'seg': next(iter(sample.pred_sem_seg.values()))[0].numpy()}  # mmdet and mmseg name it differently
-    instances = sample.get('pred_instances')
-    if instances is None:
-        return {}
-    names = {'boxes': 'bboxes', 'scores': 'scores', 'labels': 'labels', 'masks': 'masks'}
-    return {name: instances[key].numpy() for name, key in names.items() if key in instances}
-
-
-def _panoptic_arrays(ids: 'np.ndarray', num_classes: int) -> dict[str, Any]:
-    """Convert mmdet's panoptic map, which holds class + 1000 * object, or `num_classes` for no segment."""
-    import numpy as np
-    from mmdet.evaluation import INSTANCE_OFFSET
-
-    present, indices = np.unique(ids, return_inverse=True)
-    labels = present % INSTANCE_OFFSET
-    numbers = np.where(labels < num_classes, np.cumsum(labels < num_classes), 0)
-    info = [
-        {'number': int(number), 'label': int(label), 'is_thing': bool(segment >= INSTANCE_OFFSET)}
-        for number, label, segment in zip(numbers, labels, present, strict=True)
-        if number
-    ]
-    return {'segments': numbers[indices].reshape(ids.shape), 'segment_info': info}

@@ -1,7 +1,13 @@
 """Declare the options of a command once, as dataclass fields, for the command line and for Python."""
 
+import argparse
 import dataclasses
+import os
+import re
+from collections.abc import Callable
 from typing import Any
+
+from repvit_dense.errors import InputError
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **argparse_arguments: Any) -> Any:  # noqa: A002
@@ -19,3 +25,57 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **argparse_argument
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a `type` of an option: a function that converts text to an integer from `minimum` to `maximum`."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r'[+-]?[0-9]{1,20}', text):
+            raise argparse.ArgumentTypeError(f"invalid int value: '{text}'")
+        number = int(text)
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f'must be {minimum} or more, got {number}')
+        if number > maximum:
+            raise argparse.ArgumentTypeError(f'must be {maximum} or less, got {number}')
+        return number
+
+    convert.bounds = minimum, maximum  # type: ignore[attr-defined]  for values that come from Python
+    return convert
+
+
+def check(settings: Any) -> None:
+    """Refuse values of a dataclass of options that no command accepts: choices, bounds, empty and impossible text.
+
+    Raises:
+        InputError: names the option.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        choices, bounds = field.metadata.get('choices'), getattr(field.metadata.get('type'), 'bounds', None)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if choices and each not in (*choices, field.default):
+                raise InputError(f'{field.name}={each!r}: expected {", ".join(map(repr, choices))}')
+            if bounds and each is not None and each != field.default:
+                _check_bounds(field.name, each, *bounds)
+            if isinstance(each, str | os.PathLike):
+                _check_text(field, str(each))
+
+
+def name_of(field: dataclasses.Field[Any]) -> str:
+    """Return an option as it is typed on the command line."""
+    if field.metadata.get('positional'):
+        return str(field.metadata.get('metavar', field.name))
+    return str(field.metadata.get('flags', [f'--{field.name.replace("_", "-")}'])[-1])
+
+
+def _check_bounds(name: str, value: object, minimum: int, maximum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise InputError(f'{name}={value!r}: must be a whole number from {minimum} to {maximum}')
+
+
+def _check_text(field: dataclasses.Field[Any], text: str) -> None:
+    if not text.strip():
+        raise InputError(f'{name_of(field)}: the value is empty; name one, or leave the option out')
+    if '\0' in text:
+        raise InputError(f'{name_of(field)} {text}: contains a NUL character, which no name has')

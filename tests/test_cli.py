@@ -1,5 +1,7 @@
 """The command line: help, refusals, and the position of arguments."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from repvit_dense import cli
+from repvit_dense.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
@@ -70,7 +73,22 @@ def test_the_console_script_lists_its_commands(capsys):
         (['test', SHAPES, 'a.pth', 'b.pth'], 'unrecognized arguments: b.pth'),
         (['test', SHAPES, '--work-dir', 'w', 'a.pth', 'b.pth'], 'unrecognized arguments: a.pth b.pth'),
         (['predict', SHAPES, 'a.pth', 'a.jpg', '--epochs', '3'], 'unrecognized arguments: --epochs'),
+        (['train', SHAPES, '--deterministc'], 'did you mean --deterministic?'),
+        (['train', SHAPES, '--back', 'm0_6'], 'unrecognized arguments: --back m0_6; did you mean --backbone?'),
+        (['train', SHAPES, '--seed', '1', '--seed', '2'], '--seed: given twice'),
+        (['train', SHAPES, '--amp', '--amp'], '--amp: given twice'),
+        (['train', SHAPES, '--seed', '-1'], 'must be 0 or more, got -1'),
+        (['train', SHAPES, '--seed', '4294967296'], 'must be 4294967295 or less'),
+        (['train', SHAPES, '--seed', '1_0'], "invalid int value: '1_0'"),
+        (['train', SHAPES, '--epochs', '0'], 'must be 1 or more'),
+        (['train', SHAPES, '--data', ''], '--data: the value is empty'),
+        (['train', SHAPES, '--cfg-options', ''], '--cfg-options: the value is empty'),
+        (['predict', SHAPES, 'a.jpg', '--out', ' '], '--out: the value is empty'),
+        (['train', ''], 'config: the value is empty'),
         (['benchmark', '--rounds', '0'], 'must be 1 or more'),
+        (['benchmark', '--batch', '99999999999999999999999'], 'invalid int value'),
+        (['benchmark', '--batch', '70000'], 'must be 65536 or less'),
+        (['benchmark', '--size', '64', 'nan'], "invalid int value: 'nan'"),
         ([], 'required: COMMAND'),
         (['infer'], "invalid choice: 'infer'"),
     ],
@@ -146,13 +164,57 @@ def test_options_may_stand_among_images(monkeypatch, arguments, checkpoint, imag
     assert called == [[checkpoint, *images]]
 
 
-def test_a_run_time_error_is_not_hidden(monkeypatch):
+@pytest.fixture
+def fail(monkeypatch, capfd):
+    """Return `fail(error, *arguments)`, the exit code and the error output of a command that raises an error."""
     from repvit_dense.commands import doctor
 
-    def run(options):
-        """Fail."""
-        raise RuntimeError('a fault of the program')
+    def call(error, *arguments):
+        def run(options):
+            """Fail."""
+            raise error
 
-    monkeypatch.setattr(doctor, 'run', run)
-    with pytest.raises(RuntimeError, match='a fault of the program'):
-        cli.main('doctor', [SHAPES])
+        monkeypatch.setattr(doctor, 'run', run)
+        with pytest.raises(SystemExit) as ended:
+            cli.main('doctor', [SHAPES, *arguments])
+        return ended.value.code, capfd.readouterr().err
+
+    return call
+
+
+def test_a_fault_of_the_program_is_one_line_and_a_trace(fail):
+    code, text = fail(RuntimeError('a fault\nof the program'))
+    assert code == 1
+    assert re.fullmatch(r'error: RuntimeError: a fault of the program \(traceback in .*\)\n', text)
+    file = Path(re.search(r'traceback in (.*)\)', text)[1])
+    assert 'raise error' in file.read_text()
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    'error, code, words',
+    [
+        (KeyboardInterrupt(), 130, 'interrupted'),
+        (MemoryError(), 1, 'error: not enough memory; use a smaller batch'),
+        (RuntimeError('CUDA out of memory. Tried'), 1, 'error: not enough memory'),
+        (BrokenPipeError(), 141, ''),
+        (InputError('a\nb'), 2, 'error: a b'),
+        (
+            InputError('Caught InputError in worker\nOriginal Traceback (most recent call last):\n x\nx: a.jpg'),
+            2,
+            'error: x: a.jpg',
+        ),
+    ],
+)
+def test_an_error_sets_the_exit_code(fail, error, code, words):
+    actual, text = fail(error)
+    assert (actual, text.count('\n')) == (code, 1 if words else 0)
+    assert text.startswith(words)
+
+
+def test_output_that_the_terminal_cannot_show_is_escaped():
+    code = "from repvit_dense import cli; cli.main('train', ['n\u00e4m\u20ac.py'])"
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: n\\xe4m\\u20ac.py: no such config file')

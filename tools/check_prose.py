@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: command line without the program's name; default `sys.argv[1:]`.
     """
-    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0], allow_abbrev=False)
     parser.add_argument('paths', nargs='*', type=Path, metavar='PATH', help='files or folders (default: all)')
     parser.add_argument('--list', action='store_true', help='print every comment and docstring that counts')
     options = parser.parse_args(arguments)

@@ -1,21 +1,14 @@
 """Options of `repvit-dense benchmark`; imports nothing heavy."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from repvit_dense.options import option
+from repvit_dense.options import option, whole_number
 
 MEASUREMENTS = ('inference', 'training', 'startup', 'loading')
 PRECISIONS = ('fp32', 'bf16')
-
-
-def positive_int(text: str) -> int:
-    """Convert a command-line argument to an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'must be 1 or more, got {number}')
-    return number
+positive_int = whole_number(1, 65_536)
+MAX_PIXELS = 1_000_000_000  # of a batch: 12 GB
 
 
 @dataclass(kw_only=True)
@@ -40,7 +33,7 @@ class BenchmarkSettings:
     )
     rounds: int = option(7, type=positive_int, metavar='N', help='timed rounds; every round runs each subject once')
     threads: int | None = option(
-        None, type=positive_int, metavar='N', help="number of CPU threads; by default PyTorch's own choice"
+        None, type=whole_number(1, 1024), metavar='N', help="number of CPU threads; by default PyTorch's own choice"
     )
     device: str = option('cpu', help='device in PyTorch notation: cpu, cuda, cuda:1, ...')
     precision: str = option('fp32', choices=PRECISIONS, help='fp32, or bf16 with autocast')

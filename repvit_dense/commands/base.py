@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.artifact.manifest import is_artifact
+from repvit_dense.commands.launcher import check_launcher
 from repvit_dense.errors import InputError
-from repvit_dense.options import option
+from repvit_dense.files import check_writable, is_file, is_folder
+from repvit_dense.options import option, whole_number
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -36,17 +38,32 @@ class ModelOptions:
 
 
 @dataclasses.dataclass
-class RunOptions(ModelOptions):
+class DataOptions(ModelOptions):
+    """Say how the data is read."""
+
+    _: dataclasses.KW_ONLY
+    ignore_index: int | None = option(
+        None,
+        type=whole_number(0, 254),
+        metavar='N',
+        help='leave out the pixels of semantic masks that have this value, as those of value 255',
+    )
+
+
+@dataclasses.dataclass
+class RunOptions(DataOptions):
     """Say how train and test run."""
 
     _: dataclasses.KW_ONLY
     work_dir: str | Path | None = option(
         None, metavar='DIR', help='folder for everything that is written (work_dirs/CONFIG)'
     )
-    seed: int | None = option(None, type=int, metavar='N', help='random seed')
+    seed: int | None = option(None, type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
     deterministic: bool = option(False, help='use deterministic algorithms only')
     launcher: str = option('none', choices=('none', 'pytorch', 'slurm', 'mpi'), help='how the processes were started')
-    local_rank: int = option(0, type=int, flags=('--local_rank', '--local-rank'), help=argparse.SUPPRESS)
+    local_rank: int = option(
+        0, type=whole_number(0, 65_535), flags=('--local_rank', '--local-rank'), help=argparse.SUPPRESS
+    )
 
 
 def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
@@ -62,20 +79,32 @@ def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
         InputError: there is no such config, or a change does not fit it.
     """
     from repvit_dense import config
+    from repvit_dense.config.editing import ignore_value
 
     epochs = getattr(options, 'epochs', None)
     data = None if options.data is None else str(options.data)
     folder = None if work_dir is None else str(work_dir)
-    return config.load(options.config, options.cfg_options, options.backbone, data, folder, epochs)
+    cfg = config.load(options.config, options.cfg_options, options.backbone, data, folder, epochs)
+    config.check_sections(cfg)
+    ignore_index = getattr(options, 'ignore_index', None)
+    if ignore_index is not None:
+        ignore_value(cfg, ignore_index)
+    return cfg
 
 
 def open_run_config(options: RunOptions) -> 'Config':
     """Return the config of a training or a test, with the options of both applied."""
+    check_launcher(options.launcher, options.local_rank)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    _check_given_once(options)
+    if options.work_dir:
+        check_writable(options.work_dir)  # before converted annotations are written there
     cfg = open_config(options, options.work_dir)
-    if not options.work_dir and stands_for_model(options.config):
+    named = options.work_dir or any(text.startswith('work_dir=') for text in options.cfg_options or ())
+    if not named and stands_for_model(options.config):
         cfg.work_dir = default_work_dir(options)  # not that of the training, whose config this run would overwrite
     cfg.work_dir = cfg.get('work_dir') or default_work_dir(options)
+    check_writable(cfg.work_dir)
     cfg.launcher = options.launcher
     randomness = {'seed': options.seed, 'deterministic': options.deterministic or None}
     randomness = {key: value for key, value in randomness.items() if value is not None}
@@ -83,6 +112,24 @@ def open_run_config(options: RunOptions) -> 'Config':
     if cfg.randomness.get('deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # deterministic matrix products on a GPU need it
     return cfg
+
+
+# Keys of the config that have an option of their own, which would be ignored or override the key.
+OPTIONS_OF_KEYS = {
+    'work_dir': 'work_dir',
+    'randomness.seed': 'seed',
+    'randomness.deterministic': 'deterministic',
+    'train_cfg.max_epochs': 'epochs',
+    'load_from': 'resume',
+}
+
+
+def _check_given_once(options: RunOptions) -> None:
+    """Refuse an option whose value `--cfg-options` gives too."""
+    for text in options.cfg_options or ():
+        name = OPTIONS_OF_KEYS.get(text.partition('=')[0])
+        if name and getattr(options, name, None) not in (None, False, 'auto'):
+            raise InputError(f'--cfg-options {text}: --{name.replace("_", "-")} sets the same; give one of the two')
 
 
 def default_work_dir(options: ModelOptions) -> str:
@@ -109,11 +156,11 @@ def stands_for_model(name: str | Path) -> bool:
     from repvit_dense.config import CHECKPOINT_SUFFIXES
 
     path = Path(name)
-    return (path.is_dir() and not is_artifact(path)) or (path.suffix in CHECKPOINT_SUFFIXES and path.is_file())
+    return (is_folder(path) and not is_artifact(path)) or (path.suffix in CHECKPOINT_SUFFIXES and is_file(path))
 
 
 def check_checkpoint(cfg: 'Config') -> None:
-    """Read the checkpoint of a run now: a bad one would stop the run only after model and data are built.
+    """Check the checkpoint of a run now: a bad one would stop the run only after model and data are built.
 
     Raises:
         InputError: it cannot be read, or was trained on other classes than the data has.
@@ -122,7 +169,7 @@ def check_checkpoint(cfg: 'Config') -> None:
     from repvit_dense.config import check_trained_classes
 
     if cfg.get('load_from'):
-        check_trained_classes(cfg, read(cfg.load_from))
+        check_trained_classes(cfg, read(cfg.load_from, 'meta'))
 
 
 def keep_memory() -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config
 from repvit_dense.errors import InputError
-from repvit_dense.options import option
+from repvit_dense.options import option, whole_number
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -21,7 +21,10 @@ class Options(RunOptions):
 
     _: dataclasses.KW_ONLY
     epochs: int | None = option(
-        None, type=int, metavar='N', help='number of epochs; the schedule of the config is scaled to it'
+        None,
+        type=whole_number(1, 1_000_000),
+        metavar='N',
+        help='number of epochs; the schedule of the config is scaled to it',
     )
     resume: str | Path | None = option(
         None,

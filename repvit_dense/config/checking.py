@@ -1,28 +1,33 @@
 """Check a config before anything heavy starts: data, class names and counts, channels."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense.config.arguments import check_arguments
+from repvit_dense.config.building import check_channels, check_model
+from repvit_dense.config.keys import check_keys
 from repvit_dense.config.structure import (
     CLASS_COUNTS,
     SOURCE_KEYS,
     class_heads,
     datasets,
-    expected_in_channels,
-    feature_consumers,
     metrics,
     one_line,
     scope,
     task,
 )
+from repvit_dense.config.values import check_sections, check_values
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_file
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
 
     from repvit_dense.data import checks
 
+SPLITS = (('train',), ('val', 'test'))  # training data and the data of evaluations
 GET_COCO = (
     'COCO 2017 (cocodataset.org/#download) unpacks to train2017/, val2017/ and annotations/; put or link it there, or '
     'change data_root in the config. '
@@ -35,7 +40,7 @@ GET_MASKS = (
 
 
 def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
-    """Refuse data, class names, class counts and channels that would fail, or silently go wrong, later.
+    """Refuse types, arguments, values, data, class names and channels that would fail, or silently go wrong, later.
 
     Args:
         cfg: the config of a whole detector or segmentor.
@@ -48,10 +53,21 @@ def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
 
     from repvit_dense.data import checks
 
+    check_sections(cfg, splits)
     init_default_scope(scope(cfg))
+    check_keys(cfg)
+    check_arguments(cfg)
+    check_values(cfg)
     check_channels(cfg)
-    for path, report in data_reports(cfg, splits):
-        checks.enforce(path, report)
+    check_model(cfg, 'train' in splits)
+    images: list[list[checks.ImageEntry]] = []
+    for group in SPLITS:
+        images.append([])
+        for path, report in data_reports(cfg, [split for split in group if split in splits]):
+            checks.enforce(path, report)
+            images[-1] += report.images
+    for finding in checks.finding_of(checks.same_paths(*images)):
+        checks.warn(str(finding))
     check_evaluators(cfg, splits)
 
 
@@ -59,37 +75,8 @@ def check_evaluators(cfg: 'Config', splits: Sequence[str]) -> None:
     """Raise InputError if the annotation file of a metric does not exist."""
     for split in splits:
         for part in metrics(cfg, split):
-            if part.get('ann_file') and not Path(part['ann_file']).is_file():
+            if part.get('ann_file') and not is_file(part['ann_file']):
                 raise InputError(f'{part["ann_file"]}: no such annotation file ({split}_evaluator). {GET_COCO}')
-
-
-def check_channels(cfg: 'Config') -> None:
-    """Raise InputError if neck or heads expect other channels than the backbone's features have."""
-    if not cfg.model.get('backbone'):
-        return
-    channels = getattr(_build_without_memory(cfg.model.backbone), 'out_channels', ())
-    for path, part in feature_consumers(cfg.model) if channels else ():
-        actual, expected = part.in_channels, expected_in_channels(part, channels)
-        if actual != expected if isinstance(actual, int) else list(actual) != expected:
-            option = ','.join(str(expected).strip('[]').split(', '))
-            raise InputError(
-                f'{path}.in_channels = {actual}, but the backbone gives {expected}. '
-                f'Set it: --cfg-options {path}.in_channels={option}'
-            )
-
-
-def _build_without_memory(backbone: dict) -> Any:
-    import torch
-    from mmdet.registry import MODELS
-
-    try:
-        try:
-            with torch.device('meta'):
-                return MODELS.build(backbone)
-        except (NotImplementedError, RuntimeError):  # reads a value while being built, as Swin its drop path rates
-            return MODELS.build(backbone)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f'model.backbone: {one_line(error)}') from error
 
 
 def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, 'checks.Report']]:
@@ -99,6 +86,8 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
         InputError: data is missing or does not suit the model.
     """
     from importlib import import_module
+
+    from repvit_dense.data import checks
 
     import_module(f'{scope(cfg)}.datasets')  # registers them
     registry = import_module(f'{scope(cfg)}.registry').DATASETS
@@ -110,21 +99,33 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
             if source not in seen:
                 seen.add(source)
                 kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-                yield from _reports(cfg, dataset, kind)
+                for path, report in _reports(cfg, dataset, kind, split == 'train'):
+                    yield path, checks.examine(report, _applies_orientation(dataset))
 
 
-def _reports(cfg: 'Config', dataset: dict, kind: type | None) -> Iterator[tuple[Path, 'checks.Report']]:
+def _reports(
+    cfg: 'Config', dataset: 'ConfigDict', kind: type | None, training: bool
+) -> Iterator[tuple[Path, 'checks.Report']]:
     """Yield the report of one data set, or nothing for other types than COCO's and mmseg's."""
     if scope(cfg) == 'mmseg':
         from mmseg.datasets import BaseSegDataset
 
         if kind and issubclass(kind, BaseSegDataset):
-            yield _semantic_report(cfg, dataset, kind)
+            yield _semantic_report(cfg, dataset, kind, training)
         return
     from mmdet.datasets import CocoDataset
 
     if kind and issubclass(kind, CocoDataset):
         yield _coco_report(cfg, dataset, kind)
+
+
+def _applies_orientation(dataset: dict) -> bool:
+    """Return whether a data set applies the EXIF orientation to its images; mmcv does so unless told otherwise."""
+    for transform in dataset.get('pipeline') or ():
+        if isinstance(transform, dict) and 'LoadImageFromFile' in str(transform.get('type')):
+            ignored = str(transform.get('color_type')).endswith(('unchanged', 'ignore_orientation'))
+            return not ignored and transform.get('imdecode_backend') in (None, 'cv2', 'pillow')
+    return True
 
 
 def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:
@@ -137,20 +138,23 @@ def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path,
     _require_exists(GET_COCO, file, images)
     meta = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
     classes = meta['classes']
+    training = not dataset.get('test_mode')
+    filters = (dataset.get('filter_cfg') or {}) if training else {}
+    settings = {'filter_empty': filters.get('filter_empty_gt', False), 'min_size': filters.get('min_size', 0)}
     if issubclass(kind, CocoPanopticDataset):
         maps = root / prefix.get('seg', '')
         _require_exists(GET_COCO, maps)
-        report = checks.panoptic(file, images, maps, classes, len(meta['thing_classes']))
+        report = checks.panoptic(file, images, maps, classes, len(meta['thing_classes']), training=training, **settings)
         _check_class_counts(cfg, file, len(classes), len(meta['thing_classes']))
     else:
-        filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
-        filters = {'filter_empty': filters.get('filter_empty_gt', False), 'min_size': filters.get('min_size', 0)}
-        report = checks.instances(file, images, classes, masks=task(cfg) == 'instance', **filters)
+        masks = task(cfg) == 'instance'
+        polygons = training and any(step.get('poly2mask') is False for step in dataset.get('pipeline') or ())
+        report = checks.instances(file, images, classes, masks, training=training, polygons_only=polygons, **settings)
         _check_class_counts(cfg, file, len(classes), len(classes))
     return file, report
 
 
-def _semantic_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:
+def _semantic_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any, training: bool) -> tuple[Path, 'checks.Report']:
     from repvit_dense.data import checks
 
     root = Path(dataset.get('data_root') or '')
@@ -164,12 +168,15 @@ def _semantic_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[P
         raise InputError(f'{root}: cannot be read as {kind.__name__} ({one_line(error)})') from error
     classes = data.metainfo.get('classes') or ()
     _check_class_counts(cfg, root, len(classes), len(classes))
-    return root, checks.semantic(pairs, len(data.label_map or classes), data.reduce_zero_label)
+    steps = (step for step in dataset.get('pipeline') or () if isinstance(step, dict))
+    label_map = [(value + data.reduce_zero_label, label) for value, label in (data.label_map or {}).items()]
+    label_map += [pair for step in steps for pair in step.get('label_map') or ()]
+    return root, checks.semantic(pairs, classes, data.reduce_zero_label, label_map, training)
 
 
 def _require_exists(hint: str, *paths: Path) -> None:
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110  unlike Path.exists it raises no error
             raise InputError(f'{path}: not found. {hint}')
 
 

@@ -1,6 +1,7 @@
 """Look up the parts of a config: its task, pipelines, data sets, metrics, and the heads that depend on them."""
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def class_heads(model: dict, path: str = 'model') -> Iterator[tuple[str, dict]]:
             yield from class_heads(value, f'{path}.{key}')
         elif isinstance(value, list):  # the stages of a cascade
             yield from class_heads({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return '; did you mean NAME?', or an empty text if no known name is similar."""
+    similar = difflib.get_close_matches(name, [word for word in known if isinstance(word, str)], n=1, cutoff=0.5)
+    return f"; did you mean '{similar[0]}'?" if similar else ''
 
 
 def one_line(error: Exception) -> str:

@@ -49,8 +49,8 @@ def environment(monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '0')
 
 
-class Caught(Exception):
-    """Raised in place of a training or a test."""
+class Caught(BaseException):
+    """Raised in place of a training or a test; the command reports an `Exception`."""
 
 
 @pytest.fixture

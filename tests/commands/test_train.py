@@ -107,17 +107,39 @@ def test_a_checkpoint_interval_of_another_form(refuse_in_a_line, interval):
 
 
 @pytest.mark.parametrize(
-    'arguments, expected',
+    'arguments, options, expected',
     [
-        ({}, {'seed': 7, 'deterministic': True}),
-        ({'seed': 3}, {'seed': 3, 'deterministic': True}),
+        ({}, ['randomness.seed=7'], {'seed': 7, 'deterministic': True}),
+        ({'seed': 3}, [], {'seed': 3, 'deterministic': True}),
     ],
 )
-def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, expected):
-    options = ['randomness.seed=7', 'randomness.deterministic=True', 'work_dir=w']
+def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, options, expected):
+    options = [*options, 'randomness.deterministic=True', 'work_dir=w']
     cfg = open_run_config(Options(SHAPES, cfg_options=options, **arguments))
     assert cfg.randomness == expected
     assert cfg.work_dir == 'w'
+
+
+@pytest.mark.parametrize(
+    'option, key',
+    [
+        (['--seed', '1'], 'randomness.seed=2'),
+        (['--work-dir', 'w'], 'work_dir=v'),
+        (['--epochs', '1'], 'train_cfg.max_epochs=2'),
+    ],
+)
+def test_a_value_that_is_given_twice(refuse_in_a_line, option, key):
+    assert f'{option[0]} sets the same' in refuse_in_a_line('train', SHAPES, *option, '--cfg-options', key)
+
+
+@pytest.mark.parametrize(
+    'folder, words',
+    [('file/w', 'Not a directory'), ('x' * 300, 'File name too long'), ('/proc/w', 'nothing can be written there')],
+)
+def test_a_work_dir_that_cannot_be_written(refuse_in_a_line, tmp_path, folder, words):
+    (tmp_path / 'file').touch()
+    assert words in refuse_in_a_line('train', SHAPES, '--work-dir', folder)
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def test_defaults():

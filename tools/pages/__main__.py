@@ -1,6 +1,6 @@
 """Run one page: `python -m tools.pages NAME ...` from the root of the repository."""
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from repvit_dense.benchmark.workload import check_device, cpu_threads
-from repvit_dense.cli import add_options
+from repvit_dense.cli import Parser, add_options
 from repvit_dense.errors import InputError
 
 # Module of this package -> line of --help. A module defines the dataclass `Options` and `run(options) -> int`.
@@ -31,18 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 for an unusable option, or if a part of the page could not be measured.
     """
     argv = sys.argv[1:] if argv is None else [str(word) for word in argv]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='python -m tools.pages', description='Write a page of docs/, or check the targets of this repository.'
     )
     pages = parser.add_subparsers(dest='page', required=True, metavar='PAGE')
     for name, text in PAGES.items():
         page = pages.add_parser(name, help=text, description=text)
+        page.set_defaults(parser=page)
         if [name] == argv[:1]:  # importing the others would only take time
             add_options(page, import_module(f'tools.pages.{name}').Options)
     values = vars(parser.parse_args(argv))
-    module = import_module(f'tools.pages.{values.pop("page")}')
+    module = import_module(f'tools.pages.{values["page"]}')
     try:
-        return run(module, module.Options(**values))
+        names = {field.name for field in dataclasses.fields(module.Options)}
+        return run(module, module.Options(**{name: value for name, value in values.items() if name in names}))
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -1,0 +1,144 @@
+"""Build the model of a config on PyTorch's meta device, which takes no memory, and run it there."""
+
+import copy
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repvit_dense.config.arguments import REGISTRIES, look_up, parts, signature
+from repvit_dense.config.structure import expected_in_channels, feature_consumers, nearest, one_line, scope
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.files import is_folder
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+
+DEFAULT_SIZE = 512  # pixels
+
+
+def check_channels(cfg: 'Config') -> None:
+    """Raise InputError if neck or heads expect other channels than the backbone's features have."""
+    if not cfg.model.get('backbone'):
+        return
+    channels = getattr(_build(cfg, 'model.backbone'), 'out_channels', ())
+    for path, part in feature_consumers(cfg.model) if channels else ():
+        actual, expected = part.in_channels, expected_in_channels(part, channels)
+        if actual != expected if isinstance(actual, int) else list(actual) != expected:
+            option = ','.join(str(expected).strip('[]').split(', '))
+            raise InputError(
+                f'{path}.in_channels = {actual}, but the backbone gives {expected}. '
+                f'Set it: --cfg-options {path}.in_channels={option}'
+            )
+
+
+def check_model(cfg: 'Config', training: bool) -> None:
+    """Refuse a model that cannot be built, or cannot be trained with its batch size.
+
+    Raises:
+        InputError: a part has unusable arguments, or a batch norm would see a single value per channel.
+    """
+    model = _build(cfg, 'model')
+    if (
+        training
+        and (cfg.get('train_dataloader') or {}).get('batch_size') == 1
+        and cfg.get('launcher', 'none') == 'none'
+    ):
+        _check_batch_of_one(model, _image_size(cfg))
+
+
+def _check_space(work_dir: str, model: 'nn.Module') -> None:
+    """Refuse a disk without space for one checkpoint: weights and two states of the optimizer, in float32."""
+    needed = 3 * 4 * sum(parameter.numel() for parameter in model.parameters())
+    folder = next((path for path in (Path(work_dir), *Path(work_dir).absolute().parents) if is_folder(path)), Path())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f'{work_dir}: a checkpoint of this model needs {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB are free '
+            'on this disk; free some space or name another folder: --work-dir DIR'
+        )
+
+
+def _build(cfg: 'Config', path: str) -> Any:
+    """Build the part of the config at a path."""
+    import mmdet.models  # noqa: F401
+    import mmseg.models  # noqa: F401  both register their models
+    import torch
+    from mmengine.registry import MODELS
+
+    part = cfg.model.backbone if path == 'model.backbone' else cfg.model
+    try:
+        try:
+            with torch.device('meta'):
+                return MODELS.build(copy.deepcopy(part))  # some heads change their config
+        except (NotImplementedError, RuntimeError):  # reads a value while being built, as Swin its drop path rates
+            return MODELS.build(copy.deepcopy(part))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f'{path}: cannot be built, {explain(cfg, error)}') from error
+
+
+def explain(cfg: 'Config', error: Exception) -> str:
+    """Return why the model could not be built; for a `type` that is not registered, its place and a similar name."""
+    text = shorten(one_line(error), 1000)
+    unknown = re.match(r'(\S+) is not in the .* registry', text)
+    argument = re.search(r"got an unexpected keyword argument '(\w+)'", text)
+    for part in parts(cfg, 'model'):
+        if unknown and part.content.get('type') == unknown[1]:
+            known = look_up(unknown[1], scope(cfg), REGISTRIES['model'])[1]
+            return f"{part.path}.type = '{unknown[1]}' is not registered{nearest(unknown[1], known)}"
+        if argument and part.kind is not None and argument[1] in part.content:
+            accepted = signature(part.kind)
+            if not accepted.is_open and argument[1] not in accepted.parameters:
+                hint = nearest(argument[1], accepted.parameters)
+                return f'{part.path}.{argument[1]}: {part.kind.__name__} has no such argument{hint}'
+    return f'{type(error).__name__}: {text}'
+
+
+def _check_batch_of_one(model: 'nn.Module', size: int) -> None:
+    """Refuse a model in which a live batch norm sees a map of one pixel, of one image: it has no variance."""
+    import torch
+
+    inner: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def remember(module: 'nn.Module', _: Any) -> None:
+        inner[:] = [names[module]]
+
+    handles = [module.register_forward_pre_hook(remember) for module in names if 'BatchNorm' in type(module).__name__]
+    model.to('meta').train()
+    with torch.device('meta'), torch.no_grad():
+        heads = getattr(model, 'auxiliary_head', None)
+        heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads] if heads is not None else []
+        for run in (model._forward, *(lambda images, head=head: head(model.extract_feat(images)) for head in heads)):
+            try:
+                run(torch.zeros(1, 3, size, size))
+            except ValueError as error:
+                if 'more than 1 value per channel' in str(error):
+                    raise InputError(
+                        f'train_dataloader.batch_size = 1: the batch norm {inner[0]} of this model sees one value per '
+                        'channel then, and cannot be trained. Use 2 images or more: --cfg-options '
+                        'train_dataloader.batch_size=2, or several processes (--launcher), whose batch norms are '
+                        'synchronised'
+                    ) from error
+            except Exception:  # noqa: S110  not all of mmdet's heads run without images; what ran so far is checked
+                pass
+    for handle in handles:
+        handle.remove()
+
+
+def _image_size(cfg: 'Config') -> int:
+    """Return the side of the training images as far as the config says it, in pixels."""
+    sizes = [(cfg.model.get('data_preprocessor') or {}).get('size')]
+    pipeline: Any = (cfg.train_dataloader.get('dataset') or {}).get('pipeline') or ()
+    sizes += [step.get(key) for step in reversed(pipeline) for key in ('crop_size', 'size', 'scale')]
+    for size in sizes:
+        if (
+            isinstance(size, list | tuple)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 31 for side in size)
+        ):
+            return max(size)
+    return DEFAULT_SIZE

@@ -1,0 +1,234 @@
+"""Refuse values of a config that a training or test cannot use."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from repvit_dense.config.structure import class_heads, metrics
+from repvit_dense.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+LARGEST_SEED = 2**32 - 1
+
+
+class Limit(NamedTuple):
+    """The values that a number of a config may have.
+
+    Attributes:
+        minimum: smallest value.
+        maximum: largest value.
+        is_whole: only integers.
+        is_exclusive: the minimum itself is refused.
+        or_none: None is accepted.
+    """
+
+    minimum: float
+    maximum: float = math.inf
+    is_whole: bool = True
+    is_exclusive: bool = False
+    or_none: bool = False
+
+    def __str__(self) -> str:
+        kind = 'a whole number' if self.is_whole else 'a number'
+        if self.maximum < math.inf:
+            return f'{kind} from {self.minimum} to {self.maximum}'
+        return f'{kind} above {self.minimum}' if self.is_exclusive else f'{kind} of at least {self.minimum}'
+
+    def allows(self, value: object) -> bool:
+        """Return whether a value is within the limit."""
+        if value is None:
+            return self.or_none
+        if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
+            return False
+        return (value > self.minimum if self.is_exclusive else value >= self.minimum) and value <= min(
+            self.maximum, sys.float_info.max
+        )
+
+
+COUNT, FROM_ZERO = Limit(1), Limit(0)
+POSITIVE, NOT_NEGATIVE = Limit(0, is_whole=False, is_exclusive=True), Limit(0, is_whole=False)
+SHARE = Limit(0, 1, is_whole=False)
+LOADER = {
+    'batch_size': COUNT,
+    'num_workers': FROM_ZERO,
+    'prefetch_factor': Limit(1, or_none=True),
+    'num_batch_per_epoch': Limit(1, or_none=True),
+    'times': COUNT,
+}
+SCHEDULE = {
+    'begin': FROM_ZERO,
+    'end': COUNT,
+    'T_max': Limit(1, or_none=True),
+    'step_size': COUNT,
+    'total_iters': COUNT,
+    'gamma': POSITIVE,
+    'start_factor': POSITIVE,
+    'eta_min': Limit(0, is_whole=False, or_none=True),
+    'power': POSITIVE,
+}
+# Section -> last key -> limit; the key may stand anywhere in the section.
+LIMITS = {
+    'train_dataloader': LOADER,
+    'val_dataloader': LOADER,
+    'test_dataloader': LOADER,
+    'train_cfg': {
+        'max_epochs': COUNT,
+        'max_iters': COUNT,
+        'val_interval': Limit(1, is_whole=False),
+        'val_begin': FROM_ZERO,
+    },
+    'optim_wrapper': {
+        'lr': POSITIVE,
+        'weight_decay': NOT_NEGATIVE,
+        'momentum': SHARE,
+        'eps': POSITIVE,
+        'accumulative_counts': COUNT,
+        'max_norm': POSITIVE,
+        'lr_mult': NOT_NEGATIVE,
+        'decay_mult': NOT_NEGATIVE,
+    },
+    'param_scheduler': SCHEDULE,
+    'default_hooks': {'max_keep_ckpts': Limit(-1)},
+    'randomness': {'seed': Limit(0, LARGEST_SEED, or_none=True)},
+    'auto_scale_lr': {'base_batch_size': Limit(1, or_none=True)},
+    'log_processor': {'window_size': COUNT},
+}
+NEEDED = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
+
+
+def check_sections(cfg: 'Config', splits: Sequence[str] = ()) -> None:
+    """Refuse a config without a model, or without a section that a training, validation or test needs.
+
+    Raises:
+        InputError: names the section.
+    """
+    name = cfg.filename or 'this config'
+    if not isinstance(cfg.get('model'), dict) or not cfg.model:
+        raise InputError(f'{name}: has no model; name the config of a whole detector or segmentor')
+    for split, sections in NEEDED.items():
+        missing = [section for section in sections if cfg.get(section) is None]
+        required = split in splits and not (split == 'val' and len(missing) == len(sections))
+        if missing and (required or 0 < len(missing) < len(sections)):
+            raise InputError(f'{name}: has no {missing[0]}, which {split}ing needs'.replace('valing', 'validation'))
+        for section in sections:
+            kinds = (dict, list, tuple) if section.endswith('evaluator') else (dict,)
+            if cfg.get(section) is not None and not isinstance(cfg[section], kinds):
+                raise InputError(f'{section} = {shorten(repr(cfg[section]))}: must be a dictionary')
+    hooks = cfg.get('custom_hooks')
+    if hooks is not None and not isinstance(hooks, list | tuple):
+        raise InputError(f'custom_hooks = {shorten(repr(hooks))}: must be a list of dictionaries, each with a type')
+    for key in ('work_dir', 'load_from', 'experiment_name', 'default_scope'):
+        if not isinstance(cfg.get(key), str | None):
+            raise InputError(f'{key} = {shorten(repr(cfg[key]))}: must be text')
+    for section in ('default_hooks', 'randomness', 'env_cfg', 'auto_scale_lr'):
+        if not isinstance(cfg.get(section), dict | None):
+            raise InputError(f'{section} = {shorten(repr(cfg[section]))}: must be a dictionary')
+
+
+def check_values(cfg: 'Config') -> None:
+    """Refuse numbers that no training or test can use, such as a batch size of 0 or a learning rate that is NaN.
+
+    Raises:
+        InputError: names the key, its value and the values that are possible.
+    """
+    for section in cfg:
+        for path, key, value in _leaves(cfg[section], section):
+            limit = LIMITS.get(section, {}).get(key)
+            if limit and not limit.allows(value):
+                raise InputError(f'{path} = {shorten(repr(value))}: must be {limit}')
+            if isinstance(value, float) and math.isnan(value):
+                raise InputError(f'{path} = nan: is not a number')
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        if loader.get('persistent_workers') and not loader.get('num_workers'):
+            raise InputError(
+                f'{split}_dataloader.persistent_workers = True: needs num_workers of at least 1. '
+                f'Set it: --cfg-options {split}_dataloader.persistent_workers=False'
+            )
+        for metric in metrics(cfg, split):
+            if not isinstance(metric, dict):
+                raise InputError(f'{split}_evaluator = {metric!r}: must be a dictionary with a type')
+    _check_schedule(cfg)
+    _check_class_weights(cfg)
+    _check_normalisation(cfg)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield path, innermost key and value of everything that is no dictionary; the numbers of a list one by one."""
+    stack: list[tuple[str, str, Any]] = [(path, path, value)]
+    while stack:
+        path, key, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(f'{path}.{name}', str(name), part) for name, part in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [(f'{path}.{i}', f'{key}[]', part) for i, part in enumerate(value)]
+        else:
+            yield path, key, value
+
+
+def _check_schedule(cfg: 'Config') -> None:
+    train = cfg.get('train_cfg') or {}
+    schedulers = cfg.get('param_scheduler') or []
+    for i, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
+        by_epoch = scheduler.get('by_epoch', True)
+        length = train.get('max_epochs' if by_epoch else 'max_iters')
+        path = f'param_scheduler.{i}'
+        if scheduler.get('end') is not None and scheduler['end'] <= scheduler.get('begin', 0):
+            raise InputError(f'{path}: ends at {scheduler["end"]}, before it begins at {scheduler.get("begin", 0)}')
+        milestones = scheduler.get('milestones') or []
+        if not isinstance(milestones, list | tuple) or not all(FROM_ZERO.allows(step) for step in milestones):
+            raise InputError(f'{path}.milestones = {milestones}: must be a list of whole numbers of at least 0')
+        late = [step for step in milestones if length and step >= length]
+        if late:
+            unit = 'epochs' if by_epoch else 'iterations'
+            print(
+                f'warning: {path}.milestones: the training ends after {length} {unit}, so the learning rate does not '
+                f'change at {", ".join(map(str, late))}',
+                file=sys.stderr,
+            )
+
+
+def _check_class_weights(cfg: 'Config') -> None:
+    """Refuse a list of class weights that has not one number per class."""
+    for path, part in class_heads(cfg.model):
+        classes = part.get('num_classes')
+        if classes is None or 'out_channels' in part:
+            continue
+        if not COUNT.allows(classes):
+            raise InputError(f'{path}.num_classes = {shorten(repr(classes))}: must be {COUNT}')
+        for name, losses in part.items():
+            for loss in losses if isinstance(losses, list | tuple) else [losses]:
+                weights = loss.get('class_weight') if isinstance(loss, dict) else None
+                if not isinstance(weights, list | tuple):
+                    continue
+                background = name == 'loss_cls' and not loss.get('use_sigmoid')
+                if isinstance(losses, list | tuple) and len(weights) == classes + 1:
+                    continue  # a head with several losses, one of them over its queries
+                if len(weights) != classes + background:
+                    note = ', the last for the background' if background else ''
+                    raise InputError(
+                        f'{path}.{name}.class_weight has {len(weights)} numbers, but {classes + background} are '
+                        f'needed: one for each of the {classes} classes{note}'
+                    )
+                if not all(NOT_NEGATIVE.allows(weight) for weight in weights):
+                    raise InputError(f'{path}.{name}.class_weight: must be numbers of at least 0')
+
+
+def _check_normalisation(cfg: 'Config') -> None:
+    processor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    mean, std = processor.get('mean'), processor.get('std')
+    for name, values in (('mean', mean), ('std', std)):
+        limit = POSITIVE if name == 'std' else Limit(-math.inf, is_whole=False)
+        if values is None:
+            continue
+        if not isinstance(values, list | tuple) or not all(limit.allows(value) for value in values):
+            raise InputError(f'model.data_preprocessor.{name} = {values!r}: must be a list of numbers per channel')
+    if len(mean or ()) != len(std or ()):
+        raise InputError('model.data_preprocessor: mean and std must have one number per channel each')
