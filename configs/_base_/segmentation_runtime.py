@@ -4,6 +4,5 @@ default_scope = 'mmseg'
 
 default_hooks = dict(
     checkpoint=dict(interval=4000, save_best='mIoU'),
-    visualization=dict(_delete_=True, type='DensePicturesHook'),
 )
 visualizer = dict(type='SegLocalVisualizer')

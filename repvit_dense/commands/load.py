@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import CHECKPOINT, ModelOptions, checkpoint_of, default_work_dir, open_config
 from repvit_dense.errors import InputError
-from repvit_dense.options import option
+from repvit_dense.options import option, whole_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ class Options(ModelOptions):
     checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
     _: dataclasses.KW_ONLY
     device: str | None = option(None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    threads: int | None = option(None, type=int, metavar='N', help='CPU threads (default: all cores)')
+    threads: int | None = option(None, type=whole_number(1, 1024), metavar='N', help='CPU threads (default: all cores)')
     deploy: bool = option(False, help='fuse the model')
 
 

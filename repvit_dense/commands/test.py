@@ -14,10 +14,11 @@ from repvit_dense.commands.base import (
     stands_for_model,
 )
 from repvit_dense.errors import InputError
-from repvit_dense.options import option
+from repvit_dense.files import check_writable
+from repvit_dense.options import option, whole_number
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from repvit_dense.engine.runner import DenseRunner
 
 
 @dataclasses.dataclass
@@ -27,7 +28,7 @@ class Options(RunOptions):
     checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
     _: dataclasses.KW_ONLY
     artifact: str | Path | None = option(None, metavar='DIR', help='evaluate this artifact instead of a checkpoint')
-    threads: int | None = option(None, type=int, metavar='N', help='CPU threads of an artifact')
+    threads: int | None = option(None, type=whole_number(1, 1024), metavar='N', help='CPU threads of an artifact')
     deploy: bool = option(False, help='evaluate the fused model')
     show_dir: str | Path | None = option(
         None, metavar='DIR', help='write pictures (ground truth beside prediction) and a page of them'
@@ -54,7 +55,8 @@ def run(options: Options) -> dict[str, float]:
     if options.deploy:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseFuseHook'}]
     if options.show_dir:
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=str(Path(options.show_dir).absolute()))
+        folder = str(Path(options.show_dir).absolute())
+        cfg.default_hooks.visualization = {'type': 'DensePicturesHook', 'draw': True, 'test_out_dir': folder}
     if options.artifact:
         from repvit_dense.exporting import evaluate
 
@@ -67,9 +69,10 @@ def run(options: Options) -> dict[str, float]:
     from repvit_dense.engine.runner import DenseRunner
 
     with keep_memory():
-        metrics = DenseRunner.from_cfg(cfg).test()
+        runner = DenseRunner.from_cfg(cfg)
+        metrics = runner.test()
     if options.show_dir:
-        print(f'Page: {_write_page(options, Path(options.show_dir), cfg, metrics)}')
+        _write_page(Path(options.show_dir).absolute(), Path(options.config).stem, runner, metrics)
     return metrics
 
 
@@ -80,15 +83,23 @@ def _check_subject(options: Options) -> None:
         raise InputError('name a checkpoint, or an artifact (--artifact DIR); one of the two')
     if options.artifact and options.deploy:
         raise InputError('--deploy: an artifact is fused already; leave it out')
-    if options.threads and not options.artifact:
+    if options.threads is not None and not options.artifact:
         raise InputError('--threads goes with --artifact; for a checkpoint set OMP_NUM_THREADS')
+    if options.show_dir:
+        check_writable(options.show_dir)
 
 
-def _write_page(options: Options, show_dir: Path, cfg: 'Config', metrics: dict[str, float]) -> Path:
+def _write_page(folder: Path, title: str, runner: 'DenseRunner', metrics: dict[str, float]) -> None:
+    from mmengine.dist import is_main_process
+
+    from repvit_dense.engine.pictures import DensePicturesHook
     from repvit_dense.page import write_page
 
-    folder = show_dir.absolute()
-    curves = Path(cfg.load_from).absolute().parent / 'curves.png' if cfg.load_from else None
-    pictures = sorted(folder.glob('*.png')) + sorted(folder.glob('*.jpg'))
-    title = Path(options.config).stem
-    return write_page(folder, title, pictures, 'Ground truth (left) beside prediction (right)', metrics, curves)
+    if not is_main_process():
+        return
+    hook = next(hook for hook in runner.hooks if isinstance(hook, DensePicturesHook))
+    weights = runner.cfg.get('load_from')
+    curves = Path(weights).absolute().parent / 'curves.png' if weights else None
+    caption = 'Ground truth (left) beside prediction (right)'
+    page = write_page(folder, title, hook.pictures(), caption, metrics, curves)
+    print(f'Page: {page}')

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.predictor import ImageModel, Predictor
+from repvit_dense.engine.results import arrays
 from repvit_dense.errors import InputError
-from repvit_dense.model import arrays, load_model, predictor
+from repvit_dense.model import load_model, predictor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -51,6 +51,12 @@ CHANGES = (
         'at the end of the run: entry removed',
     ),
     Change(
+        'rescaling',
+        'mmcv.image.geometric._scale_size: a side has at least one pixel',
+        'run; prediction of an image',
+        'at the end of the run or image: function restored',
+    ),
+    Change(
         'distributed',
         'torch.cuda.set_device: does nothing on a machine without a GPU',
         'start of the process group of a run',
@@ -83,10 +89,11 @@ def patched(read: Callable) -> Iterator[None]:
     Args:
         read: reader that mmengine's checkpoint loading goes through, `read(source, map_location) -> dict`.
     """
-    from repvit_dense.compat import child_processes, panoptic_api, safe_loading
+    from repvit_dense.compat import child_processes, panoptic_api, rescaling, safe_loading
 
     with ExitStack() as changes:
         changes.enter_context(panoptic_api.patched())
         changes.enter_context(safe_loading.patched(read))
+        changes.enter_context(rescaling.patched())
         changes.enter_context(child_processes.patched())
         yield

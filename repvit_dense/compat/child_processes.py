@@ -1,4 +1,4 @@
-"""Make the parts that mmdet lacks available in the worker processes of a run.
+"""Make the parts that mmdet lacks, and the rescaling of thin images, available in the worker processes of a run.
 
 A spawned worker starts with a bare interpreter and unpickles its arguments first. Unpickling a data set imports mmdet,
 and with it `mmcv._ext`, before any code of this package would run. multiprocessing copies `_config` of a process to its
@@ -21,11 +21,12 @@ class Preparation:
 
 
 def prepare() -> Preparation:
-    """Make `mmcv._ext` and `panopticapi` importable for the rest of this process, where they are missing."""
-    from repvit_dense.compat import mmcv_ops, panoptic_api
+    """Make the changes of a worker for the rest of this process."""
+    from repvit_dense.compat import mmcv_ops, panoptic_api, rescaling
 
     mmcv_ops.install()
     panoptic_api.install()
+    rescaling.install()
     return Preparation()
 
 

@@ -4,23 +4,31 @@ A strip of 20000x2 pixels, reduced to a width of 256, would have no height, and 
 resizes in the same way, see `artifact.preprocess`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-@contextmanager
-def patched() -> Iterator[None]:
-    """Replace the function of mmcv that scales a size inside the context; may be nested."""
+def install() -> Callable:
+    """Replace the function of mmcv that scales a size; return the one before."""
     from mmcv.image import geometric
 
     original = geometric._scale_size
 
-    def scale_size(size, scale):
+    def scale_size(size: tuple[int, int], scale: float | tuple[float, float]) -> tuple[int, int]:
         width, height = original(size, scale)
         return max(1, width), max(1, height)
 
     geometric._scale_size = scale_size
+    return original
+
+
+@contextmanager
+def patched() -> Iterator[None]:
+    """Replace the function inside the context; may be nested."""
+    original = install()
     try:
         yield
     finally:
+        from mmcv.image import geometric
+
         geometric._scale_size = original

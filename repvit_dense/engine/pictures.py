@@ -2,32 +2,70 @@
 
 from pathlib import Path
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+from repvit_dense.artifact.draw import draw
+from repvit_dense.artifact.images import read_image, warn
+from repvit_dense.artifact.pictures import PICTURE, output_names, write_picture
+from repvit_dense.engine.results import arrays, ground_truth
+from repvit_dense.errors import InputError
 
 
 @HOOKS.register_module()
 class DensePicturesHook(Hook):
-    """A hook that draws ground truth beside prediction for every test image.
+    """A hook that draws ground truth (left) beside prediction (right) for every test image.
 
-    It replaces mmseg's SegVisualizationHook, which can write to the log folder only. The arguments are named as in
-    mmdet's DetVisualizationHook, so that a command can set them without knowing which of the two a config has.
+    It replaces mmdet's DetVisualizationHook, with which images of one name in several folders share a picture, and
+    mmseg's SegVisualizationHook, which can write to the log folder only.
 
     Args:
         draw: False makes the hook do nothing.
-        test_out_dir: folder of the pictures, which are named like their images.
+        test_out_dir: folder of the pictures, which are named like their images, see `output_names`.
     """
 
     def __init__(self, draw: bool = False, test_out_dir: str | None = None):
         self.folder = Path(test_out_dir) if draw and test_out_dir else None
+        self._names: dict[str, str] = {}
 
-    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Draw the images of one batch."""
-        import mmcv
-
+    def before_test_epoch(self, runner) -> None:
+        """Name the pictures of all images: every process of a distributed test finds the same names."""
         if self.folder is None:
             return
+        dataset = runner.test_dataloader.dataset
+        paths = list(dict.fromkeys(dataset.get_data_info(index)['img_path'] for index in range(len(dataset))))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = output_names([Path(path) for path in paths], self.folder)
+        self._names = dict(zip(paths, names, strict=True))
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Draw the images of one batch.
+
+        Raises:
+            InputError: a picture cannot be written.
+        """
+        if self.folder is None:
+            return
+        meta = runner.test_dataloader.dataset.metainfo
         for sample in outputs:
-            image = mmcv.imread(sample.img_path, channel_order='rgb')
-            path = self.folder / Path(sample.img_path).name
-            runner.visualizer.add_datasample(path.stem, image, sample.cpu(), out_file=str(path))
+            path = self.folder / (self._names[sample.img_path] + PICTURE)
+            try:
+                write_picture(path, _draw_both(sample.cpu(), list(meta['classes']), meta.get('palette')))
+            except OSError as error:
+                raise InputError(f'{path}: cannot be written ({error.strerror})') from error
+            except Exception as error:
+                warn(f'{sample.img_path}: no picture, it cannot be drawn ({type(error).__name__}: {error})')
+
+    def pictures(self) -> dict[Path, str]:
+        """Return the written pictures with the path of their images."""
+        files = {self.folder / (name + PICTURE): path for path, name in self._names.items()} if self.folder else {}
+        return {file: path for file, path in files.items() if file.exists()}
+
+
+def _draw_both(sample, names: list[str], palette) -> np.ndarray:
+    """Draw the ground truth and the prediction of a data sample side by side, `(H, 2 * W, 3)` BGR uint8."""
+    image = read_image(sample.img_path)
+    palette = palette if isinstance(palette, list | tuple) and len(palette) >= len(names) else None
+    sides = [convert(sample, len(names)) for convert in (ground_truth, arrays)]
+    return np.hstack([draw(image, side, names, palette) for side in sides])

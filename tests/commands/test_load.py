@@ -39,6 +39,12 @@ def test_the_fused_model_finds_the_same(model, work_dir, image):
     assert fused(image(70, 90)).scores == pytest.approx(model(image(70, 90)).scores, abs=1e-3)
 
 
+@pytest.mark.parametrize('name', ['x' * 300, 'x/' * 3000])
+def test_a_name_that_is_too_long_is_that_of_no_config(name):
+    with pytest.raises(InputError, match='no such config'):
+        load.run(Options(name, 'x.pth'))
+
+
 def test_a_list_and_a_stream_of_images(model, image, tmp_path):
     images = [image(70, 90), str(tmp_path / 'none.jpg'), image(40, 50, seed=1)]
     results = model(images)

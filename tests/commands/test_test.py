@@ -19,6 +19,7 @@ def test_a_checkpoint_or_an_artifact_is_evaluated(refuse_in_a_line, arguments):
         (['--artifact', 'none'], 'none: no such folder'),
         (['--artifact', 'none', '--deploy'], '--deploy: an artifact is fused already'),
         (['x.pth', '--threads', '1'], '--threads goes with --artifact'),
+        (['x.pth', '--show-dir', SHAPES], 'nothing can be written there'),
     ],
 )
 def test_an_artifact_that_cannot_be_evaluated(refuse_in_a_line, tmp_path, arguments, words):
@@ -38,6 +39,12 @@ def test_testing_loads_the_checkpoint_and_nothing_else(settle, weights, tmp_path
     assert cfg.load_from == weights
     assert 'DenseFuseHook' not in [hook.type for hook in cfg.custom_hooks]
     assert 'draw' not in cfg.default_hooks.visualization
+
+
+def test_pictures_are_drawn_by_the_hook_that_names_them_apart(settle, weights):
+    old = ['--cfg-options', 'default_hooks.visualization.type=DetVisualizationHook']
+    hook = settle('test', SHAPES, weights, '--show-dir', 'pictures', *old).default_hooks.visualization
+    assert hook == {'type': 'DensePicturesHook', 'draw': True, 'test_out_dir': str(Path('pictures').absolute())}
 
 
 def test_a_work_dir_is_tested_with_its_config(settle, work_dir):
