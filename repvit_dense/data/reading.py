@@ -4,19 +4,21 @@
 """
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repvit_dense.errors import InputError
-from repvit_dense.files import read_bytes, walk
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.files import open_regular, read_bytes, walk
+from repvit_dense.image_header import Header, read_header
 from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-ID = (int, str)  # types of an id in an annotation file
 YAML_BYTES, YAML_NODES = 1_000_000, 100_000
+UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')  # control characters, halves of characters
 COCO_LISTS = ('images', 'annotations', 'categories')
 
 
@@ -100,8 +102,8 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
 def read_coco(file: Path) -> dict:
     """Return the content of a COCO annotation file.
 
-    The lists `images`, `annotations` and `categories` hold dictionaries, and every category has an id and a name. All
-    other values are not checked.
+    The lists `images`, `annotations` and `categories` hold dictionaries. Every category has an id and a name that can
+    be printed. The ids in the other lists are missing, or whole numbers or text. All other values are not checked.
 
     Raises:
         InputError: the file cannot be read, is not JSON or is not a COCO annotation file.
@@ -113,30 +115,56 @@ def read_coco(file: Path) -> dict:
     for key in COCO_LISTS:
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise InputError(f'{file}: not COCO annotations, an entry of {key} is not a JSON object')
-    if any(missing_keys(category, {'id': ID, 'name': str}) for category in content['categories']):
-        raise InputError(f'{file}: not COCO annotations, a category has no id or no name')
+    for number, category in enumerate(content['categories']):
+        name = category.get('name')
+        if not is_id(category.get('id')) or not isinstance(name, str):
+            raise InputError(f'{file}: not COCO annotations, category number {number} has no id or no name')
+        if not name.strip() or UNPRINTABLE.search(name):
+            raise InputError(f'{file}: the category {category["id"]} is called {name!r}; give it a name of plain text')
+    for list_name, entries in (('images', content['images']), ('annotations', content['annotations'])):
+        for key in ('id', 'image_id', 'category_id'):
+            wrong = [number for number, entry in enumerate(entries) if key in entry and not is_id(entry[key])]
+            if wrong:
+                raise InputError(
+                    f'{file}: {len(wrong):,} of the {len(entries):,} {list_name} have neither a whole number nor text '
+                    f'as {key}; number {wrong[0]} has {shorten(entries[wrong[0]][key])}'
+                )
     return content
 
 
-def missing_keys(entry: dict, required: dict[str, type | tuple[type, ...]]) -> list[str]:
-    """Return the required keys that an entry lacks or holds with a value of another type."""
-    return [key for key, types in required.items() if not isinstance(entry.get(key), types)]
+def is_id(value: Any) -> bool:
+    """Return whether a value of a JSON file can be an id: a whole number or text; booleans are neither."""
+    return type(value) in (int, str)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height in pixels after the EXIF rotation, which the image loaders apply. Only reads the header.
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return width and height in pixels after the EXIF rotation, which the image loaders apply; see `loaded_header`."""
+    return loaded_header(path).size
+
+
+def loaded_header(path: str | Path) -> Header:
+    """Return the size of an image as the image loaders decode it; it is decoded only if its header leaves a doubt.
 
     Raises:
-        InputError: the file is not an image.
+        InputError: the loaders cannot read the file.
     """
-    from PIL import ExifTags, Image
+    header = read_header(path)
+    if not header.doubt:
+        return header
+    import cv2
+    import numpy as np
 
+    content = read_bytes(path)
     try:
-        with Image.open(path) as image:
-            is_rotated = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size[::-1] if is_rotated else image.size
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise InputError(f'{path}: cannot be read as an image ({error})') from error
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError):
+        pixels = None
+    # Some builds of OpenCV fill the missing part of a truncated JPEG with grey: its end follows its last scan.
+    if pixels is None or (content[:2] == b'\xff\xd8' and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')):
+        raise InputError(f'{path}: cannot be read as an image ({header.doubt})')
+    height, width = pixels.shape[:2]
+    turned = header.orientation > 4 and (width, height) == header.size
+    return Header(width, height, header.orientation if turned or header.orientation <= 4 else 1)
 
 
 def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
@@ -153,9 +181,14 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             return np.asarray(image.convert(mode) if mode else image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(f'{path}: has too many pixels, at most {limit:,} are read') from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
 
 

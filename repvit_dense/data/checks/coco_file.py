@@ -1,15 +1,60 @@
-"""Checks that COCO instance and panoptic files share: classes, incomplete entries, duplicate ids, image files."""
+"""Checks that COCO instance and panoptic files share: classes, values, ids, references and image files."""
 
-from collections import Counter
-from collections.abc import Iterable
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from repvit_dense.data.checks.report import Finding, findings_of
-from repvit_dense.data.reading import ID, missing_keys
-from repvit_dense.errors import InputError
+from repvit_dense.data.checks.report import Finding, ImageEntry, findings_of
+from repvit_dense.data.reading import is_id
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.files import is_file
+from repvit_dense.image_header import MAX_PIXELS
 
-NUMBER = (int, float)
-IMAGE_KEYS = {'id': ID, 'file_name': str, 'height': NUMBER, 'width': NUMBER}
+LARGEST = 1e15  # of the numbers in an annotation file, except for ids
+
+
+class Kind(NamedTuple):
+    """The values that a key may have.
+
+    Attributes:
+        text: description for a message.
+        holds: returns whether a value is one of them; it gets None for a missing key.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number; NaN, infinity and booleans are not."""
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
+
+
+def is_side(value: Any) -> bool:
+    """Return whether a JSON value is a possible width or height."""
+    return type(value) is int and 1 <= value <= MAX_PIXELS
+
+
+def is_box(value: Any) -> bool:
+    """Return whether a JSON value is a list of four finite numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def is_flag(value: Any) -> bool:
+    """Return whether loaders read a JSON value as it is meant; the text '0' would count as true."""
+    return value is None or (not isinstance(value, str) and value in (0, 1))
+
+
+ID = Kind('a whole number or text', is_id)
+SIDE = Kind(f'a whole number of pixels from 1 to {MAX_PIXELS:,}', is_side)
+BOX = Kind('four finite numbers x, y, width, height', is_box)
+NUMBER = Kind('a finite number', is_number)
+FLAG = Kind('0 or 1', is_flag)
+AREA = Kind(f'{NUMBER.text} of square pixels', is_number)
+FILE = Kind('a file name', lambda value: isinstance(value, str) and value.strip() != '')
+IMAGE = {'id': ID, 'file_name': FILE, 'height': SIDE, 'width': SIDE}
 
 
 def check_classes(file: Path, in_file: list[str], in_config: list[str]) -> None:
@@ -39,35 +84,120 @@ def check_classes(file: Path, in_file: list[str], in_config: list[str]) -> None:
         )
 
 
-def complete_entries(name: str, entries: list[dict], required: dict) -> tuple[list[dict], list[Finding]]:
-    """Return the entries that have all required keys, and a finding about the others.
+def similar_names(names: list[str]) -> list[Finding]:
+    """Return a finding about class names that differ only in spaces or in upper and lower case."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(''.join(name.split()).casefold(), []).append(name)
+    pairs = (' and '.join(map(repr, group)) for group in groups.values() if len(group) > 1)
+    return findings_of('warning', '{} class names differ only in spaces or capitals; are they one class?', pairs)
+
+
+def complete_entries(name: str, entries: list[dict], kinds: dict[str, Kind]) -> tuple[list[dict], list[Finding]]:
+    """Return the entries in which all keys have a value of their kind, and a finding about the others.
 
     Args:
         name: plural noun for the entries.
         entries: a list of the annotation file.
-        required: key -> type or types of its value.
+        kinds: key -> kind of its value.
     """
-    incomplete = {number: keys for number, entry in enumerate(entries) if (keys := missing_keys(entry, required))}
-    offenders = (f'number {number} lacks {", ".join(keys)}' for number, keys in incomplete.items())
-    findings = findings_of('error', f'{{}} of the {len(entries):,} {name} are incomplete', offenders)
-    return [entry for number, entry in enumerate(entries) if number not in incomplete], findings
+    faulty = {number: faults for number, entry in enumerate(entries) if (faults := faults_of(entry, kinds))}
+    offenders = (f'number {number}: {"; ".join(faults)}' for number, faults in faulty.items())
+    findings = findings_of('error', f'{{}} of the {len(entries):,} {name} cannot be read', offenders)
+    return [entry for number, entry in enumerate(entries) if number not in faulty] if faulty else entries, findings
+
+
+def faults_of(entry: dict, kinds: dict[str, Kind]) -> list[str]:
+    """Return a description of each key whose value is not of its kind."""
+    return [
+        f'{key} is {_shown(entry[key])}, not {kind.text}' if key in entry else f'{key} is missing'
+        for key, kind in kinds.items()
+        if not kind.holds(entry.get(key))
+    ]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shorten(repr(value), 40)
+    except RecursionError:
+        return 'nested too deeply'
 
 
 def duplicate_ids(name: str, ids: list) -> list[Finding]:
-    """Return a finding about ids that occur more than once; `name` is a noun for their owners."""
+    """Return a finding about ids that occur more than once, 1 and '1' among them; `name` is a noun for their owners."""
+    ids = list(map(str, ids))
     if len(set(ids)) == len(ids):
         return []
     duplicates = (number for number, count in Counter(ids).items() if count > 1)
     return findings_of('error', f'{{}} {name} ids are used more than once', duplicates)
 
 
-def existing_files(folder: Path, names: Iterable[str]) -> set[str]:
-    """Return the names of files below `folder`, at least of those of `names` that exist.
+def unlisted_images(annotations: list[dict], records: list[dict]) -> list[Finding]:
+    """Return findings about annotations of images that do not exist, which loaders skip.
 
-    One walk through the folder takes less time than a query for each file.
+    Args:
+        annotations: complete entries.
+        records: all entries of the images.
     """
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
-    return files | {name for name in names if name not in files and (folder / name).is_file()}
+    known = {record['id'] for record in records if 'id' in record}
+    unknown = [entry for entry in annotations if entry['image_id'] not in known]
+    texts = set(map(str, known)) if unknown else set()
+    twins: list[str] = []
+    orphans: list[str] = []
+    for entry in unknown:
+        (twins if str(entry['image_id']) in texts else orphans).append(_reference(entry))
+    alike = '{} annotations have an image_id that is text where the id of the image is a number, or vice versa'
+    return [
+        *findings_of('error', alike, twins),
+        *findings_of('warning', '{} annotations have an image that the file does not list, and are left out', orphans),
+    ]
+
+
+def _reference(entry: dict) -> str:
+    image = repr(entry['image_id'])
+    return f'annotation {entry["id"]}: {image}' if 'id' in entry else f'image_id {image}'
+
+
+def image_findings(records: list[dict], min_size: int = 0) -> list[Finding]:
+    """Return findings about images that are listed twice, impossibly large, or too small to be used.
+
+    Args:
+        records: complete entries of the images.
+        min_size: the data set drops images whose shorter side is below this, in pixels.
+    """
+    repeated = (name for name, count in Counter(record['file_name'] for record in records).items() if count > 1)
+    huge = (r['file_name'] for r in records if r['width'] * r['height'] > MAX_PIXELS)
+    small = (r['file_name'] for r in records if min(r['height'], r['width']) < min_size)
+    left_out = f'{{}} images have a side under {min_size} pixels and are left out (filter_cfg.min_size)'
+    return [
+        *findings_of('warning', '{} image files are listed more than once, as different images', repeated),
+        *findings_of('error', f'{{}} images have more than {MAX_PIXELS:,} pixels', huge),
+        *findings_of('warning', left_out, small),
+    ]
+
+
+def existing_files(folder: Path, names: Iterable[str]) -> set[str]:
+    """Return those of the names that exist below `folder`, of whatever kind of file.
+
+    One listing of each folder takes less time than a query for each name.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    existing: set[str] = set()
+    by_folder: defaultdict[str, list] = defaultdict(list)
+    for name in names:
+        below, last = os.path.split(name)
+        by_folder[below].append((name, last))
+    for below, children in by_folder.items():
+        try:
+            listed = set(os.listdir(folder / below))  # noqa: PTH208  names are enough
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no folder can have this name
+            continue
+        except OSError as error:
+            raise InputError(f'{folder / below}: cannot be read ({error.strerror})') from error
+        existing |= {name for name, last in children if last in listed or is_file(folder / name)}
+    return existing
 
 
 def missing_images(folder: Path, records: list[dict]) -> list[Finding]:
@@ -76,3 +206,14 @@ def missing_images(folder: Path, records: list[dict]) -> list[Finding]:
     files = existing_files(folder, names)
     message = f'{{}} of the {len(names):,} images that it lists are not in {folder}; is the download complete?'
     return findings_of('error', message, (name for name in names if name not in files))
+
+
+def listed_images(folder: Path, records: list[dict], maps: Path | None = None) -> list[ImageEntry]:
+    """Return the images of an annotation file, with the sizes that it gives and their panoptic maps."""
+    entries = []
+    for record in records:
+        name = record['file_name']
+        path = os.path.join(folder, name)  # noqa: PTH118  thousands of Path objects take seconds
+        mask = os.path.join(maps, name.replace('.jpg', '.png')) if maps else ''  # noqa: PTH118  named as in mmdet
+        entries.append(ImageEntry(name, path, (record['width'], record['height']), mask))
+    return entries

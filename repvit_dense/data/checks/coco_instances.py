@@ -1,30 +1,59 @@
 """Check COCO annotations of objects: boxes and masks."""
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from repvit_dense.data.checks import coco_masks
+from repvit_dense.data.checks.coco_boxes import (
+    MARGIN,
+    Objects,
+    area_findings,
+    box_findings,
+    objects_of,
+    place_findings,
+)
 from repvit_dense.data.checks.coco_file import (
-    IMAGE_KEYS,
-    NUMBER,
+    AREA,
+    BOX,
+    FLAG,
+    ID,
+    IMAGE,
     check_classes,
     complete_entries,
     duplicate_ids,
+    image_findings,
+    listed_images,
     missing_images,
+    similar_names,
+    unlisted_images,
 )
 from repvit_dense.data.checks.report import Finding, Report, findings_of
-from repvit_dense.data.reading import ID, read_coco
+from repvit_dense.data.reading import read_coco
 
-ANNOTATION_KEYS = {'id': ID, 'image_id': ID, 'category_id': ID, 'bbox': list, 'area': NUMBER}
-MARGIN = 1  # pixels by which a box may exceed its image: annotation tools round outwards
-CHUNK = 100_000  # polygons whose areas are computed at once, which bounds the memory
+ANNOTATION = {'id': ID, 'image_id': ID, 'category_id': ID, 'bbox': BOX, 'area': AREA, 'iscrowd': FLAG, 'ignore': FLAG}
+
+
+class Filter(NamedTuple):
+    """The images that a data set drops: those without objects, those with a side under `min_size`, if it trains."""
+
+    filter_empty: bool
+    min_size: int
+    training: bool
 
 
 def instances(
-    file: Path, images: Path, classes: Sequence[str], masks: bool = False, filter_empty: bool = False, min_size: int = 0
+    file: Path,
+    images: Path,
+    classes: Sequence[str],
+    masks: bool = False,
+    filter_empty: bool = False,
+    min_size: int = 0,
+    training: bool = False,
+    polygons_only: bool = False,
 ) -> Report:
     """Check a COCO annotation file and that its images exist.
 
@@ -35,165 +64,129 @@ def instances(
         masks: check masks too, polygons and RLE.
         filter_empty: the data set drops images without objects.
         min_size: the data set drops images whose shorter side is below this, in pixels.
+        training: every class needs objects.
+        polygons_only: the data set drops masks in RLE (poly2mask=False).
 
     Raises:
         InputError: the file is not a COCO file, or its classes differ from `classes`. Nothing else is checked then.
     """
     content = read_coco(file)
-    check_classes(file, [category['name'] for category in content['categories']], list(classes))
-    records, findings = complete_entries('images', content['images'], IMAGE_KEYS)
-    annotations, incomplete = complete_entries('annotations', content['annotations'], ANNOTATION_KEYS)
-    findings += incomplete
-    for name, entries in (('image', records), ('annotation', annotations), ('category', content['categories'])):
+    categories = content['categories']
+    names = [category['name'] for category in categories]
+    check_classes(file, names, list(classes))
+    records, findings = complete_entries('images', content['images'], IMAGE)
+    annotations, incomplete = complete_entries('annotations', content['annotations'], ANNOTATION)
+    findings += [*incomplete, *similar_names(names)]
+    for name, entries in (('image', records), ('annotation', annotations), ('category', categories)):
         findings += duplicate_ids(name, [entry['id'] for entry in entries])
     findings += missing_images(images, records)
-    findings += _small_images(records, min_size)
-    findings += _references(annotations, content)
-    boxes = _boxes(annotations)
-    rows = _image_rows(records, annotations)
-    findings += _box_findings(annotations, boxes, records, rows)
+    findings += image_findings(records, min_size)
+    findings += _category_findings(annotations, categories)
+    findings += unlisted_images(annotations, content['images'])
+    objects = objects_of(annotations, records)
+    drops = _dropped_boxes(objects)
+    findings += box_findings(objects)
     if masks:
-        findings += _mask_findings(annotations, records, rows)
-    findings += _images_without_objects(records, annotations, rows, boxes, filter_empty)
+        measured = coco_masks.read_masks([entry.get('segmentation') for entry in objects.entries], objects.sizes)
+        drops += _dropped_masks(objects, measured, polygons_only)
+        findings += _mask_findings(objects, measured)
+    findings += area_findings(objects, measured.areas if masks else None)
+    selected = {category['id']: category['name'] for category in categories if category['name'] in classes}
+    findings += _remaining(records, objects, drops, selected, Filter(filter_empty, min_size, training))
     summary = f'{len(records):,} images, {len(annotations):,} objects, {len(classes)} classes'
-    return Report(summary, findings)
+    return Report(summary, findings, listed_images(images, records))
 
 
-def _small_images(records: list[dict], min_size: int) -> list[Finding]:
-    names = (r['file_name'] for r in records if min(r['height'], r['width']) < min_size)
-    message = f'{{}} images have a side under {min_size} pixels and are left out (filter_cfg.min_size)'
-    return findings_of('warning', message, names)
+def _category_findings(annotations: list[dict], categories: list[dict]) -> list[Finding]:
+    known = {category['id'] for category in categories}
+    unknown = (f'annotation {a["id"]}: {a["category_id"]!r}' for a in annotations if a['category_id'] not in known)
+    return findings_of('error', '{} annotations have a category that the file does not list', unknown)
 
 
-def _references(annotations: list[dict], content: dict) -> list[Finding]:
-    categories = {category['id'] for category in content['categories']}
-    unknown = (f'annotation {a["id"]}: {a["category_id"]}' for a in annotations if a['category_id'] not in categories)
-    findings = findings_of('error', '{} annotations have a category that the file does not list', unknown)
-    images = {record['id'] for record in content['images'] if isinstance(record.get('id'), ID)}
-    orphans = (f'annotation {a["id"]}: {a["image_id"]}' for a in annotations if a['image_id'] not in images)
-    return findings + findings_of('warning', '{} annotations have an image that the file does not list', orphans)
-
-
-def _boxes(annotations: list[dict]) -> np.ndarray:
-    """Return boxes `(N, 4)` float64, x y width height in pixels; a box that is not four numbers becomes NaN."""
-    listed = [annotation['bbox'] for annotation in annotations]
-    try:
-        boxes = np.array(listed, np.float64)
-        if boxes.shape == (len(listed), 4):
-            return boxes
-    except (TypeError, ValueError):
-        pass
-    boxes = np.full((len(listed), 4), np.nan)
-    for row, box in zip(boxes, listed, strict=True):
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
-            row[:] = box
-    return boxes
-
-
-def _image_rows(records: list[dict], annotations: list[dict]) -> np.ndarray:
-    """Return `(N,)`, the index into `records` of each annotation's image, or -1 if it is not listed."""
-    index = {record['id']: row for row, record in enumerate(records)}
-    return np.fromiter((index.get(a['image_id'], -1) for a in annotations), np.int64, len(annotations))
-
-
-def _image_sizes(records: list[dict]) -> np.ndarray:
-    """Return `(N + 1, 2)`, width and height of the images; row -1, for annotations without image, is infinite."""
-    return np.array([[record['width'], record['height']] for record in records] + [[np.inf, np.inf]], np.float64)
-
-
-def _box_findings(annotations: list[dict], boxes: np.ndarray, records: list[dict], rows: np.ndarray) -> list[Finding]:
-    def names(faulty: np.ndarray) -> Iterator[str]:
-        return (f'annotation {annotations[i]["id"]}' for i in np.flatnonzero(faulty))
-
-    left_top, extent = boxes[:, :2], boxes[:, 2:]
-    finite = np.isfinite(boxes).all(1)
-    outside = ((left_top < -MARGIN) | (left_top + extent > _image_sizes(records)[rows] + MARGIN)).any(1) & finite
-    narrow = (extent < 1).any(1) & finite
+def _dropped_boxes(objects: Objects) -> list[tuple[str, np.ndarray]]:
+    """Return messages and `(N,)` which objects the loader drops for this reason."""
+    corners, extent = objects.corners(), objects.boxes[:, 2:]
+    inside = np.minimum(corners[:, 2:], objects.sizes) - np.maximum(corners[:, :2], 0)
+    narrow = (extent < 1).any(1)
     return [
-        *findings_of('error', '{} boxes are not four finite numbers x, y, width, height', names(~finite)),
-        *findings_of('warning', '{} boxes reach outside their image', names(outside)),
-        *findings_of('warning', '{} boxes are narrower than a pixel and are left out', names(narrow)),
+        ('{} boxes are narrower than a pixel, and their objects are left out', narrow),
+        ('{} boxes lie outside their image, and their objects are left out', (inside <= 0).any(1) & ~narrow),
+        ('{} objects have an area of 0 or less and are left out', objects.areas <= 0),
+        ("{} objects have the mark 'ignore' and are left out", objects.ignored),
     ]
 
 
-def _images_without_objects(
-    records: list[dict], annotations: list[dict], rows: np.ndarray, boxes: np.ndarray, filter_empty: bool
+def _dropped_masks(objects: Objects, masks: coco_masks.Masks, polygons_only: bool) -> list[tuple[str, np.ndarray]]:
+    """Return messages and `(N,)` which objects have no pixel to learn from."""
+    empty = masks.areas == 0
+    for fault in coco_masks.ERRORS:  # are no warning
+        empty[masks.faults.get(fault, [])] = False
+    drops = [('{} objects have an empty mask', empty)]
+    if polygons_only:
+        message = '{} objects have a mask in RLE and are left out; poly2mask=True in LoadAnnotations reads them'
+        drops.append((message, masks.runs & ~objects.crowd))
+    return drops
+
+
+def _mask_findings(objects: Objects, masks: coco_masks.Masks) -> list[Finding]:
+    """Find masks that cannot be decoded or lie outside their box (errors), and those that are cut (warnings)."""
+    findings = []
+    for fault, (level, message) in coco_masks.MESSAGES.items():
+        chosen = np.zeros(len(objects.entries), bool)
+        chosen[masks.faults.get(fault, [])] = True
+        findings += findings_of(level, message, objects.names(chosen & ((masks.areas > 0) | (level == 'error'))))
+    corners, sizes = np.nan_to_num(masks.corners), objects.sizes
+    away = ((corners[:, 2:] <= 0) | (corners[:, :2] >= sizes)).any(1) & (masks.areas > 0)
+    away |= ((corners[:, :2] < -sizes) | (corners[:, 2:] > 2 * sizes)).any(1)
+    outside = ((corners[:, :2] < -MARGIN) | (corners[:, 2:] > sizes + MARGIN)).any(1)
+    return [
+        *findings,
+        *findings_of('error', '{} masks lie outside their image or exceed it by its own size', objects.names(away)),
+        *findings_of('warning', '{} masks reach outside their image and are cut', objects.names(outside & ~away)),
+        *place_findings(objects, masks.corners, masks.areas),
+    ]
+
+
+def _remaining(
+    records: list[dict],
+    objects: Objects,
+    drops: list[tuple[str, np.ndarray]],
+    selected: dict,
+    settings: Filter,
 ) -> list[Finding]:
-    """Find images without any object to learn from; crowds and objects that the loader drops do not count."""
+    """Find objects that the loader drops (warnings), and that no image, or no object of a class, remains.
+
+    Args:
+        records: the images.
+        objects: the objects in them.
+        drops: messages, and which objects are dropped for this reason.
+        selected: category id -> class name, for the classes of the config.
+        settings: the images that the loader drops.
+    """
     if not records:
         return [Finding('error', 'the file lists no images', [])]
-    crowd = np.fromiter((bool(a.get('iscrowd') or a.get('ignore')) for a in annotations), bool, len(annotations))
-    usable = ~crowd & (boxes[:, 2:] >= 1).all(1) & (rows >= 0)
-    counts = np.bincount(rows[usable], minlength=len(records))
-    empty = np.flatnonzero(counts == 0)
-    level = 'error' if filter_empty and len(empty) == len(records) else 'warning'
+    chosen = np.fromiter((e['category_id'] in selected for e in objects.entries), bool, len(objects.entries))
+    usable = chosen & ~objects.crowd
+    for _, dropped in drops:
+        usable &= ~dropped
+    is_lost = not usable.any() and bool(settings.training or len(usable))
+    level = 'error' if is_lost else 'warning'
+    findings = [finding for text, dropped in drops for finding in findings_of(level, text, objects.names(dropped))]
+    if is_lost:
+        findings.append(Finding('error', 'no object is left to learn from', []))
+
+    kept = np.array([min(record['width'], record['height']) >= settings.min_size for record in records])
+    if settings.filter_empty:
+        kept &= np.bincount(objects.rows[chosen], minlength=len(records)) > 0
+    if not kept.any():
+        findings.append(Finding('error', 'no image is left (filter_cfg)', []))
+    empty = np.flatnonzero(np.bincount(objects.rows[usable], minlength=len(records)) == 0).tolist()
     message = f'{{}} of the {len(records):,} images have no object, or only crowds'
-    return findings_of(level, message, (records[i]['file_name'] for i in empty))
-
-
-def _mask_findings(annotations: list[dict], records: list[dict], rows: np.ndarray) -> list[Finding]:
-    """Find masks that cannot be decoded (errors) and those that the loader drops with their object (warnings)."""
-    missing, invalid, short, wrong_size, polygons, owners = [], [], [], [], [], []
-    for number, (annotation, row) in enumerate(zip(annotations, rows.tolist(), strict=True)):
-        mask = annotation.get('segmentation')
-        if not mask:
-            missing.append(number)
-        elif isinstance(mask, dict):
-            if row >= 0 and not _fits(mask, records[row]):
-                wrong_size.append(number)
-        elif isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask):
-            for polygon in mask:
-                if len(polygon) < 6 or len(polygon) % 2:
-                    short.append(number)
-                elif not _is_finite(polygon):
-                    invalid.append(number)
-                else:
-                    polygons.append(polygon)
-                    owners.append(number)
-        else:
-            invalid.append(number)
-    flat = [owners[i] for i in np.flatnonzero(_areas(polygons) == 0)]
-
-    def names(numbers: list[int]) -> Iterator[str]:
-        return (f'annotation {annotations[number]["id"]}' for number in dict.fromkeys(numbers))
-
-    no_mask = '{} objects have no mask, which this config trains; use a detection config'
-    return [
-        *findings_of('error', no_mask, names(missing)),
-        *findings_of('error', '{} objects have a mask that is not made of finite numbers', names(invalid)),
-        *findings_of('error', '{} masks (RLE) do not have the size of their image', names(wrong_size)),
-        *findings_of('warning', '{} objects have a polygon of under 3 points or an odd count', names(short)),
-        *findings_of('warning', '{} objects have a polygon without area', names(flat)),
-    ]
-
-
-def _fits(rle: dict, record: dict) -> bool:
-    """Return whether an RLE mask has the size of its image; the runs of a compressed one are not decoded."""
-    size, counts = [record['height'], record['width']], rle.get('counts')
-    if rle.get('size') != size or not isinstance(counts, list | str):
-        return False
-    return isinstance(counts, str) or (_is_finite(counts) and sum(counts) == size[0] * size[1])
-
-
-def _is_finite(numbers: list) -> bool:
-    try:
-        return math.isfinite(sum(numbers))  # one sum is faster than a test of each number; NaN and infinity survive it
-    except (TypeError, OverflowError):
-        return False
-
-
-def _areas(polygons: list[list[float]]) -> np.ndarray:
-    """Return the areas `(N,)` of polygons of at least three points, in square pixels, by the shoelace formula."""
-    parts = [np.zeros(0)]
-    for start in range(0, len(polygons), CHUNK):
-        chunk = polygons[start : start + CHUNK]
-        lengths = np.fromiter(map(len, chunk), np.int64, len(chunk)) // 2
-        points = np.fromiter(chain.from_iterable(chunk), np.float64, 2 * lengths.sum()).reshape(-1, 2)
-        first = np.cumsum(lengths) - lengths
-        following = np.arange(1, len(points) + 1)
-        following[first + lengths - 1] = first  # the last point of a polygon connects to its first
-        # Relative to the first point the numbers are small, so the area of a flat polygon is exactly 0.
-        points -= np.repeat(points[first], lengths, axis=0)
-        cross = points[:, 0] * points[following, 1] - points[:, 1] * points[following, 0]
-        parts.append(np.abs(np.add.reduceat(cross, first)) / 2)
-    return np.concatenate(parts)
+    findings += findings_of('warning', message, (records[i]['file_name'] for i in empty))
+    if settings.training and not is_lost:
+        counts = Counter(
+            objects.entries[i]['category_id'] for i in np.flatnonzero(usable & kept[objects.rows]).tolist()
+        )
+        absent = (name for number, name in selected.items() if not counts[number])
+        findings += findings_of('warning', '{} classes have no object to learn from', absent)
+    return findings

@@ -1,28 +1,55 @@
 """Check COCO panoptic annotations and their PNG files."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from repvit_dense.data.checks.coco_boxes import Objects, area_findings, box_findings, objects_of, place_findings
 from repvit_dense.data.checks.coco_file import (
-    IMAGE_KEYS,
-    NUMBER,
+    AREA,
+    BOX,
+    FLAG,
+    ID,
+    IMAGE,
+    Kind,
     check_classes,
     complete_entries,
     duplicate_ids,
     existing_files,
+    faults_of,
+    image_findings,
+    listed_images,
     missing_images,
+    similar_names,
+    unlisted_images,
 )
 from repvit_dense.data.checks.report import Finding, Report, findings_of, sample
-from repvit_dense.data.reading import ID, missing_keys, read_coco, read_pixels
+from repvit_dense.data.reading import read_coco, read_pixels
 from repvit_dense.errors import InputError
+from repvit_dense.files import open_regular
 
-ANNOTATION_KEYS = {'image_id': ID, 'segments_info': list}
-SEGMENT_KEYS: dict[str, type | tuple[type, ...]] = {'id': ID, 'category_id': ID, 'bbox': list, 'area': NUMBER}
+VOID, IDS = 0, 256**3  # id of the pixels of no segment; the ids that three bytes hold
+WHOLE = Kind('a whole number', lambda value: type(value) is int)  # mmdet takes text for a list of its characters
+LIST = Kind('a list', lambda value: isinstance(value, list))
+SEGMENT_ID = Kind(f'a whole number from 1 to {IDS - 1:,}', lambda value: type(value) is int and VOID < value < IDS)
+ANNOTATION = {'image_id': ID, 'segments_info': LIST}
+SEGMENT = {'id': SEGMENT_ID, 'category_id': WHOLE, 'bbox': BOX, 'area': AREA, 'iscrowd': FLAG}
+PNG, HEADER = b'\x89PNG\r\n\x1a\n', 26  # signature; bytes up to bit depth and colour type
+COLOURS = {0: 'grey, read as R = G = B', 3: 'with a palette, read as its colours', 4: 'grey, read as R = G = B'}
 
 
-def panoptic(file: Path, images: Path, maps: Path, classes: Sequence[str], things: int) -> Report:
+def panoptic(
+    file: Path,
+    images: Path,
+    maps: Path,
+    classes: Sequence[str],
+    things: int,
+    filter_empty: bool = False,
+    min_size: int = 0,
+    training: bool = False,
+) -> Report:
     """Check a COCO panoptic file, its images and its PNG files.
 
     Args:
@@ -31,17 +58,23 @@ def panoptic(file: Path, images: Path, maps: Path, classes: Sequence[str], thing
         maps: the folder of the PNG files, whose pixels are segment ids R + 256 G + 65536 B.
         classes: class names of the config, things before stuff.
         things: number of thing classes.
+        filter_empty: the data set drops images without things.
+        min_size: the data set drops images whose shorter side is below this, in pixels.
+        training: every class needs segments.
 
     Raises:
         InputError: the file is not a COCO panoptic file, or its classes differ from `classes`.
     """
     content = read_coco(file)
     categories = content['categories']
-    check_classes(file, [category['name'] for category in categories], list(classes))
+    names = [category['name'] for category in categories]
+    check_classes(file, names, list(classes))
     check_things(file, categories, list(classes[:things]))
-    records, findings = complete_entries('images', content['images'], IMAGE_KEYS)
-    annotations, incomplete = complete_entries('annotations', content['annotations'], ANNOTATION_KEYS)
+    _, findings = complete_entries('categories', categories, {'id': WHOLE})
+    records, incomplete = complete_entries('images', content['images'], IMAGE)
     findings += incomplete
+    annotations, incomplete = complete_entries('annotations', content['annotations'], ANNOTATION)
+    findings += [*incomplete, *similar_names(names)]
     for name, ids in (
         ('image', [record['id'] for record in records]),
         ('annotated image', [annotation['image_id'] for annotation in annotations]),
@@ -49,11 +82,17 @@ def panoptic(file: Path, images: Path, maps: Path, classes: Sequence[str], thing
     ):
         findings += duplicate_ids(name, ids)
     findings += missing_images(images, records)
+    findings += image_findings(records, min_size)
+    findings += unlisted_images(annotations, content['images'])
     findings += _segment_findings(annotations, {category['id'] for category in categories})
-    segments = {annotation['image_id']: annotation['segments_info'] for annotation in annotations}
-    map_findings, checked = _map_findings(maps, records, segments)
+
+    segments = objects_of(list(_segments(annotations)), records, 'segment')
+    findings += box_findings(segments)
+    map_findings, checked = _map_findings(maps, records, annotations, segments)
+    findings += map_findings
+    findings += _remaining(records, segments, categories, filter_empty, min_size, training)
     summary = f'{len(records):,} images, {things} things and {len(classes) - things} stuff, {checked}'
-    return Report(summary, findings + map_findings)
+    return Report(summary, findings, listed_images(images, records, maps))
 
 
 def check_things(file: Path, categories: list[dict], things: list[str]) -> None:
@@ -64,8 +103,11 @@ def check_things(file: Path, categories: list[dict], things: list[str]) -> None:
     Raises:
         InputError: the message says which things the file has.
     """
-    if not all('isthing' in category for category in categories):
-        raise InputError(f'{file}: not COCO panoptic annotations, a category lacks isthing')
+    for category in categories:
+        if 'isthing' not in category:
+            raise InputError(f'{file}: not COCO panoptic annotations, a category lacks isthing')
+        if category['isthing'] is None or faults_of(category, {'isthing': FLAG}):
+            raise InputError(f'{file}: isthing of the category {category["name"]} is neither 0 nor 1')
     in_file = [category['name'] for category in categories if category['isthing']]
     leading = [category['name'] for category in categories[: len(in_file)]]
     if in_file != leading:
@@ -74,41 +116,151 @@ def check_things(file: Path, categories: list[dict], things: list[str]) -> None:
         raise InputError(f'{file}: its things are {", ".join(in_file[:10])}; the config has {", ".join(things[:10])}')
 
 
-def _segment_findings(annotations: list[dict], categories: set) -> list[Finding]:
-    incomplete, unknown, duplicates = [], [], []
+def _segments(annotations: list[dict]) -> Iterator[dict]:
+    """Yield the complete segments, with the id of their image."""
     for annotation in annotations:
-        segments, image = annotation['segments_info'], annotation['image_id']
-        complete = [s for s in segments if isinstance(s, dict) and not missing_keys(s, SEGMENT_KEYS)]
-        if len(complete) != len(segments):
-            incomplete.append(f'image {image}')
-        unknown += [f'image {image}: {s["category_id"]}' for s in complete if s['category_id'] not in categories]
-        if len({segment['id'] for segment in complete}) != len(complete):
-            duplicates.append(f'image {image}')
+        for segment in annotation['segments_info']:
+            if isinstance(segment, dict) and not faults_of(segment, SEGMENT):
+                yield {**segment, 'image_id': annotation['image_id']}
+
+
+def _segment_findings(annotations: list[dict], categories: set) -> list[Finding]:
+    faulty, unknown, duplicates = [], [], []
+    for annotation in annotations:
+        segments, image = annotation['segments_info'], f'image {annotation["image_id"]}'
+        for number, segment in enumerate(segments):
+            faults = faults_of(segment, SEGMENT) if isinstance(segment, dict) else ['no JSON object']
+            if faults:
+                faulty.append(f'{image}, segment number {number}: {"; ".join(faults)}')
+            elif segment['category_id'] not in categories:
+                unknown.append(f'{image}: {segment["category_id"]}')
+        ids = [str(segment.get('id')) for segment in segments if isinstance(segment, dict)]
+        if len(set(ids)) != len(ids):
+            duplicates.append(image)
     return [
-        *findings_of('error', f'segments of {{}} images lack one of {", ".join(sorted(SEGMENT_KEYS))}', incomplete),
+        *findings_of('error', '{} segments cannot be read', faulty),
         *findings_of('error', '{} segments have a category that the file does not list', unknown),
         *findings_of('error', '{} images have two segments with the same id', duplicates),
     ]
 
 
-def _map_findings(folder: Path, records: list[dict], segments: dict) -> tuple[list[Finding], str]:
+def _map_findings(
+    folder: Path, records: list[dict], annotations: list[dict], segments: Objects
+) -> tuple[list[Finding], str]:
     """Return the findings about the PNG files, and how many of them were decoded."""
+    by_image = {annotation['image_id']: annotation for annotation in annotations}
     names = {record['id']: record['file_name'].replace('.jpg', '.png') for record in records}  # as mmdet does
-    without = (record['file_name'] for record in records if record['id'] not in segments)
-    findings = findings_of('warning', '{} images have no annotation', without)
-    files = existing_files(folder, names.values())
-    missing = (name for name in names.values() if name not in files)
-    findings += findings_of('error', f'{{}} of the {len(names):,} maps are not in {folder}', missing)
-    wrong_size, unseen = [], []
-    chosen, checked = sample([r for r in records if names[r['id']] in files and r['id'] in segments], 'maps')
-    for record in chosen:
+    without = (record['file_name'] for record in records if record['id'] not in by_image)
+    stated = {
+        number: str(by_image[number].get('file_name', name)) for number, name in names.items() if number in by_image
+    }
+    files = existing_files(folder, {*names.values(), *stated.values()})
+    missing = (
+        f'{name}; the file names {stated[number]}, but the loader replaces .jpg in the name of the image by .png'
+        if stated.get(number, name) != name and stated[number] in files
+        else name
+        for number, name in names.items()
+        if name not in files
+    )
+    other = (f'{stated[n]} for {name}' for n, name in names.items() if name in files and stated.get(n, name) != name)
+    findings = [
+        *findings_of('warning', '{} images have no annotation, and all their pixels are ignored', without),
+        *findings_of('error', f'{{}} of the {len(names):,} maps are not in {folder}', missing),
+        *findings_of('warning', '{} annotations name another map than that which the loader reads', other),
+    ]
+    chosen, checked = sample([r for r in records if names[r['id']] in files and r['id'] in by_image], 'maps')
+    return findings + _pixel_findings(folder, chosen, names, by_image, segments), checked
+
+
+def _pixel_findings(
+    folder: Path, records: Sequence[dict], names: dict, by_image: dict, segments: Objects
+) -> list[Finding]:
+    """Find maps whose pixels do not belong to the segments that their annotation lists."""
+    formats, deep, wrong_size, unseen, unlisted = [], [], [], [], []
+    areas, corners = np.zeros(len(segments.entries)), np.full((len(segments.entries), 4), np.nan)
+    places = {(entry['image_id'], entry['id']): place for place, entry in enumerate(segments.entries)}
+    for record in records:
         name = names[record['id']]
-        colours = read_pixels(folder / name, 'RGB').astype(np.int64)
-        if colours.shape[:2] != (record['height'], record['width']):
+        with open_regular(folder / name) as opened:
+            header = opened.read(HEADER)
+        if not header.startswith(PNG):
+            formats.append(name)
+            continue
+        if header[24:25] == b'\x10':
+            deep.append(name)
+            continue
+        ids = read_pixels(folder / name, 'RGB').astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        if ids.shape != (record['height'], record['width']):
             wrong_size.append(name)
-        ids = set(np.unique(colours @ np.array([1, 256, 65536])).tolist())
-        listed = [s['id'] for s in segments[record['id']] if isinstance(s, dict) and isinstance(s.get('id'), ID)]
-        unseen += [f'{name}: {number}' for number in listed if number not in ids]
-    findings += findings_of('error', '{} maps do not have the size of their image', wrong_size)
-    findings += findings_of('error', '{} segments have no pixel in their map', unseen)
-    return findings, checked
+        label = f'{name} ({COLOURS[header[25]]})' if header[25] in COLOURS else name
+        drawn = _measure(ids)
+        listed = {
+            s['id'] for s in by_image[record['id']]['segments_info'] if isinstance(s, dict) and WHOLE.holds(s.get('id'))
+        }
+        unseen += [f'{label}: {number}' for number in listed if number not in drawn]
+        unlisted += [f'{label}: {number}' for number in drawn if number not in listed and number != VOID]
+        for number, (area, corner) in drawn.items():
+            if (place := places.get((record['id'], number))) is not None:
+                areas[place], corners[place] = area, corner
+    return [
+        *findings_of('error', '{} maps are no PNG files; other formats may change the ids of the segments', formats),
+        *findings_of('error', '{} maps have 16 bits per channel, of which the loader drops eight', deep),
+        *findings_of('error', '{} maps do not have the size of their image', wrong_size),
+        *findings_of('error', '{} segments have no pixel in their map', unseen),
+        *findings_of('error', '{} segments in maps are not listed, and their pixels would be ignored', unlisted),
+        *place_findings(segments, corners, areas),
+        *area_findings(segments, areas),
+    ]
+
+
+def _measure(ids: np.ndarray) -> dict[int, tuple[int, list[int]]]:
+    """Return for each id in a map `(H, W)` its area in pixels, and left, top, right, bottom."""
+    width = ids.shape[1]
+    flat = ids.ravel()
+    change = flat[1:] != flat[:-1]
+    change[width - 1 :: width] = True  # runs end with the row
+    starts = np.concatenate([[0], np.flatnonzero(change) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    order = np.argsort(flat[starts], kind='stable')
+    starts, lengths = starts[order], lengths[order]
+    values = flat[starts]
+    heads = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    left, top = starts % width, starts // width
+    corners = (
+        np.minimum.reduceat(left, heads),
+        np.minimum.reduceat(top, heads),
+        np.maximum.reduceat(left + lengths, heads),
+        np.maximum.reduceat(top, heads) + 1,
+    )
+    areas = np.add.reduceat(lengths, heads)
+    return dict(
+        zip(values[heads].tolist(), zip(areas.tolist(), np.stack(corners, 1).tolist(), strict=True), strict=True)
+    )
+
+
+def _remaining(
+    records: list[dict], segments: Objects, categories: list[dict], filter_empty: bool, min_size: int, training: bool
+) -> list[Finding]:
+    """Find segments that the loader drops (warnings), and that no image, or no segment of a class, remains."""
+    if not records:
+        return [Finding('error', 'the file lists no images', [])]
+    small = (segments.boxes[:, 2:] < 1).any(1) | (segments.areas <= 0)
+    lost = bool(small.all()) and (training or len(small) > 0)
+    message = '{} segments are narrower than a pixel or have an area of 0 or less; their pixels are ignored'
+    findings = findings_of('error' if lost else 'warning', message, segments.names(small))
+    things = {category['id'] for category in categories if category['isthing']}
+    is_thing = np.fromiter((entry['category_id'] in things for entry in segments.entries), bool, len(segments.entries))
+    kept = np.array([min(record['width'], record['height']) >= min_size for record in records])
+    if filter_empty:
+        objects = segments.rows[is_thing & ~small & ~segments.crowd]
+        kept &= np.bincount(objects, minlength=len(records)) > 0
+    if not kept.any():
+        findings.append(Finding('error', 'no image is left (filter_cfg)', []))
+    if lost:
+        findings.append(Finding('error', 'no segment is left to learn from', []))
+    elif training:
+        usable = ~small & ~(is_thing & segments.crowd) & kept[segments.rows]
+        counts = Counter(segments.entries[i]['category_id'] for i in np.flatnonzero(usable).tolist())
+        absent = (category['name'] for category in categories if not counts[category['id']])
+        findings += findings_of('warning', '{} classes have no segment to learn from', absent)
+    return findings

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, printable
 
 SAMPLE = 200  # masks to decode of a large data set
 NAMED = 20  # offenders that a message names
@@ -32,11 +32,28 @@ class Finding(NamedTuple):
         return f'{self.message} ({named}{f" and {rest:,} more" if rest > 0 else ""})' if named else self.message
 
 
+class ImageEntry(NamedTuple):
+    """An image of a data set.
+
+    Attributes:
+        name: the file name in messages.
+        path: the file.
+        size: width and height in pixels that the annotations give, or None.
+        mask: the file with the mask of semantic or panoptic labels, if there is one.
+    """
+
+    name: str
+    path: str
+    size: tuple[float, float] | None = None
+    mask: str = ''
+
+
 class Report(NamedTuple):
-    """The result of a check: a summary of the data that was checked, and the findings."""
+    """The result of a check: a summary of the data that was checked, the findings, and the images of the data."""
 
     summary: str
     findings: list[Finding]
+    images: Sequence[ImageEntry] = ()
 
 
 def findings_of(level: str, message: str, offenders: Iterable) -> list[Finding]:
@@ -69,9 +86,14 @@ def enforce(data: str | Path, report: Report) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr, once per machine: in the first process of a distributed job."""
-    if os.environ.get('LOCAL_RANK', '0') == '0':
-        print(f'warning: {text}', file=sys.stderr)
+    """Print a warning to stderr, once per machine."""
+    if is_first_process():
+        print(f'warning: {printable(text)}', file=sys.stderr)
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first process of a distributed job on this machine."""
+    return os.environ.get('LOCAL_RANK', '0') == '0'
 
 
 def sample(entries: Collection, name: str) -> tuple[Sequence, str]:
