@@ -1,14 +1,23 @@
-"""Stop a run cleanly: on a signal with a checkpoint to resume from, on a non-finite loss with an explanation."""
+"""Stop a run cleanly: on a signal or an error with a checkpoint to resume from, on a non-finite loss with a reason."""
 
 import math
 import os
 import signal
+import threading
+import time
 
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
+from torch.utils.data._utils import signal_handling
+
+from repvit_dense.engine.failures import explain, is_full
+from repvit_dense.engine.resumable import describe_last, save_resumable, set_checkpoints_aside
+
+# Seconds in which a second signal counts as the first: `timeout` sends one to the process and one to its group.
+ECHO = 0.3
 
 
 class TrainingStopped(RuntimeError):
@@ -45,28 +54,48 @@ class DenseNonFiniteLossHook(Hook):
 
 @HOOKS.register_module()
 class DenseSaveOnSignalHook(Hook):
-    """A hook that handles SIGINT and SIGTERM: finish the iteration, save a checkpoint for `--resume`, and stop.
+    """A hook that handles SIGINT, SIGTERM and SIGHUP: finish the iteration, save a checkpoint for `--resume`, and stop.
 
-    A second signal of the same kind stops at once, without a checkpoint. An unfinished validation is run again when
-    training is resumed. If one of several processes receives the signal, all of them stop after the same iteration;
-    they finish a validation first.
+    A second signal of the same kind, later than `ECHO`, stops at once, without a checkpoint. An unfinished
+    validation is run again when training is resumed. If one of several processes receives the signal, all of them stop
+    after the same iteration; they finish a validation first.
+
+    With a `DenseRunner` it also saves a checkpoint if an error ends the training between two iterations, and stops with
+    one message if the reason lies in the data, the memory or the disk.
     """
 
     priority = 'LOWEST'
 
     def __init__(self):
         self._received = None
+        self._times = {}  # when each signal came first
+        self._validating = False
+        self._worker_error = None  # torch's description of the first data-loading worker that died
         self._previous = {}  # handlers by signal
+        self._previous_child = None
 
     def before_train(self, runner) -> None:
         """Install the handlers; run the validation that a stopped training still lacks."""
-        self._received = None
+        self._received, self._times, self._validating, self._worker_error = None, {}, False, None
         self._pid = os.getpid()
-        self._previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # Python installs no handlers in any other
+            self._install()
         if not runner.iter:
-            runner.set_checkpoints_aside()
-        elif runner.train_loop.validation_due():
+            set_checkpoints_aside(runner)
+        elif getattr(runner.train_loop, 'validation_due', bool)():  # mmengine's own loops do not know
             runner.val_loop.run()
+
+    def _install(self) -> None:
+        names = ('SIGINT', 'SIGTERM', 'SIGHUP')
+        stops = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+        if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            stops.remove(signal.SIGHUP)  # nohup: outlive the terminal
+        self._previous = {number: signal.signal(number, self._on_signal) for number in stops}
+        if hasattr(signal, 'SIGCHLD'):
+            # torch's handler raises an error if a worker dies, anywhere in an iteration. It is installed once; after
+            # that this one can replace it. The data loaders also poll their workers, every 5 seconds.
+            signal_handling._set_SIGCHLD_handler()
+            self._previous_child = signal.signal(signal.SIGCHLD, self._on_child)
 
     def _on_signal(self, number, frame) -> None:
         if os.getpid() != self._pid:  # a forked worker without handlers of its own yet: its parent decides
@@ -74,12 +103,19 @@ class DenseSaveOnSignalHook(Hook):
                 os._exit(0)
             return
         self._received = signal.Signals(number)
-        # The default handler, not the previous one: background jobs of a script ignore SIGINT.
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        # If the same signal ends a worker, torch would raise an error from its SIGCHLD handler, in this iteration or as
-        # late as at the exit of the process. The handler is not restored; torch also polls its workers.
-        if hasattr(signal, 'SIGCHLD'):  # not on Windows
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        now = time.monotonic()
+        if now - self._times.setdefault(number, now) > ECHO:
+            if number == signal.SIGINT:
+                signal.default_int_handler(number, frame)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(self._pid, number)
+
+    def _on_child(self, number, frame) -> None:
+        if os.getpid() == self._pid:
+            try:
+                signal_handling._error_if_any_worker_fails()
+            except RuntimeError as error:
+                self._worker_error = self._worker_error or str(error)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save and stop if any process received a signal."""
@@ -93,29 +129,73 @@ class DenseSaveOnSignalHook(Hook):
     def before_val_epoch(self, runner) -> None:
         """Record the validation as done before it starts, because the best checkpoint is saved when it ends."""
         runner.message_hub.update_info('iter_validated', runner.iter)
+        self._validating = True
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save and stop; of several processes, each may have another number of batches, so they finish first."""
-        if self._received and get_world_size() == 1:
-            runner.message_hub.update_info('iter_validated', 0)
+        if self._received and self._validating and get_world_size() == 1:
+            self._leave_validation(runner)
             self._save_and_stop(runner, iterations=runner.iter)
 
-    def after_data_error(self, runner) -> None:
-        """Save and stop between iterations: a signal to all processes of a job ends data-loading workers as well."""
-        if self._received and get_world_size() == 1:
-            self._save_and_stop(runner, iterations=runner.iter)
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Record the end of the validation."""
+        self._validating = False
+
+    def _leave_validation(self, runner) -> None:
+        """Give the model its own weights back in place of the averaged ones; the validation is repeated later."""
+        runner.message_hub.update_info('iter_validated', 0)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(runner)
+        self._validating = False
+
+    def on_error(self, runner, error: Exception) -> None:
+        """Save a checkpoint if the training is between two iterations; raise TrainingStopped if the reason is known."""
+        if isinstance(error, TrainingStopped) or not getattr(runner._train_loop, 'iter', 0):
+            return
+        if self._worker_error and not self._received:
+            time.sleep(ECHO)  # a signal to all processes may reach a worker first
+        if not is_full(error) and self._between_iterations(runner) and get_world_size() == 1:
+            if self._validating:
+                self._leave_validation(runner)
+            try:
+                if self._received:
+                    self._save_and_stop(runner, iterations=runner.iter)
+                saved = save_resumable(runner, f'interrupted_iter_{runner.iter}.pth', runner.iter)
+                runner.logger.info(f'The training failed after iteration {runner.iter}; saved {saved}')
+            except OSError as second:
+                error = second
+        reason = explain(error, runner, None if self._received else self._worker_error)
+        if reason:
+            raise TrainingStopped(f'{reason}. {describe_last(runner)}', exit_code=2) from error
+
+    def _between_iterations(self, runner) -> bool:
+        if getattr(runner._train_loop, 'in_iteration', True):
+            return False
+        averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        # Whether the hooks after a validation have exchanged the weights already is not known.
+        return not (self._validating and averaged) or runner.point in ('before_val_iter', 'after_val_iter')
+
+    def after_run(self, runner) -> None:
+        """Restore the previous handlers."""
+        self.on_exit(runner)
 
     def on_exit(self, runner) -> None:
-        """Restore the previous handlers."""
+        """Restore the previous handlers; a `DenseRunner` calls this after an error too."""
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
+        if self._previous_child and not (self._received or self._worker_error):
+            # Otherwise torch's handler would complain about the workers that have died already.
+            signal.signal(signal.SIGCHLD, self._previous_child)
+        self._previous_child = None
 
     def _save_and_stop(self, runner, iterations: int) -> None:
-        path = runner.save_resumable(f'interrupted_iter_{iterations}.pth', iterations)
+        path = save_resumable(runner, f'interrupted_iter_{iterations}.pth', iterations)
         barrier()  # a launcher ends the other processes as soon as the first has stopped
+        again = '' if hasattr(runner.train_loop, 'in_iteration') else ', at the start of the epoch with this train loop'
         raise TrainingStopped(
             f'stopped by {self._received.name} after iteration {iterations}; saved {path}. '
-            'Add --resume to the command to continue from there.',
+            f'Add --resume to the command to continue from there{again}.',
             exit_code=128 + self._received,
         )

@@ -8,7 +8,13 @@ from repvit_dense.engine.seeding import resumable, seed_all, seed_samples
 
 
 class _Resumable:
-    """The common part of both loops. Batches that were trained on are skipped by their indices, without loading."""
+    """The common part of both loops. Batches that were trained on are skipped by their indices, without loading.
+
+    `in_iteration` is True from the start of an iteration until all hooks after it have run: weights, optimizer and
+    number of iterations do not fit each other then.
+    """
+
+    in_iteration = False
 
     def __init__(self, runner, dataloader: dict, *args, **kwargs):
         super().__init__(runner, resumable(dataloader), *args, **kwargs)
@@ -16,8 +22,10 @@ class _Resumable:
 
     def run_iter(self, *args) -> None:
         """Run one iteration with random numbers that follow from the seed, the iteration and the rank."""
+        self.in_iteration = True
         seed_all(self.runner.seed, self._iter, get_rank())
         super().run_iter(*args)
+        self.in_iteration = False
 
     def validation_due(self) -> bool:
         """Return whether a validation is due between the previous iteration and the next, and is not finished."""
@@ -37,24 +45,11 @@ class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for idx, data_batch in self._batches(done):
+        self.dataloader.batch_sampler.start = done
+        for idx, data_batch in enumerate(self.dataloader, done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-
-    def _batches(self, done: int):
-        """Yield (index, batch) from batch `done` on."""
-        self.dataloader.batch_sampler.start = done
-        batches = enumerate(self.dataloader, done)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError:  # a worker has ended, for example by a signal to all processes of the job
-                self.runner.call_hook('after_data_error')
-                raise
-            if batch is None:
-                return
-            yield batch
 
     def _progress(self) -> tuple[int, int]:
         """Return the number of finished epochs, 0 within an epoch, and the number of all epochs."""
@@ -63,11 +58,11 @@ class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class DenseIterLoop(_Resumable, IterBasedTrainLoop):
-    """A training loop by iterations. A signal that ends the data-loading workers too still leaves a checkpoint."""
+    """A training loop by iterations that skips the batches of the training it resumes without loading them."""
 
     def run(self):
         """Train."""
-        self.dataloader_iterator = _Watched(self.dataloader_iterator, self.runner)
+        self.dataloader_iterator = _Skipping(self.dataloader_iterator, self.dataloader.batch_sampler)
         return super().run()
 
     def _progress(self) -> tuple[int, int]:
@@ -75,23 +70,18 @@ class DenseIterLoop(_Resumable, IterBasedTrainLoop):
         return self._iter, self._max_iters
 
 
-class _Watched:
-    """mmengine's endless iterator over batches, which announces an error in loading to the hooks."""
+class _Skipping:
+    """mmengine's endless iterator over batches, which skips batches by their indices."""
 
-    def __init__(self, batches, runner):
-        self._batches, self._runner = batches, runner
+    def __init__(self, batches, batch_sampler):
+        self._batches, self._batch_sampler = batches, batch_sampler
 
     def skip_iter(self, done: int) -> None:
         """Skip batches; mmengine calls this before the first batch is loaded."""
-        batch_sampler = self._runner.train_dataloader.batch_sampler
-        if not hasattr(batch_sampler.sampler, 'skip'):  # a finite sampler, restarted for each pass with another order
-            self._batches._epoch, done = divmod(done, len(batch_sampler))
-            batch_sampler.sampler.set_epoch(self._batches._epoch)
-        batch_sampler.start = done
+        if not hasattr(self._batch_sampler.sampler, 'skip'):  # a finite sampler, restarted with another order
+            self._batches._epoch, done = divmod(done, len(self._batch_sampler))
+            self._batch_sampler.sampler.set_epoch(self._batches._epoch)
+        self._batch_sampler.start = done
 
     def __next__(self):
-        try:
-            return next(self._batches)
-        except RuntimeError:
-            self._runner.call_hook('after_data_error')
-            raise
+        return next(self._batches)

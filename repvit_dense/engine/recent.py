@@ -7,6 +7,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from repvit_dense.engine.resumable import save_resumable
+
 
 @HOOKS.register_module()
 class DenseRecentCheckpointHook(Hook):
@@ -32,7 +34,7 @@ class DenseRecentCheckpointHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Save a checkpoint if one is due and no gradients are being accumulated."""
         if self._due(runner.iter + 1) and runner.optim_wrapper.should_update():
-            runner.save_resumable(f'recent_iter_{runner.iter + 1}.pth', runner.iter + 1)
+            save_resumable(runner, f'recent_iter_{runner.iter + 1}.pth', runner.iter + 1)
             self._saved_at = time.monotonic()
             _remove(runner, keep=2)  # only after the new one is complete
 
@@ -50,4 +52,4 @@ class DenseRecentCheckpointHook(Hook):
 def _remove(runner, keep: int) -> None:
     files = sorted(Path(runner.work_dir).glob('recent_iter_*.pth'), key=lambda path: path.stat().st_mtime_ns)
     for path in files[: len(files) - keep]:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -1,17 +1,27 @@
 """mmengine's Runner with safe, strict checkpoint loading and atomic checkpoint writing, on GPUs and CPUs."""
 
+import logging
+import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from repvit_dense import compat
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError, read
 from repvit_dense.compat import distributed
+from repvit_dense.engine.failures import explain
+from repvit_dense.engine.plain import plain, restore_histories
+from repvit_dense.engine.resumable import set_last_checkpoint
+from repvit_dense.engine.same_run import check_same_run, data_of
+from repvit_dense.engine.samples import name_errors
+from repvit_dense.errors import InputError
 from repvit_dense.files import replacing, write_text
 from repvit_dense.memory import no_collector
 
@@ -27,13 +37,15 @@ class DenseRunner(Runner):
     backend gloo, whatever the config says.
     """
 
+    point = ''  # the name of the last hook point
+
     def __init__(self, *args, **kwargs):
+        self._obsolete = []  # checkpoints that the next one replaces
         with compat.patched(read):
             super().__init__(*args, **kwargs)
 
     def train(self):
         """Train; return the model."""
-        self._write_config(self.work_dir)
         return self._run(super().train)
 
     def val(self):
@@ -48,6 +60,12 @@ class DenseRunner(Runner):
         with compat.patched(read):
             try:
                 return run()
+            except Exception as error:
+                self.call_hook('on_error', error=error)
+                reason = explain(error, self)
+                if reason:
+                    raise InputError(reason) from error
+                raise
             finally:
                 self.call_hook('on_exit')  # after an error too, unlike mmengine's `after_run`
 
@@ -74,9 +92,41 @@ class DenseRunner(Runner):
 
     @staticmethod
     def build_dataloader(*args, **kwargs):
-        """Build a data loader with the garbage collector off: a million new annotations contain no garbage."""
+        """Build a data loader whose errors name the file of the sample.
+
+        The garbage collector is off: a million new annotations contain no garbage.
+        """
         with no_collector():
-            return Runner.build_dataloader(*args, **kwargs)
+            loader = Runner.build_dataloader(*args, **kwargs)
+        name_errors(loader)
+        return loader
+
+    def build_logger(self, *args, **kwargs):
+        """Build the logger; a log file that cannot be written ends the run, a terminal that is gone does not."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            handler.handleError = partial(_on_log_error, logger, handler)
+        return logger
+
+    def call_hook(self, fn_name, **kwargs):
+        """Call all hooks, and record the hook point; a checkpoint that is about to be saved becomes plain data."""
+        if fn_name != 'on_error':
+            self.point = fn_name
+        super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            left_out = []
+            content = kwargs['checkpoint']
+            content.update(plain(dict(content), 'checkpoint', left_out))
+            if left_out:
+                self.logger.warning(f'Not saved, because neither plain values nor tensors: {", ".join(left_out)}')
+        elif fn_name == 'before_train':
+            self._keep_until_saved()
+
+    def _keep_until_saved(self) -> None:
+        """Let mmengine's hook remove an old checkpoint only after the one that replaces it is complete."""
+        for hook in self.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.file_backend.remove = lambda path: self._obsolete.append(Path(path))
 
     def wrap_model(self, model_wrapper_cfg, model):
         """Wrap the model for distributed training, with synchronised batch norms."""
@@ -94,7 +144,7 @@ class DenseRunner(Runner):
         """
         checkpoint = read(filename, map_location)
         if self._resume:
-            self._check_resumable(filename, checkpoint)
+            self._prepare_resuming(filename, checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         try:
@@ -105,7 +155,7 @@ class DenseRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _check_resumable(self, filename, checkpoint: dict) -> None:
+    def _prepare_resuming(self, filename, checkpoint: dict) -> None:
         missing = [key for key in STATE if key not in checkpoint]
         if missing:
             raise CheckpointError(
@@ -113,17 +163,23 @@ class DenseRunner(Runner):
                 'Resume from the last checkpoint of a run (epoch_N.pth), or start a new training with these weights: '
                 f'--cfg-options load_from={filename}'
             )
-        processes = checkpoint['meta'].get('world_size', self.world_size)
-        if processes != self.world_size:
-            raise CheckpointError(
-                f'{filename}: written by a training with {processes} processes, but this one has {self.world_size}, '
-                f'which would change the batches. Start {processes} processes to resume'
-            )
+        meta = checkpoint['meta']
+        check_same_run(self, str(filename), meta)
+        restore_histories(checkpoint['message_hub'])
+        classes = getattr(self.train_dataloader.dataset, 'metainfo', None)
+        if plain(classes, '', []) == meta.get('dataset_meta'):  # mmengine compares without regard to the conversion
+            meta['dataset_meta'] = classes
+
+    def load_or_resume(self) -> None:
+        """Load the checkpoint; a training then writes its config into the work dir, beside its checkpoints."""
+        super().load_or_resume()
+        if isinstance(self._train_loop, BaseLoop):
+            self._write_config(self.work_dir)
 
     def resume(self, filename, *args, **kwargs) -> None:
         """Restore the state of a training and the order of its data."""
         super().resume(filename, *args, **kwargs)
-        self.set_last_checkpoint(filename)
+        set_last_checkpoint(self, filename)
         # The samplers were built with this start's seed; the batches to skip are those of the first start's seed.
         loader = self.train_dataloader
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
@@ -133,35 +189,20 @@ class DenseRunner(Runner):
     @master_only
     def save_checkpoint(self, out_dir, filename, *args, meta=None, **kwargs) -> None:
         """Write a checkpoint; an existing file of this name is replaced only by a complete one."""
-        meta = {**(meta or {}), 'world_size': self.world_size}
-        with replacing(Path(out_dir, filename), reuse=True) as partial:
+        meta = {**(meta or {}), 'world_size': self.world_size, 'data': data_of(self)}
+        path = Path(out_dir, filename)
+        with replacing(path, reuse=True) as partial:
             super().save_checkpoint(str(partial.parent), partial.name, *args, meta=meta, **kwargs)
+        while self._obsolete:
+            old = self._obsolete.pop()
+            if old != path:
+                old.unlink(missing_ok=True)
 
-    def save_resumable(self, filename: str, iterations: int) -> Path:
-        """Save a checkpoint that `--resume` continues from, within an epoch too; return its path.
 
-        Args:
-            filename: name of the file in the work directory.
-            iterations: number of iterations that are finished.
-        """
-        self.save_checkpoint(self.work_dir, filename, meta={'epoch': self.epoch, 'iter': iterations})
-        path = Path(self.work_dir, filename)
-        self.set_last_checkpoint(path)
-        return path
-
-    @master_only
-    def set_last_checkpoint(self, path: str | Path) -> None:
-        """Record the checkpoint that `--resume` continues from."""
-        with replacing(Path(self.work_dir, 'last_checkpoint'), reuse=True) as partial:
-            partial.write_text(str(path))
-
-    @master_only
-    def set_checkpoints_aside(self) -> None:
-        """Let nobody take the checkpoints of a previous training in this work dir for those of the new one.
-
-        `last_checkpoint` is removed, and `best_NAME.pth` becomes `previous_best_NAME.pth`.
-        """
-        Path(self.work_dir, 'last_checkpoint').unlink(missing_ok=True)
-        for path in Path(self.work_dir).glob('best_*.pth'):
-            self.logger.info(f'{path}: from a previous training, renamed to previous_{path.name}')
-            path.replace(path.with_name(f'previous_{path.name}'))
+def _on_log_error(logger: logging.Logger, handler: logging.Handler, record: logging.LogRecord) -> None:
+    if not isinstance(sys.exc_info()[1], OSError):
+        logging.Handler.handleError(handler, record)
+        return
+    logger.removeHandler(handler)
+    if isinstance(handler, logging.FileHandler):
+        raise  # noqa: PLE0704  logging calls this while it handles the error

@@ -14,6 +14,8 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from repvit_dense.engine.samples import load_sample
+
 
 def seed_all(*numbers: int) -> None:
     """Seed the generators of Python, numpy and torch, on all devices, with a hash of these numbers."""
@@ -84,5 +86,5 @@ def _load(dataset: Dataset, indices: list[SeededIndex]) -> list:
     samples = []
     for index in indices:
         seed_all(*index.numbers)
-        samples.append(dataset[int(index)])
+        samples.append(load_sample(dataset, int(index)))
     return samples

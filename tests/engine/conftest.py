@@ -106,8 +106,8 @@ class SlowSave(Hook):
         time.sleep(0.5)
 
 
-def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
-    """Build a `DenseRunner` for `EPOCHS` epochs of `SAMPLES` samples; `kwargs` are arguments of the runner."""
+def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, runner=DenseRunner, **kwargs):
+    """Build a runner for `EPOCHS` epochs of `SAMPLES` samples; `kwargs` are arguments of the class `runner`."""
     state = torch.get_rng_state()
     torch.manual_seed(0)  # initial weights do not depend on `seed`
     model = ToyModel()
@@ -141,7 +141,7 @@ def make_runner(work_dir, workers=0, seed=0, hooks=(), data=None, **kwargs):
             'sampler': {'type': 'DefaultSampler', 'shuffle': False},
             'batch_size': BATCH,
         }
-    return DenseRunner(**{**arguments, **kwargs})
+    return runner(**{**arguments, **kwargs})
 
 
 # --- in a separate process ---
@@ -243,6 +243,12 @@ def start():
 @pytest.fixture
 def toy():
     """`toy(work_dir, **options)` calls `make_runner`."""
+    return make_runner
+
+
+@pytest.fixture(scope='session')
+def toys():
+    """Return `toy` for fixtures of a wider scope."""
     return make_runner
 
 

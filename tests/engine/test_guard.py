@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from repvit_dense.engine.guard import TrainingStopped
+from repvit_dense.engine.guard import ECHO, TrainingStopped
 
 ITERATIONS = 8  # per epoch
 FORKED = pytest.mark.timeout(200)  # the first start imports everything
@@ -124,6 +124,7 @@ def test_a_second_signal_stops_at_once(tmp_path, start, background):
     os.kill(child.pid, signal.SIGINT)
     child.wait_for('received')
     assert child.process.is_alive()
+    time.sleep(1.1 * ECHO)
     os.kill(child.pid, signal.SIGINT)  # without `go` the iteration does not end
 
     assert child.exit_code() == 130

@@ -92,30 +92,6 @@ def test_an_epoch_stopped_in_its_last_iteration_is_completed(tmp_path, toy):
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
-@pytest.mark.parametrize(
-    'loop', [{'type': 'DenseEpochLoop', 'max_epochs': 1}, {'type': 'DenseIterLoop', 'max_iters': 8}]
-)
-def test_an_error_of_the_data_set_is_announced_and_raised(tmp_path, toy, loop):
-    class Broken(torch.utils.data.Dataset):
-        def __len__(self):
-            return SAMPLES
-
-        def __getitem__(self, index):
-            raise RuntimeError('no such image')
-
-    class Listen(Hook):
-        calls = 0
-
-        def after_data_error(self, runner):
-            self.calls += 1
-
-    listen = Listen()
-    with pytest.raises(RuntimeError, match='no such image') as caught:
-        toy(tmp_path, data=Broken(), train_cfg=loop, hooks=[listen]).train()
-    assert not isinstance(caught.value, TrainingStopped)
-    assert listen.calls == 1
-
-
 @pytest.mark.parametrize('at', [0, 5, ITERATIONS])
 def test_training_by_iterations_uses_each_batch_once_and_in_order(tmp_path, toy, whole_run, at):
     """Use the sampler of such recipes; the last interruption is in its second pass through the data."""

@@ -174,5 +174,5 @@ def test_another_number_of_processes_is_refused(tmp_path, toy):
     content = torch.load(path, weights_only=False)
     content['meta']['world_size'] = 4
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match='with 4 processes, but this one has 1'):
+    with pytest.raises(CheckpointError, match='number of processes: 4 there, 1 now'):
         trained(toy, tmp_path, resume=True)
