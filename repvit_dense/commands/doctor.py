@@ -1,23 +1,37 @@
 """`repvit-dense doctor`: check the environment, a config and its data."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import platform
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.commands.base import ModelOptions, default_work_dir, open_config
-from repvit_dense.errors import InputError
+from repvit_dense.commands.base import ModelOptions, open_config
+from repvit_dense.errors import InputError, printable, shorten
+from repvit_dense.options import option
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-PACKAGES = ('torchvision', 'timm', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
-SPLITS = (('train',), ('val', 'test'))  # checked together, reported under the first name
+    from repvit_dense.data.checks import Finding, ImageEntry
 
-Options = ModelOptions
+PACKAGES = ('torchvision', 'timm', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+NAMED = 20  # offenders of a finding that are printed
+
+
+@dataclasses.dataclass
+class Options(ModelOptions):
+    """Name a model and its data, and say how the findings are reported."""
+
+    _: dataclasses.KW_ONLY
+    json: bool = option(False, help='print the findings as JSON, with all offenders')
+    strict: bool = option(False, help='exit with 1 if there are warnings and no errors')
 
 
 class Check(NamedTuple):
@@ -27,11 +41,13 @@ class Check(NamedTuple):
         level: 'ok', 'warning' or 'error'.
         subject: short name of the thing that was checked.
         text: the finding.
+        offenders: names of all images, annotations or files that have a fault.
     """
 
     level: str
     subject: str
     text: str
+    offenders: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,32 +56,76 @@ class Diagnosis:
 
     Attributes:
         checks: all findings, in the order of the table.
+        strict: warnings change the exit code.
     """
 
     checks: list[Check]
+    strict: bool = False
 
     @property
     def failed(self) -> list[Check]:
         """Findings that would stop a training."""
         return [check for check in self.checks if check.level == 'error']
 
+    @property
+    def exit_code(self) -> int:
+        """2 if there are errors, 1 if there are warnings and they count, else 0."""
+        if self.failed:
+            return 2
+        return int(self.strict and any(check.level == 'warning' for check in self.checks))
+
     def __str__(self) -> str:
-        widths = [max(len(check[column]) for check in self.checks) for column in (0, 1)]
-        return '\n'.join(
-            f'{check.level:{widths[0]}}  {check.subject:{widths[1]}}  {check.text}' for check in self.checks
-        )
+        """Return the table, and below it the first offenders of each finding."""
+        rows = [[printable(cell).replace('\n', ' ') for cell in check[:3]] for check in self.checks]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines = [f'{level:{widths[0]}}  {subject:{widths[1]}}  {text}' for level, subject, text in rows]
+        for check, (level, subject, text) in zip(self.checks, rows, strict=True):
+            if check.offenders:
+                lines += ['', f'{level} in {subject}: {shorten(text, 100)}']
+                lines += [f'  {printable(name)}'.replace('\n', ' ') for name in check.offenders[:NAMED]]
+                if len(check.offenders) > NAMED:
+                    lines.append(f'  and {len(check.offenders) - NAMED:,} more')
+        return '\n'.join(lines)
+
+    def to_json(self) -> str:
+        """Return the findings as JSON."""
+        checks = [{**check._asdict(), 'offenders': list(check.offenders)} for check in self.checks]
+        return json.dumps({'exit_code': self.exit_code, 'checks': checks}, indent=1)
 
 
 def run(options: Options) -> Diagnosis:
     """Check the environment, a config and its data; change nothing.
 
     Raises:
-        InputError: the config cannot be loaded.
+        InputError: the config cannot be loaded, unless the findings are printed as JSON.
     """
-    cfg = open_config(options, default_work_dir(options))
-    diagnosis = Diagnosis([*check_environment(), *check_model(cfg), *check_data(cfg)])
-    print(diagnosis)
+    with (
+        tempfile.TemporaryDirectory(prefix='repvit-dense-') as folder,
+        contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext(),
+    ):
+        diagnosis = Diagnosis(list(check_all(options, folder)), options.strict)
+    print(diagnosis.to_json() if options.json else diagnosis)
     return diagnosis
+
+
+def check_all(options: Options, folder: str) -> Iterator[Check]:
+    """Check everything.
+
+    Args:
+        options: the options of the command.
+        folder: a temporary folder for converted annotations.
+    """
+    yield from check_environment()
+    try:
+        cfg = open_config(options, folder)
+    except InputError as error:
+        if not options.json:
+            raise
+        yield Check('error', 'config', str(error))
+        return
+    yield from check_model(cfg)
+    for check in check_data(cfg):
+        yield check._replace(text=check.text.replace(f'{folder}{os.sep}', 'converted annotations '))
 
 
 def check_environment() -> Iterator[Check]:
@@ -78,7 +138,7 @@ def check_environment() -> Iterator[Check]:
         gpus = ', '.join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield Check('ok', 'GPU', f'{gpus}, CUDA {torch.version.cuda}')
     else:
-        yield Check('warning', 'GPU', 'torch finds none; on a CPU only small models can be trained')
+        yield Check('ok', 'GPU', 'torch finds none; on a CPU only small models can be trained')
     variable = os.environ.get('OMP_NUM_THREADS')
     limit = f', OMP_NUM_THREADS={variable}' if variable else ''
     yield Check('ok', 'threads', f'{torch.get_num_threads()} of {os.cpu_count()} cores{limit}')
@@ -117,19 +177,31 @@ def check_model(cfg: 'Config') -> Iterator[Check]:
 
 
 def check_data(cfg: 'Config') -> Iterator[Check]:
-    """Report every annotation file, and every kind of fault in it."""
+    """Report every annotation file, every kind of fault in it, and images that are in two splits."""
     from repvit_dense import config
+    from repvit_dense.data import checks
 
     embedded = cfg.get('embedded_data')
     if embedded and not Path(embedded['root']).exists():
         yield Check('ok', 'data', f'{embedded["root"]}: will be drawn at the first training')
         return
-    for splits in SPLITS:
+    images: list[list[ImageEntry]] = []
+    for splits in config.SPLITS:
+        images.append([])
         try:
             for file, report in config.data_reports(cfg, splits):
                 yield Check('ok', splits[0], f'{file}: {report.summary}')
-                for finding in report.findings:
-                    yield Check(finding.level, splits[0], str(finding))
+                yield from _rows(splits[0], report.findings)
+                images[-1] += report.images
             config.check_evaluators(cfg, splits)
         except InputError as error:
             yield Check('error', splits[0], str(error))
+    if all(images):
+        extent, findings = checks.leaks(*images)
+        yield Check('ok', 'splits', extent)
+        yield from _rows('splits', findings)
+
+
+def _rows(subject: str, findings: 'list[Finding]') -> Iterator[Check]:
+    for finding in findings:
+        yield Check(finding.level, subject, finding.message, finding.offenders)

@@ -26,34 +26,60 @@ def cfg():
 
 
 def rows(cfg):
-    return [tuple(check) for check in doctor.check_data(cfg)]
+    return [check[:3] for check in doctor.check_data(cfg)]
+
+
+def change(drawn, edit, split='train'):
+    """Edit the annotations of a split."""
+    file = drawn / f'annotations/instances_{split}2017.json'
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
 
 
 def test_sound_data(drawn, cfg):
-    assert [(level, subject) for level, subject, _ in rows(cfg)] == [('ok', 'train'), ('ok', 'val')]
-    assert rows(cfg)[1][2].startswith('data/shapes/annotations/instances_val2017.json: 1 images, ')
+    summaries = [text for level, _, text in rows(cfg) if level == 'ok']
+    assert [subject for level, subject, _ in rows(cfg) if level == 'ok'] == ['train', 'val', 'splits']
+    assert summaries[1].startswith('data/shapes/annotations/instances_val2017.json: 1 images, ')
+    assert summaries[2] == '2 training images compared with 1 validation images'
+    assert not [row for row in rows(cfg) if row[0] == 'error']
 
 
-def test_every_fault_has_a_row(drawn, cfg):
-    file = drawn / 'annotations/instances_train2017.json'
-    content = json.loads(file.read_text())
-    content['annotations'] = [a for a in content['annotations'] if a['image_id'] == 1]
-    content['annotations'][0]['category_id'] = 99
-    file.write_text(json.dumps(content))
-    assert [level for level, _, _ in rows(cfg)] == ['ok', 'error', 'warning', 'ok']
+def test_every_fault_has_a_row_that_lists_its_offenders(drawn, cfg):
+    def edit(content):
+        content['annotations'][0]['category_id'] = 99
+
+    change(drawn, edit)
+    (drawn / 'train2017/000000000002.png').write_bytes(b'')
+    errors = [check for check in doctor.check_data(cfg) if check.level == 'error']
+    assert [(check.subject, check.text[:2], len(check.offenders)) for check in errors] == [
+        ('train', '1 ', 1),
+        ('train', '1 ', 1),
+    ]
+    assert errors[1].offenders == ['000000000002.png: the file is empty, 0 bytes']
 
 
 @pytest.mark.parametrize('gone, subject', [('annotations/instances_train2017.json', 'train'), ('val2017', 'val')])
 def test_missing_data_does_not_hide_the_other_split(drawn, cfg, gone, subject):
     (drawn / gone).rename(drawn / 'away')
-    levels = {subject: level for level, subject, _ in rows(cfg)}
+    levels = {'train': 'ok', 'val': 'ok'}
+    levels |= {subject: level for level, subject, _ in rows(cfg) if level != 'warning'}
     assert levels == {'train': 'ok', 'val': 'ok', subject: 'error'}
+
+
+def test_images_in_both_splits(drawn, cfg):
+    image = (drawn / 'train2017/000000000001.png').read_bytes()
+    (drawn / 'val2017/000000000001.png').write_bytes(image)
+    [check] = [check for check in doctor.check_data(cfg) if check.subject == 'splits' and check.level == 'warning']
+    assert check.text.startswith('1 validation images are training images, too')
+    assert check.offenders == ['000000000001.png']
 
 
 def test_missing_annotations_of_the_evaluator(drawn, cfg):
     cfg.val_evaluator.ann_file = 'none.json'
-    assert rows(cfg)[-1][:2] == ('error', 'val')
-    assert 'none.json: no such annotation file (val_evaluator)' in rows(cfg)[-1][2]
+    [(subject, text)] = [(subject, text) for level, subject, text in rows(cfg) if level == 'error']
+    assert subject == 'val'
+    assert 'none.json: no such annotation file (val_evaluator)' in text
 
 
 def test_data_that_will_be_drawn(tmp_path, monkeypatch, cfg):
@@ -63,7 +89,7 @@ def test_data_that_will_be_drawn(tmp_path, monkeypatch, cfg):
 
 
 def test_the_model(cfg):
-    assert list(doctor.check_model(cfg)) == [('ok', 'model', 'MaskRCNN for instance labels')]
+    assert list(doctor.check_model(cfg)) == [doctor.Check('ok', 'model', 'MaskRCNN for instance labels')]
     cfg.model.neck.in_channels = [1, 2, 3, 4]
     [row] = doctor.check_model(cfg)
     assert row.level == 'error'
@@ -93,16 +119,89 @@ def test_a_missing_package():
     assert doctor._check_package('no_such_package')[:2] == ('error', 'no_such_package')
 
 
-@pytest.mark.parametrize('classes, code', [(8, 0), (3, 2)])
-def test_exit_code(drawn, capsys, classes, code):
+# --- the command ---
+
+
+@pytest.fixture
+def without_checks(monkeypatch):
+    """Return `without_checks(*checks)`, which replaces the checks of environment, model and data by these results."""
+    monkeypatch.setattr(doctor, 'check_environment', lambda: iter(()))
+    monkeypatch.setattr(doctor, 'check_model', lambda cfg: iter(()))
+
+    def replace(*checks):
+        monkeypatch.setattr(doctor, 'check_data', lambda cfg: iter(checks))
+
+    return replace
+
+
+def run(capsys, *arguments):
+    """Run the command and return its exit code and its output."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(
-            'doctor', ['repvit_maskrcnn_shapes', '--cfg-options', f'model.roi_head.mask_head.num_classes={classes}']
-        )
-    assert ended.value.code == code
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] in ('ok', 'warning', 'error')]
-    assert ('error' in {line.split()[0] for line in lines}) == (code == 2)
-    assert len({line.index(line.split(maxsplit=2)[1]) for line in lines}) == 1  # columns are straight
+        cli.main('doctor', ['repvit_maskrcnn_shapes', *arguments])
+    return ended.value.code, capsys.readouterr().out
+
+
+OK, WARNING, ERROR = (doctor.Check(level, 'train', f'a {level}') for level in ('ok', 'warning', 'error'))
+
+
+@pytest.mark.parametrize(
+    'checks, code, strict', [([OK], 0, 0), ([OK, WARNING], 0, 1), ([WARNING, ERROR], 2, 2), ([ERROR], 2, 2)]
+)
+def test_exit_code(without_checks, capsys, checks, code, strict):
+    without_checks(*checks)
+    assert run(capsys)[0] == code
+    assert run(capsys, '--strict')[0] == strict
+
+
+def test_the_table_and_the_offenders_below_it(without_checks, capsys):
+    names = [f'{i}\n.jpg' for i in range(25)]
+    without_checks(OK, doctor.Check('error', 'val', '25 images\ncannot be read', names), ERROR._replace(text='a\x1b'))
+    lines = run(capsys)[1].splitlines()
+    assert lines[:3] == ['ok     train  a ok', 'error  val    25 images cannot be read', 'error  train  a\\x1b']
+    assert lines[3:6] == ['', 'error in val: 25 images cannot be read', '  0 .jpg']
+    assert len(lines) == 3 + 2 + 20 + 1
+    assert lines[-1] == '  and 5 more'
+
+
+def test_json_is_all_that_is_printed(without_checks, capsys, monkeypatch):
+    without_checks(OK, ERROR._replace(offenders=[f'{i}.jpg' for i in range(25)]))
+    monkeypatch.setattr(doctor, 'check_model', lambda cfg: print('noise') or iter(()))
+    code, out = run(capsys, '--json')
+    content = json.loads(out)
+    assert code == content['exit_code'] == 2
+    assert content['checks'][0] == {'level': 'ok', 'subject': 'train', 'text': 'a ok', 'offenders': []}
+    assert len(content['checks'][1]['offenders']) == 25
+
+
+def test_json_of_a_config_that_does_not_exist(without_checks, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main('doctor', ['none.py', '--json'])
+    [check] = json.loads(capsys.readouterr().out)['checks']
+    assert (ended.value.code, check['level'], check['subject']) == (2, 'error', 'config')
+
+
+def test_it_writes_nothing_but_a_temporary_folder(without_checks, capsys, monkeypatch, tmp_path):
+    """Annotations in another format are converted there."""
+    from PIL import Image
+
+    for split in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (tmp_path / 'yolo' / kind / split).mkdir(parents=True)
+        Image.new('RGB', (40, 20)).save(tmp_path / f'yolo/images/{split}/a.jpg')
+        (tmp_path / f'yolo/labels/{split}/a.txt').write_text('0 0.1 0.1 0.5 0.1 0.5 0.5\n')
+    (tmp_path / 'yolo/data.yaml').write_text('train: images/train\nval: images/val\nnames: [cat]\n')
+    before = sorted(tmp_path.rglob('*'))
+    monkeypatch.chdir(tmp_path)
+    files = []
+
+    def look(cfg):
+        files.append(cfg.train_dataloader.dataset.ann_file)
+        return iter([doctor.Check('ok', 'train', f'{files[0]}: text')])
+
+    monkeypatch.setattr(doctor, 'check_data', look)
+    assert run(capsys, '--data', 'yolo') == (0, 'ok  train  converted annotations coco/train.json: text\n')
+    assert sorted(tmp_path.rglob('*')) == before
+    assert not Path(files[0]).exists()
 
 
 def test_importing_it_is_cheap():

@@ -1,13 +1,15 @@
 import gc
+import os
 import subprocess
 import sys
 from contextlib import suppress
 
 import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_dense.data.reading import image_size, images_in, read_coco, read_json, read_text, read_yaml
+from repvit_dense.data.reading import image_size, images_in, read_coco, read_json, read_pixels, read_text, read_yaml
 from repvit_dense.errors import InputError
 
 
@@ -23,7 +25,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
         ('{', 'not valid JSON'),
         ('[]', 'lacks the lists images, annotations, categories'),
         ('{"images": [], "annotations": {}, "categories": []}', 'lacks the lists annotations'),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'a category has no id or no name'),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'category number 0 has no id or no name'),
     ],
 )
 def test_a_file_that_is_not_coco_is_refused(tmp_path, text, message):
@@ -89,11 +91,52 @@ def test_reading_enables_the_garbage_collector_again(tmp_path, text):
     assert gc.isenabled()
 
 
-def test_image_size_applies_the_exif_rotation(tmp_path):
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.webp', 'a.tif'])
+def test_image_size_applies_the_exif_rotation(tmp_path, name):
     image, exif = Image.new('RGB', (6, 4)), Image.Exif()
     exif[0x0112] = 6  # a quarter turn
+    image.save(tmp_path / name, exif=exif)
+    pixels = cv2.imdecode(np.fromfile(tmp_path / name, np.uint8), cv2.IMREAD_COLOR)
+    assert image_size(tmp_path / name) == pixels.shape[1::-1] == (4, 6)
+
+
+def test_an_orientation_in_text_is_as_opencv_reads_it(tmp_path):
+    image, exif = Image.new('RGB', (6, 4)), Image.Exif()
+    exif[0x0112] = 6
     image.save(tmp_path / 'a.jpg', exif=exif)
-    assert image_size(tmp_path / 'a.jpg') == cv2.imread(str(tmp_path / 'a.jpg')).shape[1::-1] == (4, 6)
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'a.jpg').write_bytes(content.replace(b'\x01\x12\0\3', b'\x01\x12\0\2'))  # the type, 2 is text
+    assert image_size(tmp_path / 'a.jpg') == cv2.imread(str(tmp_path / 'a.jpg')).shape[1::-1]
+
+
+def test_a_truncated_image_has_no_size(tmp_path):
+    Image.effect_noise((60, 40), 90).save(tmp_path / 'a.jpg')
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'a.jpg').write_bytes(content[:-400])
+    with pytest.raises(InputError, match='a.jpg: cannot be read as an image .its end is missing'):
+        image_size(tmp_path / 'a.jpg')
+    (tmp_path / 'a.jpg').write_bytes(content + bytes(200))  # the end marker is there, but not at the end
+    assert image_size(tmp_path / 'a.jpg') == (60, 40)
+
+
+def test_a_mask_with_too_many_pixels_is_refused(tmp_path):
+    Image.new('1', (20_000, 10_000)).save(tmp_path / 'a.png')
+    with pytest.raises(InputError, match='a.png: has too many pixels, at most 178,956,970 are read'):
+        read_pixels(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>', b'\x89PNG\r\n\x1a\n', b'BM' + bytes(60), b'MM\0*' + b'\xff' * 40])
+def test_damaged_pixels_are_refused(tmp_path, content):
+    (tmp_path / 'a.png').write_bytes(content)
+    with pytest.raises(InputError, match='a.png: cannot be read as an image'):
+        read_pixels(tmp_path / 'a.png')
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / 'a.png')
+    for read in (read_pixels, image_size):
+        with pytest.raises(InputError, match='not a regular file'):
+            read(tmp_path / 'a.png')
 
 
 @pytest.mark.parametrize(
