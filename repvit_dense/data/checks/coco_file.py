@@ -21,10 +21,12 @@ class Kind(NamedTuple):
     Attributes:
         text: description for a message.
         holds: returns whether a value is one of them; it gets None for a missing key.
+        remedy: for a missing key.
     """
 
     text: str
     holds: Callable[[Any], bool]
+    remedy: str = ''
 
 
 def is_number(value: Any) -> bool:
@@ -48,11 +50,11 @@ def is_flag(value: Any) -> bool:
 
 
 ID = Kind('a whole number or text', is_id)
-SIDE = Kind(f'a whole number of pixels from 1 to {MAX_PIXELS:,}', is_side)
+SIDE = Kind('a positive whole number of pixels', is_side)
 BOX = Kind('four finite numbers x, y, width, height', is_box)
 NUMBER = Kind('a finite number', is_number)
 FLAG = Kind('0 or 1', is_flag)
-AREA = Kind(f'{NUMBER.text} of square pixels', is_number)
+AREA = Kind(f'{NUMBER.text} of square pixels', is_number, ' (--data PATH adds it)')
 FILE = Kind('a file name', lambda value: isinstance(value, str) and value.strip() != '')
 IMAGE = {'id': ID, 'file_name': FILE, 'height': SIDE, 'width': SIDE}
 
@@ -102,15 +104,19 @@ def complete_entries(name: str, entries: list[dict], kinds: dict[str, Kind]) -> 
         kinds: key -> kind of its value.
     """
     faulty = {number: faults for number, entry in enumerate(entries) if (faults := faults_of(entry, kinds))}
-    offenders = (f'number {number}: {"; ".join(faults)}' for number, faults in faulty.items())
-    findings = findings_of('error', f'{{}} of the {len(entries):,} {name} cannot be read', offenders)
+    offenders = (f'{_label(number, entries[number])}: {"; ".join(faults)}' for number, faults in faulty.items())
+    findings = findings_of('error', f'{{}} of the {len(entries):,} {name} have missing or impossible values', offenders)
     return [entry for number, entry in enumerate(entries) if number not in faulty] if faulty else entries, findings
+
+
+def _label(number: int, entry: dict) -> str:
+    return f'id {entry["id"]}' if 'id' in entry else f'number {number}'
 
 
 def faults_of(entry: dict, kinds: dict[str, Kind]) -> list[str]:
     """Return a description of each key whose value is not of its kind."""
     return [
-        f'{key} is {_shown(entry[key])}, not {kind.text}' if key in entry else f'{key} is missing'
+        f'{key} is {_shown(entry[key])}, not {kind.text}' if key in entry else f'{key} is missing{kind.remedy}'
         for key, kind in kinds.items()
         if not kind.holds(entry.get(key))
     ]

@@ -92,7 +92,8 @@ def instances(
         findings += _mask_findings(objects, measured)
     findings += area_findings(objects, measured.areas if masks else None)
     selected = {category['id']: category['name'] for category in categories if category['name'] in classes}
-    findings += _remaining(records, objects, drops, selected, Filter(filter_empty, min_size, training))
+    if len(records) == len(content['images']) and len(annotations) == len(content['annotations']):
+        findings += _remaining(records, objects, drops, selected, Filter(filter_empty, min_size, training))
     summary = f'{len(records):,} images, {len(annotations):,} objects, {len(classes)} classes'
     return Report(summary, findings, listed_images(images, records))
 

@@ -90,7 +90,8 @@ def panoptic(
     findings += box_findings(segments)
     map_findings, checked = _map_findings(maps, records, annotations, segments)
     findings += map_findings
-    findings += _remaining(records, segments, categories, filter_empty, min_size, training)
+    if len(records) == len(content['images']) and len(annotations) == len(content['annotations']):
+        findings += _remaining(records, segments, categories, filter_empty, min_size, training)
     summary = f'{len(records):,} images, {things} things and {len(classes) - things} stuff, {checked}'
     return Report(summary, findings, listed_images(images, records, maps))
 
@@ -138,7 +139,7 @@ def _segment_findings(annotations: list[dict], categories: set) -> list[Finding]
         if len(set(ids)) != len(ids):
             duplicates.append(image)
     return [
-        *findings_of('error', '{} segments cannot be read', faulty),
+        *findings_of('error', '{} segments have missing or impossible values', faulty),
         *findings_of('error', '{} segments have a category that the file does not list', unknown),
         *findings_of('error', '{} images have two segments with the same id', duplicates),
     ]

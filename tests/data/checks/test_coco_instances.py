@@ -31,7 +31,7 @@ def test_valid_annotations_have_no_findings(coco):
 )
 def test_values_that_cannot_be_read(coco, changes, fault):
     [error] = [text for level, text in coco.check_first(**changes) if level == 'error']
-    assert error.startswith('1 of the 2 annotations cannot be read (number 0: ' + fault)
+    assert error.startswith('1 of the 2 annotations have missing or impossible values (id 1: ' + fault)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_incomplete_entries_are_named_and_the_others_are_checked(coco):
     incomplete = {key: value for key, value in coco.annotation(1).items() if key not in ('area', 'bbox')}
     errors = [text for level, text in coco.check(annotations=[incomplete, complete]) if level == 'error']
     assert errors[:2] == [
-        '1 of the 2 annotations cannot be read (number 0: bbox is missing; area is missing)',
+        '1 of the 2 annotations have missing or impossible values '
+        '(id 1: bbox is missing; area is missing (--data PATH adds it))',
         '1 annotations have a category that the file does not list (annotation 3: 7)',
     ]
 
@@ -184,11 +185,9 @@ def test_ids_of_another_type_are_refused(coco, key, value):
     ],
 )
 def test_an_image_with_an_impossible_value(coco, key, value):
-    findings = coco.check(images=lambda images: [{**images[0], key: value}, images[1]])
-    assert any(
-        level == 'error' and text.startswith(f'1 of the 2 images cannot be read (number 0: {key} is ')
-        for level, text in findings
-    )
+    [finding] = coco.check(images=lambda images: [{**images[0], key: value}, images[1]])
+    assert finding[0] == 'error'
+    assert finding[1].startswith(f'1 of the 2 images have missing or impossible values (id 1: {key} is ')
 
 
 def test_a_file_without_objects_is_an_error_if_images_without_objects_are_left_out(coco):

@@ -75,7 +75,7 @@ def test_faults(drawn, change, message):
 )
 def test_segments_that_cannot_be_read(drawn, change, fault):
     findings = [str(finding) for finding in check(drawn, lambda c: segment(c).update(change)).findings]
-    prefix = '1 segments cannot be read (image 2, segment number 0: '
+    prefix = '1 segments have missing or impossible values (image 2, segment number 0: '
     assert any(text.startswith(prefix + fault) for text in findings), findings
 
 
@@ -189,7 +189,10 @@ def test_a_mark_of_things_that_is_neither_0_nor_1(drawn, value):
 
 def test_category_ids_that_are_text(drawn):
     findings = check(drawn, lambda content: content['categories'][0].update(id='1')).findings
-    assert str(findings[0]) == "1 of the 12 categories cannot be read (number 0: id is '1', not a whole number)"
+    assert (
+        str(findings[0])
+        == "1 of the 12 categories have missing or impossible values (id 1: id is '1', not a whole number)"
+    )
 
 
 def test_stuff_before_things_is_refused(drawn):
