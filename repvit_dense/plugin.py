@@ -10,7 +10,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 # Modules that register classes when they are imported.
-PARTS = ('repvit_dense.backbones', 'repvit_dense.checkpoints.loading', 'repvit_dense.engine')
+PARTS = (
+    'repvit_dense.backbones',
+    'repvit_dense.checkpoints.loading',
+    'repvit_dense.data.label_map',
+    'repvit_dense.engine',
+)
 
 
 def install() -> None:

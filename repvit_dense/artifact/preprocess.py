@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DIVISOR = 32  # pixels; heights and widths of a batch are multiples of it in every export graph
 # Steps of a test pipeline that do not change pixels.
-NEUTRAL = ('LoadAnnotations', 'LoadPanopticAnnotations', 'PackDetInputs', 'PackSegInputs')
+NEUTRAL = ('LoadAnnotations', 'DenseLoadAnnotations', 'LoadPanopticAnnotations', 'PackDetInputs', 'PackSegInputs')
 # Options of steps that an artifact supports with one value only.
 FIXED: dict[str, dict[str, Any]] = {
     'LoadImageFromFile': {'color_type': 'color', 'imdecode_backend': 'cv2', 'to_float32': False},

@@ -1,6 +1,7 @@
 """Change the backbone or the data set of a config, and everything that depends on it."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 TRAINING_SETTINGS = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'drop_path_rate')
 # Their values for a backbone that starts from random weights.
 UNFROZEN = {'frozen_stages': -1, 'norm_eval': False}
+
+LOADERS = ('LoadAnnotations', 'DenseLoadAnnotations')  # without and with a label map
 
 
 def set_backbone(cfg: 'Config', name: str) -> None:
@@ -94,12 +97,39 @@ def set_dataset(cfg: 'Config', data: str) -> None:
         if loader:
             _replace_source(loader.dataset, source, source.train if split == 'train' else source.val)
         _set_evaluator(cfg, split, source)
-    for step in pipeline_steps(cfg):
-        if step.get('type') == 'LoadAnnotations':
-            step.pop('reduce_zero_label', None)  # taken from the data set
-            step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
+    for step in _loading_steps(cfg):
+        step.pop('reduce_zero_label', None)  # taken from the data set
+        step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
+    _set_label_map(cfg, source.label_map)
     cfg.embedded_data = cfg.get('embedded_data') or dict(source.embedded) if source.embedded else None
     _set_class_counts(cfg.model, len(source.classes), source.things)
+
+
+def ignore_value(cfg: 'Config', value: int) -> None:
+    """Leave out the pixels of the masks that have this value, in training and in scores.
+
+    Raises:
+        InputError: the config does not train on semantic masks.
+    """
+    if task(cfg) != 'semantic':
+        raise InputError(
+            f'--ignore-index {value}: only masks with semantic labels have values; this config reads others'
+        )
+    earlier = [tuple(pair) for step in _loading_steps(cfg) for pair in step.get('label_map', ()) if pair[0] != value]
+    _set_label_map(cfg, tuple(dict.fromkeys([*earlier, (value, 255)])))
+
+
+def _loading_steps(cfg: 'Config') -> Iterator[dict]:
+    return (step for step in pipeline_steps(cfg) if step.get('type') in LOADERS)
+
+
+def _set_label_map(cfg: 'Config', label_map: tuple[tuple[int, int], ...]) -> None:
+    """Give the steps that load semantic masks a label map, which may be empty."""
+    for step in _loading_steps(cfg):
+        step.pop('label_map', None)
+        step['type'] = LOADERS[bool(label_map)]
+        if label_map:
+            step['label_map'] = [list(pair) for pair in label_map]
 
 
 def _replace_source(dataset: dict, source: 'Source', arguments: dict) -> None:

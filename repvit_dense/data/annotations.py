@@ -2,25 +2,42 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from repvit_dense.data.reading import image_size, run_lengths
+from repvit_dense.data.lookup import split_of
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 
-if TYPE_CHECKING:
-    from supervision import Detections
-
 HELD_OUT = 10  # one image in ten is held out for evaluation if there is no val split
-NEEDS_PACKAGE = 'reading this layout needs one more package: pip install repvit_dense[convert]'
+NAMED = 10  # faults that a message names
+
+
+class Picture(NamedTuple):
+    """An image with its objects, read from labels in another format than COCO's.
+
+    Attributes:
+        path: the image.
+        size: its width and height in pixels.
+        objects: `category_id`, `bbox` (x, y, width, height), `area`, `iscrowd` and, if there is a mask, `segmentation`.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    objects: list[dict]
 
 
 def build_source(
-    root: Path, store: Path, contents: dict[str, dict], files: dict[str, Path], folders: dict[str, str], masks: bool
+    root: Path,
+    store: Path,
+    contents: dict[str, dict],
+    files: dict[str, Path],
+    folders: dict[str, str],
+    masks: bool,
+    notes: Iterable[str] = (),
 ) -> Source:
     """Return the `Source` of a data set with COCO annotations of objects.
 
@@ -34,20 +51,32 @@ def build_source(
         files: split -> annotation file that holds exactly this content.
         folders: split -> folder relative to `root` that the file names of its images are relative to.
         masks: refuse objects that have boxes only.
+        notes: messages for the user.
 
     Raises:
-        InputError: there are no categories, no masks although they are needed, or too few images to hold some out.
+        InputError: there are no categories, the splits have different ones, no masks although they are needed, or too
+            few images to hold some out.
     """
-    notes = []
+    notes = list(notes)
     if 'val' not in contents:
-        train, val = hold_out(root, contents['train'])
+        content, left_out = _without_test_folders(contents['train'])
+        if left_out:
+            notes.append(f'{root}: {left_out} images in folders of a test split are not used')
+        train, val = hold_out(root, content)
         contents, files, folders = {'train': train, 'val': val}, {}, dict.fromkeys(SPLITS, folders['train'])
         notes.append(f'{root}: there is no val split, so {len(val["images"])} images are held out for evaluation')
-    files = {split: files.get(split) or _write(store / f'{split}.json', contents[split]) for split in SPLITS}
-    classes = class_names(files['train'], contents['train'])
+    notes += _shared_images(root, contents, folders)
+    train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
+    classes = class_names(train_file, contents['train'])
+    if class_names(val_file, contents['val']) != classes:
+        raise InputError(
+            f'{val_file}: has the classes {", ".join(class_names(val_file, contents["val"]))}, but {train_file} has '
+            f'{", ".join(classes)}; both must list the same ones in the same order'
+        )
     objects = contents['train']['annotations']
     if masks and objects and not any(annotation.get('segmentation') for annotation in objects):
         raise InputError(f'{root}: its objects have boxes but no masks, so it suits detection configs, not this one')
+    files = {split: files.get(split) or _write(store / f'{split}.json', contents[split]) for split in SPLITS}
     train, val = (
         {'data_root': str(root), 'ann_file': str(files[split]), 'data_prefix': {'img': folders[split]}}
         for split in SPLITS
@@ -65,25 +94,50 @@ def hold_out(root: Path, content: dict) -> tuple[dict, dict]:
     Raises:
         InputError: there are fewer than two images.
     """
-    images = sorted(content['images'], key=lambda image: hashlib.sha256(str(image.get('file_name')).encode()).digest())
+    images = sorted(content['images'], key=lambda image: hashlib.sha256(_bytes(image.get('file_name'))).digest())
     number = max(1, len(images) // HELD_OUT)
     if number >= len(images):
         raise InputError(f'{root}: there is no val split, and too few images ({len(images)}) to hold one out')
-    parts = []
-    for part in (images[number:], images[:number]):
-        ids = {image.get('id') for image in part}
-        annotations = [annotation for annotation in content['annotations'] if annotation.get('image_id') in ids]
-        parts.append({**content, 'images': part, 'annotations': annotations})
-    return parts[0], parts[1]
+    return _select(content, images[number:]), _select(content, images[:number])
 
 
-def split_of(name: str) -> str | None:
-    """Return the split that a file or folder name stands for: 'train' for `instances_train2017`, 'val' for `valid`."""
-    for word in re.split('[^a-z]+', name.lower()):
-        for split in SPLITS:
-            if word.startswith(split):
-                return split
-    return None
+def _without_test_folders(content: dict) -> tuple[dict, int]:
+    """Return the content without the images whose file name has a folder of a test split, and their number."""
+    images = [
+        image
+        for image in content['images']
+        if 'test' not in map(split_of, PurePosixPath(str(image.get('file_name')).replace('\\', '/')).parts[:-1])
+    ]
+    return _select(content, images), len(content['images']) - len(images)
+
+
+def _select(content: dict, images: list[dict]) -> dict:
+    """Return content with these images and their annotations only. The ids may be anything that JSON can hold."""
+    ids = {_hashable(image.get('id')) for image in images}
+    annotations = [entry for entry in content['annotations'] if _hashable(entry.get('image_id')) in ids]
+    return {**content, 'images': images, 'annotations': annotations}
+
+
+def _hashable(value: object) -> object:
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _bytes(name: object) -> bytes:
+    return str(name).encode('utf-8', 'surrogatepass')
+
+
+def _shared_images(root: Path, contents: dict[str, dict], folders: dict[str, str]) -> list[str]:
+    """Return a note if images occur in both splits."""
+    names = [
+        {posixpath.normpath(posixpath.join(folders[split], str(i.get('file_name')))) for i in contents[split]['images']}
+        for split in SPLITS
+    ]
+    shared = sorted(names[0] & names[1])
+    if not shared:
+        return []
+    return [
+        f'{root}: {len(shared)} images are in both train and val ({shared[0]}, ...), so the scores will be too high'
+    ]
 
 
 def class_names(file: Path, content: dict) -> tuple[str, ...]:
@@ -98,65 +152,30 @@ def class_names(file: Path, content: dict) -> tuple[str, ...]:
     return classes
 
 
-def image_folder(root: Path, file: Path, content: dict, folder: Path | None = None) -> str:
-    """Return the folder, relative to `root`, that the file names of an annotation file are relative to.
-
-    It is the first candidate that holds one of the first fifty images: `folder` if the layout names one, else the
-    folders named after the split, `images/`, `root` and the folder of the file; then every other folder in `root`.
-
-    Raises:
-        InputError: no candidate holds any of these images.
-    """
-    split = split_of(file.stem)
-    children = [path for base in (root, root / 'images') if base.is_dir() for path in sorted(base.iterdir())]
-    of_split = [path for path in children if split and split_of(path.name) == split]
-    names = [str(image.get('file_name', '')) for image in content['images'][:50]]
-    candidates = [folder] if folder else [*of_split, root / 'images', root, file.parent]
-    candidates += [path for path in sorted(root.iterdir()) if path.is_dir()]
-    for candidate in candidates:
-        if any(name and (candidate / name).is_file() for name in names):
-            return candidate.relative_to(root).as_posix()
-    raise InputError(
-        f'{file}: its images ({", ".join(map(str, names[:3]))}, ...) are in none of '
-        f'{", ".join(str(path) for path in dict.fromkeys(candidates))}'
-    )
-
-
-def to_coco(root: Path, samples: Iterable[tuple[Path, 'Detections | None', list[bool]]], names: list[str]) -> dict:
-    """Return COCO content for labels read by `supervision`; category ids are indices into `names`.
-
-    A mask that was a polygon has been rasterised, so it agrees with the polygon to within a pixel.
+def to_coco(root: Path, pictures: Iterable[Picture], names: list[str]) -> dict:
+    """Return COCO content; category ids are indices into `names`.
 
     Args:
         root: folder that file names become relative to; an image outside it keeps its absolute path.
-        samples: image, its objects or None, and for each object whether it is a crowd (empty: none is).
+        pictures: the images with their objects.
         names: class names in label order.
     """
     images: list[dict] = []
     annotations: list[dict] = []
-    for path, detections, crowds in samples:
-        width, height = image_size(path)
+    for path, (width, height), objects in pictures:
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.absolute().as_posix()
         images.append({'id': len(images) + 1, 'file_name': name, 'height': height, 'width': width})
-        for number, entry in enumerate(_objects(detections)):
-            entry |= {'id': len(annotations) + 1, 'image_id': len(images)}
-            entry['iscrowd'] = int(bool(crowds) and crowds[number])
-            annotations.append(entry)
+        for entry in objects:
+            annotations.append({**entry, 'id': len(annotations) + 1, 'image_id': len(images)})
     categories = [{'id': number, 'name': name} for number, name in enumerate(names)]
     return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
-def _objects(detections: 'Detections | None') -> Iterator[dict]:
-    if detections is None or detections.class_id is None:
-        return
-    for number, (box, label) in enumerate(zip(detections.xyxy.tolist(), detections.class_id.tolist(), strict=True)):
-        left, top, right, bottom = box
-        bbox = [left, top, right - left, bottom - top]
-        entry = {'category_id': label, 'bbox': [round(value, 3) for value in bbox], 'area': bbox[2] * bbox[3]}
-        if detections.mask is not None:
-            mask = detections.mask[number]
-            entry |= {'segmentation': run_lengths(mask), 'area': int(mask.sum())}
-        yield entry
+def refuse_faults(faults: list[str]) -> None:
+    """Raise InputError if there are faults; the message names the first ones and the number of the others."""
+    if faults:
+        rest = f'; and {len(faults) - NAMED:,} more faults' if len(faults) > NAMED else ''
+        raise InputError('; '.join(faults[:NAMED]) + rest)
 
 
 def _write(file: Path, content: dict) -> Path:

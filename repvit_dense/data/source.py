@@ -22,6 +22,8 @@ class Source:
             panoptic PNG files.
         embedded: arguments of `shapes.generate` if the data set is drawn before its first use, else None.
         notes: messages for the user.
+        label_map: value in the masks and label, for semantic values whose label differs from them (after the reduction
+            by 1, if there is one); the label 255 is ignored.
     """
 
     type: str
@@ -33,6 +35,7 @@ class Source:
     ann_files: dict[str, str] = field(default_factory=dict)
     embedded: dict | None = None
     notes: tuple[str, ...] = ()
+    label_map: tuple[tuple[int, int], ...] = ()
 
 
 def palette(number: int) -> list[tuple[int, int, int]]:

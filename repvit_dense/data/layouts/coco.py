@@ -1,19 +1,24 @@
 """COCO: annotation files with boxes or masks of objects.
 
 The files are `annotations/*.json` with `train` and `val` in their names; or one JSON file in each of the image folders
-`train*/` and `val*/`, as Roboflow exports it; or a single JSON file beside its images.
+`train*/` and `val*/`, as Roboflow exports it; or a single JSON file beside its images. A test split is not used.
 """
 
+import re
 from pathlib import Path
 
-from repvit_dense.data.annotations import build_source, image_folder, split_of
+from repvit_dense.data.annotations import build_source
+from repvit_dense.data.geometry import polygon_area
+from repvit_dense.data.lookup import child, image_folder, shortened, split_of
 from repvit_dense.data.reading import read_coco
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_folder
 
 TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'annotations/*train*.json and annotations/*val*.json, or a single JSON file beside its images (COCO)'
 
+COMPRESSED = re.compile('([P-o]*[0-O])+')  # the run lengths of a compressed RLE mask
 OTHER_LABELS = ('captions', 'image_info', 'panoptic', 'person_keypoints', 'stuff')  # annotation files without instances
 
 
@@ -23,38 +28,61 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, task: str, store: Path) -> Source:
-    """Return the data set; annotations are written to `store` only if a category is dropped or images are held out."""
+    """Return the data set; annotations are written to `store` only if they are changed or images are held out."""
     files = _files_in_image_folders(root)
     folders = {split: file.parent for split, file in files.items()}
-    files = files or _choose(root, _files_beside_images(root))
+    notes: list[str] = []
+    if not files:
+        files, notes = _choose(root, _files_beside_images(root))
     contents = {split: read_coco(file) for split, file in files.items()}
-    prefixes = {split: image_folder(root, files[split], contents[split], folders.get(split)) for split in files}
-    if _drop_placeholder(contents):
-        files = {}
-    return build_source(root, store, contents, files, prefixes, masks=task == 'instance')
+    prefixes: dict[str, str] = {}
+    changed = {split: _complete(content) for split, content in contents.items()}
+    for split, file in files.items():
+        prefixes[split], number = image_folder(root, file, contents[split], folders.get(split))
+        if number is not None:
+            changed[split].append(_rename(file, contents[split], number))
+    placeholder = _drop_placeholder(list(contents.values()))
+    if placeholder:
+        notes.append(f"{root}: the category '{placeholder}', Roboflow's placeholder without objects, is left out")
+    notes += [f'{files[split]}: {change}' for split in files for change in changed[split]]
+    unchanged = {split: file for split, file in files.items() if not placeholder and not changed[split]}
+    if len(unchanged) < len(files):
+        notes.append(f'{root}: the changed annotations are written to {store}')
+    return build_source(root, store, contents, unchanged, prefixes, task == 'instance', notes)
+
+
+def _json_files(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir()) if is_folder(folder) else []
+    return [f for f in files if f.suffix.lower() == '.json' and not f.name.startswith(('.', *OTHER_LABELS))]
 
 
 def _files_in_image_folders(root: Path) -> dict[str, Path]:
     """Return split -> the only JSON file in its image folder; empty if the training images have none."""
-    files: dict[str, Path] = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        jsons = sorted(folder.glob('*.json'))
-        split = split_of(folder.name)
-        if split and len(jsons) == 1:
-            files.setdefault(split, jsons[0])
-    return files if 'train' in files else {}
+    files: dict[str, list[Path]] = {}
+    for folder in sorted(path for path in root.iterdir() if is_folder(path)):
+        split, jsons = split_of(folder.name), _json_files(folder)
+        if split in SPLITS and jsons:
+            files.setdefault(split, []).extend(jsons)
+    if len(files.get('train', ())) != 1:
+        return {}
+    return {split: _choose_one(root, split, paths) for split, paths in files.items()}
 
 
 def _files_beside_images(root: Path) -> list[Path]:
-    files = [file for file in sorted(root.glob('annotations/*.json')) if not file.name.startswith(OTHER_LABELS)]
-    return files or sorted(root.glob('*.json'))
+    return _json_files(child(root, 'annotations')) or _json_files(root)
 
 
-def _choose(root: Path, files: list[Path]) -> dict[str, Path]:
-    """Return split -> annotation file; a single file is that of 'train'."""
-    if len(files) == 1:
-        return {'train': files[0]}
-    return {split: _choose_one(root, split, [f for f in files if split_of(f.stem) == split]) for split in SPLITS}
+def _choose(root: Path, files: list[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Return split -> annotation file, and messages for the user; a single file is that of 'train'."""
+    by_split = {split: [file for file in files if split_of(file.stem) == split] for split in (*SPLITS, 'test', None)}
+    notes = [f'{file}: a test split, which is not used' for file in by_split['test']]
+    if len(files) == 1 and not by_split['test']:
+        if by_split['val']:
+            notes.append(f'{files[0]}: the only annotation file, so it is used for training too')
+        return {'train': files[0]}, notes
+    if by_split['train'] and not by_split['val'] and not by_split[None]:
+        return {'train': _choose_one(root, 'train', by_split['train'])}, notes
+    return {split: _choose_one(root, split, by_split[split]) for split in SPLITS}, notes
 
 
 def _choose_one(root: Path, split: str, files: list[Path]) -> Path:
@@ -68,15 +96,68 @@ def _choose_one(root: Path, split: str, files: list[Path]) -> Path:
     raise InputError(f'{root}: no annotations of a {split} split. Expected: {EXPECTED}')
 
 
-def _drop_placeholder(contents: dict[str, dict]) -> bool:
-    """Remove the category without objects that Roboflow puts first (supercategory 'none'); return whether it existed.
+def _drop_placeholder(contents: list[dict]) -> str | None:
+    """Remove the category that Roboflow puts first; return its name if there is one.
 
+    It has the supercategory 'none', its name is the supercategory of all other categories, and no object belongs to it.
     Keeping it would shift every label by one.
     """
-    used = {a.get('category_id') for content in contents.values() for a in content['annotations']}
-    dropped = False
-    for content in contents.values():
-        categories = [c for c in content['categories'] if c.get('supercategory') != 'none' or c['id'] in used]
-        if categories and len(categories) < len(content['categories']):
-            content['categories'], dropped = categories, True
-    return dropped
+    first, *others = contents[0]['categories'] or [{}]
+    used = [entry.get('category_id') for content in contents for entry in content['annotations']]
+    if first.get('supercategory') != 'none' or not others or first['id'] in used:
+        return None
+    if any(category.get('supercategory') != first['name'] for category in others):
+        return None
+    for content in contents:
+        content['categories'] = [category for category in content['categories'] if category != first]
+    return first['name']
+
+
+def _rename(file: Path, content: dict, number: int) -> str:
+    """Replace backslashes in file names, and leave out leading folders; return a description of the change."""
+    old = [image.get('file_name') for image in content['images']]
+    new = [shortened(name, number) if isinstance(name, str) else name for name in old]
+    if len({str(name) for name in new}) < len({str(name) for name in old}):
+        raise InputError(
+            f'{file}: its images are only found without the first {number} folders of their names, but then several '
+            'have the same name'
+        )
+    for image, name in zip(content['images'], new, strict=True):
+        image['file_name'] = name
+    return f'its images are found as {new[0]} for {old[0]}, and so on'
+
+
+def _complete(content: dict) -> list[str]:
+    """Add `iscrowd` and `area` where they are missing, which mmdet or pycocotools require; describe the changes.
+
+    A missing `iscrowd` is 0, a missing `area` that of the mask, else of the box.
+    """
+    crowds = areas = 0
+    for entry in content['annotations']:
+        if entry.get('iscrowd') is None:
+            entry['iscrowd'] = 0
+            crowds += 1
+        if entry.get('area') is None:
+            entry['area'] = _area(entry)
+            areas += 1
+    changes = ((crowds, "no 'iscrowd', which is taken as 0"), (areas, "no 'area', which is computed"))
+    return [f'{count:,} annotations have {text}' for count, text in changes if count]
+
+
+def _area(entry: dict) -> float | None:
+    """Return the area of an object in square pixels; None if neither its mask nor its box are numbers."""
+    mask, box = entry.get('segmentation'), entry.get('bbox')
+    try:
+        if isinstance(mask, dict) and isinstance(mask['counts'], list):
+            return float(sum(mask['counts'][1::2]))
+        if isinstance(mask, dict):
+            from pycocotools import mask as codec
+
+            if not COMPRESSED.fullmatch(mask['counts']):  # pycocotools reads on behind the end of an incomplete text
+                return None
+            return float(codec.area({'size': mask['size'], 'counts': mask['counts'].encode()}))
+        if mask:
+            return float(sum(polygon_area(polygon) for polygon in mask))
+        return float(box[2] * box[3])  # type: ignore[index]
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+        return None  # the checks say what is wrong with it

@@ -2,18 +2,21 @@
 
 The folders are `images/{train,val}*` and `annotations/` (or `masks/`, `labels/`) with the same subfolders; or
 `train*/images` and `train*/masks`, and the same for `val`. The class names are in `classes.txt`, one per line, or in
-`classes.json`, a list or an object that maps values to names. 255 is ignored. If the values in the JSON object begin at
-1, then 0 is ignored too.
+`classes.json`, a list or an object that maps values to names. The values begin at 0, or at 1 in the JSON object; then 0
+is ignored. 255 is ignored, and so are the values of classes whose name is one of `IGNORED_NAMES`.
 """
 
-import json
+import re
+from bisect import bisect_left
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from repvit_dense.data.annotations import split_of
-from repvit_dense.data.reading import images_in, read_text
+from repvit_dense.data.lookup import child, split_of
+from repvit_dense.data.reading import SUFFIXES, images_in, read_json, read_text
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_file, is_folder, walk
 
 TASKS: tuple[str, ...] = ('semantic',)
 EXPECTED = (
@@ -23,6 +26,9 @@ EXPECTED = (
 
 CLASS_FILES = ('classes.txt', 'classes.json')
 MASK_FOLDERS = ('annotations', 'masks', 'labels')
+IGNORED = 255  # label that the losses and the scores leave out
+IGNORED_NAMES = ('void', 'ignore', 'ignored', 'unlabeled', 'unlabelled')
+MOST = 5  # examples in a message
 
 
 def recognise(root: Path) -> bool:
@@ -32,7 +38,18 @@ def recognise(root: Path) -> bool:
 
 def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; nothing is written to `store`."""
-    classes, reduce_zero_label = _read_classes(root)
+    file = _class_file(root)
+    if file is None:
+        raise InputError(
+            f'{root}: a folder with semantic masks needs its class names in classes.txt, one per line, in the order of '
+            "the masks' values"
+        )
+    values = _read_values(file)
+    classes, reduce_zero_label, label_map = _labels(file, values)
+    notes = []
+    ignored = [f"{value} ('{name}')" for value, name in values.items() if name.lower() in IGNORED_NAMES]
+    if ignored:
+        notes.append(f'{file}: pixels of value {", ".join(ignored)} are ignored, because of the name')
     splits = []
     for split in SPLITS:
         folders = _image_and_mask_folders(root, split)
@@ -42,10 +59,12 @@ def read(root: Path, task: str, store: Path) -> Source:
                 f'{EXPECTED}'
             )
         images, masks = (folder.relative_to(root) for folder in folders)
-        arguments = folder_arguments(root, images, masks, **_suffixes(*folders), reduce_zero_label=reduce_zero_label)
-        splits.append(arguments)
+        suffixes, unused = _suffixes(*folders)
+        notes += unused
+        splits.append(folder_arguments(root, images, masks, **suffixes, reduce_zero_label=reduce_zero_label))
     train, val = splits
-    return Source('BaseSegDataset', classes, len(classes), train, val, metainfo=metainfo(classes))
+    meta, names = metainfo(classes), tuple(notes)
+    return Source('BaseSegDataset', classes, len(classes), train, val, meta, notes=names, label_map=label_map)
 
 
 def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **arguments: Any) -> dict:
@@ -54,64 +73,104 @@ def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **
 
 
 def _class_file(root: Path) -> Path | None:
-    return next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    return next((file for name in CLASS_FILES if is_file(file := child(root, name))), None)
 
 
-def _read_classes(root: Path) -> tuple[tuple[str, ...], bool]:
-    """Return the class names, and whether the value 0 is ignored and the classes begin at 1."""
-    file = _class_file(root)
-    if file is None:
-        raise InputError(
-            f'{root}: a folder with semantic masks needs its class names in classes.txt, one per line, in the order of '
-            "the masks' values"
-        )
-    text = read_text(file)
-    if file.suffix == '.txt':
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        values = list(range(len(names)))
+def _read_values(file: Path) -> dict[int, str]:
+    """Return value in the masks -> class name, in ascending order."""
+    if file.suffix.lower() == '.txt':
+        pairs: dict[int, object] = dict(enumerate(map(str.strip, re.split('\r\n|[\r\n]', read_text(file).rstrip()))))
+        for number, name in pairs.items():
+            if len(pairs) > 1 and (not name or str(name).startswith('#')):
+                raise InputError(f'{file}: line {number + 1} is {name!r}, but each line must be the name of a class')
     else:
-        values, names = _parse_json(file, text)
-    from_one = list(range(1, len(names) + 1))
-    if not names or len(set(names)) != len(names) or values not in (list(range(len(names))), from_one):
-        raise InputError(f'{file}: expected unique class names for the values 0, 1, 2, ... or 1, 2, 3, ...')
-    return tuple(names), values == from_one
+        content = read_json(file)
+        pairs = dict(enumerate(content)) if isinstance(content, list) else _numbered(file, content)
+    values = {value: str(name).strip() for value, name in sorted(pairs.items()) if type(name) in (str, int)}
+    if len(values) < len(pairs) or '' in values.values() or any('\t' in name for name in values.values()) or not values:
+        raise InputError(f'{file}: expected class names, which are text without tabs')
+    return values
 
 
-def _parse_json(file: Path, text: str) -> tuple[list[int], list[str]]:
-    try:
-        content = json.loads(text)
-        pairs = enumerate(content) if isinstance(content, list) else sorted((int(v), n) for v, n in content.items())
-        values, names = zip(*pairs, strict=True)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f'{file}: expected a list of names, or an object such as {{"0": "road"}}') from error
-    return list(values), [str(name) for name in names]
+def _numbered(file: Path, content: object) -> dict[int, object]:
+    keys = list(content) if isinstance(content, dict) else ['']
+    wrong = [key for key in keys if not (key.isascii() and key.isdecimal() and str(int(key[:9])) == key)]
+    if wrong or not isinstance(content, dict):
+        shown = f', but a key is {wrong[0]!r}' if isinstance(content, dict) else ''
+        raise InputError(f'{file}: expected a list of names, or an object such as {{"0": "road"}}{shown}')
+    return {int(key): name for key, name in content.items()}
+
+
+def _labels(file: Path, values: dict[int, str]) -> tuple[tuple[str, ...], bool, tuple[tuple[int, int], ...]]:
+    """Return the class names, whether the values begin at 1, and value and label where the order does not give it."""
+    ignored = {value for value, name in values.items() if name.lower() in IGNORED_NAMES}
+    classes = [name for value, name in values.items() if value not in ignored]
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise InputError(f"{file}: two values have the name '{repeated[0]}'; expected unique class names")
+    first, numbers = min(values), [value for value in values if value not in ignored or value < IGNORED]
+    if not classes or first > 1 or max(numbers) >= IGNORED or numbers != list(range(first, first + len(numbers))):
+        raise InputError(
+            f'{file}: expected unique class names for the values 0, 1, 2, ... or 1, 2, 3, ... up to 254 at most, '
+            f'without a gap; it has names for {_some(list(map(str, values)))}'
+        )
+    labels = dict.fromkeys(ignored, IGNORED) | {v: n for n, v in enumerate(v for v in values if v not in ignored)}
+    changed = sorted((value, label) for value, label in labels.items() if value != IGNORED and label != value - first)
+    return tuple(classes), first == 1, tuple(changed)
 
 
 def _image_and_mask_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     def subfolder(folder: Path) -> Path | None:
-        children = sorted(folder.iterdir()) if folder.is_dir() else []
-        return next((path for path in children if path.is_dir() and split_of(path.name) == split), None)
+        children = sorted(folder.iterdir()) if is_folder(folder) else []
+        folders = [path for path in children if is_folder(path) and split_of(path.name) == split]
+        if len(folders) > 1:
+            raise InputError(f'{folder}: several folders for the {split} split: {_some([f.name for f in folders])}')
+        return folders[0] if folders else None
 
     folder = subfolder(root)
     for kind in MASK_FOLDERS:
         for images, masks in (
-            (subfolder(root / 'images'), subfolder(root / kind)),
-            (folder and folder / 'images', folder and folder / kind),
+            (subfolder(child(root, 'images')), subfolder(child(root, kind))),
+            (folder and child(folder, 'images'), folder and child(folder, kind)),
         ):
-            if images and masks and images.is_dir() and masks.is_dir():
+            if images and masks and is_folder(images) and is_folder(masks):
                 return images, masks
     return None
 
 
-def _suffixes(images: Path, masks: Path) -> dict[str, str]:
-    """Return the suffixes of image and mask names; mmseg pairs files by the part before them."""
+def _suffixes(images: Path, masks: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the suffixes of image and mask names, and messages for the user.
+
+    mmseg pairs files by the part before the suffix. The suffix of the masks is the one that most images have a mask
+    with, the shortest of several.
+    """
     files = images_in(images)
-    suffixes = sorted({path.suffix for path in files})
-    if len(suffixes) != 1:
-        content = ', '.join(suffixes) if suffixes else 'no images'
+    kinds = sorted({path.suffix for path in files})
+    if len(kinds) != 1:
+        content = ', '.join(kinds) if kinds else 'no images'
         raise InputError(f'{images}: holds {content}; expected images of one type, such as .jpg')
-    first = files[0].relative_to(images)
-    candidates = sorted((masks / first.parent).glob(f'{first.stem}*'), key=lambda path: len(path.name))
-    if not candidates:
-        raise InputError(f'{masks}: no mask for {files[0].name}; its name must begin with {first.stem}')
-    return {'img_suffix': suffixes[0], 'seg_map_suffix': candidates[0].name[len(first.stem) :]}
+    stems = [path.relative_to(images).as_posix()[: -len(kinds[0])] for path in files]
+    names = sorted(path.relative_to(masks).as_posix() for path in walk(masks) if path.suffix.lower() in SUFFIXES)
+    endings: Counter[str] = Counter()
+    for stem in stems:
+        position = bisect_left(names, stem)
+        while position < len(names) and names[position].startswith(stem):
+            ending = names[position][len(stem) :]
+            endings[ending] += '/' not in ending
+            position += 1
+    if not +endings:
+        raise InputError(f'{masks}: no mask for {files[0].name}; its name must begin with {files[0].stem}')
+    suffix = min(endings, key=lambda ending: (-endings[ending], len(ending)))
+    expected = {f'{stem}{suffix}' for stem in stems}
+    missing, unused = sorted(expected - set(names)), sorted(set(names) - expected)
+    if missing:
+        raise InputError(
+            f'{masks}: {len(missing)} of the {len(stems)} images have no mask, whose names would be {_some(missing)}'
+        )
+    note = f'{masks}: {len(unused)} files are not the mask of an image and are not used: {_some(unused)}'
+    return {'img_suffix': kinds[0], 'seg_map_suffix': suffix}, [note] if unused else []
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names, and the number of the others."""
+    return ', '.join(names[:MOST]) + (f' and {len(names) - MOST:,} more' if len(names) > MOST else '')

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from repvit_dense.data.annotations import class_names, image_folder, split_of
+from repvit_dense.data.annotations import class_names
+from repvit_dense.data.lookup import image_folder, split_of
 from repvit_dense.data.reading import read_coco
 from repvit_dense.data.source import SPLITS, Source, panoptic_metainfo
 from repvit_dense.errors import InputError
@@ -36,7 +37,13 @@ def read(root: Path, task: str, store: Path) -> Source:
         contents[split], maps = read_coco(files[0]), files[0].with_suffix('')
         if not maps.is_dir():
             raise InputError(f'{maps}: not found; the PNG files of {files[0].name} belong there')
-        prefix = {'img': image_folder(root, files[0], contents[split]), 'seg': maps.relative_to(root).as_posix()}
+        images, number = image_folder(root, files[0], contents[split])
+        if number is not None:
+            raise InputError(
+                f'{files[0]}: its images are in {root / images}, but not under the file names that it lists; leave out '
+                f'the first {number} folders of these names and write / for \\'
+            )
+        prefix = {'img': images, 'seg': maps.relative_to(root).as_posix()}
         splits[split] = {'data_root': str(root), 'ann_file': str(files[0]), 'data_prefix': prefix}
         evaluation |= {'panoptic': str(files[0]), 'maps': str(maps)}  # val, the last one, stays
     file = Path(splits['train']['ann_file'])

@@ -1,117 +1,236 @@
-"""YOLO: a YAML file with `names`, `train` and `val`, and a text file with boxes or polygons for each image.
+"""YOLO: a YAML file with `names`, `train` and `val`, and a text file with boxes or polygons for each image."""
 
-`supervision`, an optional package, parses the label files.
-"""
-
-from dataclasses import replace
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from repvit_dense.data.annotations import NEEDS_PACKAGE, build_source, to_coco
-from repvit_dense.data.reading import image_size, images_in, read_text, read_yaml
+from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
+from repvit_dense.data.lookup import child, locate, read_lines, split_of
+from repvit_dense.data.reading import SUFFIXES, image_size, images_in, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
+from repvit_dense.data.yolo_labels import parse_labels
 from repvit_dense.errors import InputError
-
-if TYPE_CHECKING:
-    from supervision import Detections
+from repvit_dense.files import is_folder
 
 TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'data.yaml with names, train and val (YOLO)'
 
+EMPTY = ('', '~', 'null', 'Null', 'NULL')  # YAML's words for no value
+KEYS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
+
 
 def recognise(root: Path) -> bool:
-    """Return whether the folder has a `data.yaml` or exactly one YAML file."""
+    """Return whether the folder has a `data.yaml`, or exactly one YAML file, which has the key `names` or `train`."""
     return _yaml_file(root) is not None
 
 
 def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set, with its labels converted to COCO annotations in `store`."""
-    source = build_source(root, store, read_labels(root), {}, dict.fromkeys(SPLITS, ''), masks=task == 'instance')
-    return replace(source, notes=(f'{root}: YOLO labels, converted to {store}', *source.notes))
+    contents, notes = read_labels(root)
+    notes[0] = f'{root}: YOLO labels, converted to {store}: {notes[0]}'
+    return build_source(root, store, contents, {}, dict.fromkeys(SPLITS, ''), task == 'instance', notes)
 
 
-def read_labels(root: Path) -> dict[str, dict]:
-    """Return split -> content of a COCO annotation file: 'train', and 'val' if the YAML file names one.
+def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
+    """Return split -> content of a COCO annotation file, and messages for the user.
 
-    The label file of an image is in the folder `labels` that replaces the last folder `images` in its path, else beside
-    the image. An image without a label file has no objects. Category ids are YOLO's class numbers. Objects have masks
-    if the labels are polygons.
+    The splits are 'train', and 'val' if the YAML file names one. The label file of an image is in the folder `labels`
+    that replaces the last folder `images` in its path, else beside the image; if the image is reached through a link,
+    it is looked for from its real path too. An image without a label file has no objects. Category ids are YOLO's class
+    numbers. An object has a mask if its label is a polygon.
 
     Raises:
-        InputError: `supervision` is missing, or a file is not valid.
+        InputError: a file is not valid.
     """
     file = _yaml_file(root)
     if file is None:
         raise InputError(f'{root}: there is no data.yaml')
     settings = _read_yaml(file)
     names = _class_names(file, settings)
-    if 'kpt_shape' in settings:
-        raise InputError(f'{file}: a data set of poses (kpt_shape); boxes or polygons are expected')
-    base = file.parent / str(settings.get('path') or '')
-    base = base if base.is_dir() else file.parent
-    contents = {}
-    for split, keys in (('train', ('train',)), ('val', ('val', 'valid'))):
-        entry = next((settings[key] for key in keys if settings.get(key)), None)
-        if entry is not None:
-            entries = entry if isinstance(entry, list) else [entry]
-            images = [path for entry in entries for path in _images(file, base, str(entry))]
-            contents[split] = to_coco(root, ((path, _objects(path), []) for path in images), names)
-    if 'train' not in contents:
+    base, notes = _base_folder(file, settings)
+    images: dict[str, list[Path]] = {}
+    for split, keys in KEYS.items():
+        entry = next((settings[key] for key in keys if settings.get(key, '') not in EMPTY), None)
+        if entry is not None and split == 'test':
+            notes.append(f'{file}: the test split is not used')
+        elif entry is not None:
+            entries = entry if entry and isinstance(entry, list) else [entry]
+            images[split] = [path for part in entries for path in _images(file, base, split, part, notes)]
+    if 'train' not in images:
         raise InputError(f"{file}: names no training images; add the path of their folder: 'train: images/train'")
-    return contents
+    labels = _LabelFiles()
+    counts: Counter = Counter()
+    contents = {split: to_coco(root, _pictures(images[split], labels, len(names), counts), names) for split in images}
+    refuse_faults(labels.faults)
+    if not labels.used:
+        raise InputError(f'{root}: none of the {counts["unlabelled"]} images has a label file, in labels/ or beside it')
+    return contents, [_summary(counts), *notes, *labels.unused()]
 
 
 def _yaml_file(root: Path) -> Path | None:
-    files = sorted([*root.glob('*.yaml'), *root.glob('*.yml')])
-    preferred = [file for file in files if file.stem == 'data']
-    if preferred or len(files) == 1:
-        return (preferred or files)[0]
-    return None
+    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in ('.yaml', '.yml')]
+    files = [path for path in files if not path.name.startswith('.')]
+    preferred = [path for path in files if path.stem.lower() == 'data']
+    if preferred:
+        return preferred[0]
+    return files[0] if len(files) == 1 and _describes_data(files[0]) else None
+
+
+def _describes_data(file: Path) -> bool:
+    try:
+        return re.search(r"""^\s*['"]?(names|train)['"]?\s*:""", read_text(file), re.MULTILINE) is not None
+    except InputError:
+        return True  # the message of the layout says why it cannot be read
 
 
 def _read_yaml(file: Path) -> dict:
-    settings = read_yaml(file)
+    """Return the values of the YAML file as they are written: YAML would read `yes` and `no` as truth values."""
+    import yaml
+
+    read_yaml(file)  # refuses what is not safe to read
+    settings = yaml.load(read_text(file), yaml.BaseLoader)  # noqa: S506  which returns text, lists and dictionaries only
     if not isinstance(settings, dict):
         raise InputError(f'{file}: not the description of a YOLO data set, which has names, train and val')
+    if 'kpt_shape' in settings:
+        raise InputError(f'{file}: a data set of poses (kpt_shape); boxes or polygons are expected')
     return settings
 
 
 def _class_names(file: Path, settings: dict) -> list[str]:
     names = settings.get('names')
-    if isinstance(names, dict) and set(names) == set(range(len(names))):
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if isinstance(names, dict) and set(names) == {str(number) for number in range(len(names))}:
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{file}: 'names' must list the classes, or map 0, 1, ... to them")
-    return [str(name) for name in names]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated or '' in names:
+        raise InputError(f"{file}: 'names' has {f'{repeated[0]!r} twice' if repeated else 'an empty name'}")
+    number = settings.get('nc', str(len(names)))
+    if number not in (str(len(names)), *EMPTY):
+        raise InputError(f"{file}: 'nc' is {number}, but 'names' has {len(names)} classes")
+    return names
 
 
-def _images(file: Path, base: Path, entry: str) -> list[Path]:
+def _base_folder(file: Path, settings: dict) -> tuple[Path, list[str]]:
+    """Return the folder that the paths of the YAML file are relative to, and messages for the user."""
+    path = settings.get('path', '')
+    if not isinstance(path, str):
+        raise InputError(f"{file}: 'path' must be a folder")
+    if path in EMPTY or is_folder(file.parent / path):
+        return (file.parent if path in EMPTY else file.parent / path), []
+    return file.parent, [f"{file}: its 'path' {path} does not exist, so paths are relative to {file.parent}"]
+
+
+def _images(file: Path, base: Path, split: str, entry: object, notes: list[str]) -> list[Path]:
     """Return the images in a folder or in a list of files; some exports write `../train` for `train`."""
+    if not isinstance(entry, str) or entry in EMPTY:
+        raise InputError(f"{file}: '{split}' must be a folder, a text file with a list of images, or a list of them")
+    if '://' in entry:
+        raise InputError(f"{file}: '{split}' is a URL; download the data and name its folder")
+    entry = entry.replace('\\', '/')
     candidates = [base / entry, base / entry.removeprefix('../')]
-    path = next((path for path in candidates if path.exists()), None)
-    if path is None:
+    path = next((path for path in candidates if is_folder(path)), None) or locate([base], entry)
+    if path is None and not candidates[0].exists():
         raise InputError(f'{file}: {candidates[0]} does not exist')
-    if path.is_dir():
-        return images_in(path)
-    lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
-    return [(path.parent / line).resolve() for line in lines]
+    if path is None or not is_folder(path):
+        return _listed(path or candidates[0], [(path or candidates[0]).parent, base])
+    images = images_in(path)
+    used = [image for image in images if 'test' not in map(split_of, image.relative_to(path).parts[:-1])]
+    if len(used) < len(images):
+        notes.append(f'{path}: {len(images) - len(used)} images in folders of a test split are not used')
+    if not used:
+        raise InputError(f"{file}: '{split}' is {path}, which has no images")
+    return used
 
 
-def _objects(image: Path) -> 'Detections | None':
-    parts = list(image.parts)
-    if 'images' in parts:
-        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
-    candidates = [Path(*parts).with_suffix('.txt'), image.with_suffix('.txt')]
-    file = next((path for path in candidates if path.is_file()), None)
-    if file is None:
+def _listed(file: Path, folders: list[Path]) -> list[Path]:
+    """Return the images that a text file lists, one path per line; a line that begins with `#` may be a comment."""
+    located = {line: locate(folders, line) for line in read_lines(file)}
+    missing = [line for line, path in located.items() if path is None and not line.startswith('#')]
+    if missing:
+        raise InputError(f'{file}: lists {len(missing)} images that do not exist ({", ".join(missing[:3])}, ...)')
+    images = [path for path in located.values() if path is not None]
+    others = [path for path in images if path.suffix.lower() not in SUFFIXES]
+    if others or not images:
+        raise InputError(f'{file}: {f"lists {others[0]}, which is not an image" if others else "lists no images"}')
+    return images
+
+
+def _pictures(images: list[Path], labels: '_LabelFiles', classes: int, counts: Counter) -> Iterator[Picture]:
+    for image in images:
+        size, file = image_size(image), labels.find(image)
+        objects: list[dict] = []
+        if file is None:
+            counts['unlabelled'] += 1
+        else:
+            objects, faults = parse_labels(read_text(file), size, classes, counts)
+            labels.faults += [f'{file}: {fault}' for fault in faults]
+        yield Picture(image, size, objects)
+
+
+class _LabelFiles:
+    """The label files of a data set: finds those of images, and remembers those without an image.
+
+    Attributes:
+        used: label files of images.
+        faults: descriptions of lines that are not valid.
+    """
+
+    def __init__(self) -> None:
+        self.used: set[Path] = set()
+        self.faults: list[str] = []
+        self._folders: dict[Path, dict[str, Path]] = {}
+        self._images: dict[Path, set[str]] = {}
+
+    def find(self, image: Path) -> Path | None:
+        """Return the label file of an image, or None."""
+        for real in (False, True):
+            path = image.resolve() if real else image
+            for folder in self._candidates(path.parent):
+                if path.stem in (files := self._text_files(folder)):
+                    self.used.add(files[path.stem])
+                    return files[path.stem]
         return None
-    try:
-        from supervision.dataset.formats.yolo import yolo_annotations_to_detections
-    except ImportError as error:
-        raise InputError(f'{file}: {NEEDS_PACKAGE}') from error
-    lines = [line for line in read_text(file).splitlines() if line.strip()]
-    has_polygons = any(len(line.split()) > 6 for line in lines)  # a box is 5 numbers, 6 with its confidence
-    try:
-        return yolo_annotations_to_detections(lines, image_size(image), with_masks=has_polygons)
-    except ValueError as error:
-        raise InputError(f'{file}: {error}') from error
+
+    def unused(self) -> list[str]:
+        """Return a note if folders of label files have some without an image; a folder with images is left out."""
+        folders = {folder for folder in {file.parent for file in self.used} if folder not in self._images}
+        stems = {stem for stems in self._images.values() for stem in stems}
+        files = sorted(
+            file for folder in folders for stem, file in self._text_files(folder).items() if stem not in stems
+        )
+        files = [file for file in files if file.stem != 'classes']  # some annotation tools write it beside the labels
+        return [f'{len(files)} label files have no image and are not used ({files[0]}, ...)'] if files else []
+
+    def _candidates(self, folder: Path) -> list[Path]:
+        if folder not in self._images:
+            paths = folder.iterdir()
+            self._images[folder] = {path.stem for path in paths if path.suffix.lower() in SUFFIXES}
+        parts = folder.parts
+        for index in reversed(range(len(parts))):
+            if parts[index].lower() == 'images':
+                return [child(Path(*parts[:index]), 'labels').joinpath(*parts[index + 1 :]), folder]
+        return [folder]
+
+    def _text_files(self, folder: Path) -> dict[str, Path]:
+        """Return stem -> text file of a folder."""
+        if folder not in self._folders:
+            paths = sorted(folder.iterdir()) if is_folder(folder) else []
+            texts = {path.stem: path for path in paths if path.suffix.lower() == '.txt' and not is_folder(path)}
+            self._folders[folder] = texts
+        return self._folders[folder]
+
+
+def _summary(counts: Counter) -> str:
+    """Describe the labels that were read, and everything that was assumed or changed."""
+    texts = {
+        'unlabelled': '{} images without a label file count as images without objects',
+        'confidences': '{} lines have a sixth number, which is taken as a confidence and ignored',
+        'repeated': '{} repeated lines are left out',
+        'cut': '{} objects reach outside their image and are cut off at its border',
+    }
+    parts = [f'{counts["boxes"]:,} boxes and {counts["polygons"]:,} polygons']
+    if counts['boxes'] and counts['polygons']:
+        parts.append('detection configs take the box around a polygon, instance configs need polygons only')
+    return '; '.join([*parts, *(text.format(f'{counts[key]:,}') for key, text in texts.items() if counts[key])])

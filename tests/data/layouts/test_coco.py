@@ -100,7 +100,7 @@ def test_an_interrupted_write_leaves_no_partial_file(single, monkeypatch):
     single.find()
 
     def fail(*args):
-        raise OSError('disk')
+        raise OSError(28, 'disk')
 
     monkeypatch.setattr(Path, 'replace', fail)
     with pytest.raises(OSError, match='disk'):
@@ -116,12 +116,14 @@ def test_boxes_without_masks_suit_detection_only(folder):
     assert 'boxes but no masks, so it suits detection configs' in folder.refusal('instance')
 
 
-@pytest.mark.parametrize('name', ['animals', 'cat'])
-def test_the_placeholder_of_roboflow_shifts_no_class(folder, name):
+@pytest.mark.parametrize('name, supercategory', [('animals', 'animals'), ('cat', 'cat')])
+def test_the_placeholder_of_roboflow_shifts_no_class(folder, name, supercategory):
     """Category 0 has no objects; its name may even be that of a class."""
     for split in ('train', 'valid', 'test'):
-        folder.image(f'{split}/a.png')
-        content = folder.coco(f'{split}/_annotations.coco.json', ['a.png'])
+        folder.image(f'{split}/{split}.png')
+        content = folder.coco(f'{split}/_annotations.coco.json', [f'{split}.png'])
+        for category in content['categories']:
+            category['supercategory'] = supercategory
         content['categories'].insert(0, {'id': 0, 'name': name, 'supercategory': 'none'})
         folder.write(f'{split}/_annotations.coco.json', content)
     before = folder.files()
@@ -129,13 +131,157 @@ def test_the_placeholder_of_roboflow_shifts_no_class(folder, name):
     assert source.classes == ('cat', 'dog')
     assert [category['id'] for category in folder.read(source.train)['categories']] == [5, 10]
     assert source.val['data_prefix'] == {'img': 'valid'}
+    assert f"the category '{name}', Roboflow's placeholder without objects, is left out" in source.notes[0]
     assert folder.files() == before
 
 
-def test_a_category_without_supercategory_that_has_objects_is_a_class(folder):
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda cat, dog: cat.update(supercategory='none'),
+        lambda cat, dog: (cat.update(supercategory='none'), dog.update(supercategory='none')),
+        lambda cat, dog: dog.update(supercategory='none'),
+        lambda cat, dog: (cat.update(supercategory='none', id=7), dog.update(supercategory='cat')),
+    ],
+    ids=['one without supercategory', 'none has one', 'the last one', 'it has objects'],
+)
+def test_every_other_category_is_a_class_with_or_without_objects(folder, change):
     for split in ('train', 'val'):
-        folder.image(f'{split}/a.png')
-        content = folder.coco(f'{split}/a.json', ['a.png'])
-        content['categories'][0]['supercategory'] = 'none'
+        folder.image(f'{split}/{split}.png')
+        content = folder.coco(f'{split}/a.json', [f'{split}.png'])
+        change(*content['categories'])
+        content['annotations'] = [{**entry, 'category_id': 7} for entry in content['annotations']]
         folder.write(f'{split}/a.json', content)
-    assert folder.find().classes == ('cat', 'dog')
+    source = folder.find()
+    assert source.classes == ('cat', 'dog')
+    assert source.notes == ()
+
+
+def two_splits(folder, change=lambda content: None, names=('train', 'val')):
+    """Write one image and one file for each split, changed by a function of its content."""
+    for name in names:
+        folder.image(f'{name}/{name}.png')
+        content = folder.coco(f'annotations/{name}.json', [f'{name}.png'])
+        change(content)
+        folder.write(f'annotations/{name}.json', content)
+    return folder
+
+
+@pytest.mark.parametrize('value', ['missing', None])
+@pytest.mark.parametrize('mask', [True, False])
+def test_missing_crowds_and_areas_are_completed_in_a_copy(folder, value, mask):
+    def change(content):
+        for entry in content['annotations']:
+            entry.update({} if mask else {'segmentation': [], 'bbox': [2, 2, 5, 4]})
+            for key in ('iscrowd', 'area'):
+                entry.pop(key) if value == 'missing' else entry.update({key: value})
+
+    two_splits(folder, change)
+    before = folder.files()
+    source = folder.find('detection')
+    assert {(e['iscrowd'], e['area']) for e in folder.read(source.val)['annotations']} == {(0, 16 if mask else 20)}
+    train, val = (f'{folder.root}/annotations/{split}.json: ' for split in ('train', 'val'))
+    assert source.notes[:2] == (
+        f"{train}2 annotations have no 'iscrowd', which is taken as 0",
+        f"{train}2 annotations have no 'area', which is computed",
+    )
+    assert source.notes[-1] == f'{folder.root}: the changed annotations are written to {folder.store}'
+    assert folder.files() == before
+
+
+@pytest.mark.parametrize(
+    'mask, area',
+    [
+        ({'size': [8, 10], 'counts': [10, 5, 60, 5]}, 10),
+        ({'size': [8, 10], 'counts': '0`2'}, 80),
+        ({'size': [8, 10], 'counts': 'o'}, None),
+        ({'size': 3, 'counts': 4}, None),
+        ([[0, 0, 4, 0, 4, 4], [5, 5, 6, 5, 6, 6]], 8.5),
+        ([['a']], None),
+        ([[]], None),
+        ('text', None),
+    ],
+)
+def test_areas_of_masks(folder, mask, area):
+    def change(content):
+        del content['annotations'][1]['area']
+        content['annotations'][1]['segmentation'] = mask
+
+    source = two_splits(folder, change).find()
+    assert folder.read(source.train)['annotations'][1].get('area') == area
+
+
+def test_file_names_with_backslashes_and_other_folders(folder):
+    def change(content):
+        content['images'][0]['file_name'] = 'C:\\data\\' + content['images'][0]['file_name']
+
+    source = two_splits(folder, change).find()
+    assert folder.read(source.train)['images'][0]['file_name'] == 'train.png'
+    assert 'its images are found as train.png for C:\\data\\train.png, and so on' in source.notes[0]
+
+
+def test_file_names_that_only_differ_in_their_folder_are_refused(folder):
+    folder.image('images/1.png')
+    folder.coco('all.json', ['a/1.png', 'b/1.png'])
+    assert 'but then several have the same name' in folder.refusal()
+
+
+@pytest.mark.parametrize('change', [lambda c: c['categories'].pop(), lambda c: c['categories'].reverse()])
+def test_both_splits_must_have_the_same_classes(folder, change):
+    two_splits(folder)
+    content = json.loads((folder.root / 'annotations/val.json').read_text())
+    change(content)
+    folder.write('annotations/val.json', content)
+    assert 'both must list the same ones in the same order' in folder.refusal()
+
+
+@pytest.mark.parametrize('names', [['train', 'test'], ['train_all', 'my_train_test']])
+def test_a_test_split_is_not_used(folder, names):
+    two_splits(folder, names=names)
+    folder.image('train/2.png')
+    folder.coco(f'annotations/{names[0]}.json', ['train.png', '2.png'])
+    folder.image('train/train.png')
+    source = folder.find()
+    used = [image['file_name'] for part in (source.train, source.val) for image in folder.read(part)['images']]
+    assert sorted(used) == ['2.png', 'train.png']
+    assert f'{names[1]}.json: a test split, which is not used' in source.notes[0]
+
+
+def test_a_test_file_alone_is_not_trained_on(folder):
+    folder.image('test/1.png')
+    folder.coco('annotations/instances_test.json', ['1.png'])
+    assert 'no annotations of a train split' in folder.refusal()
+
+
+def test_images_in_a_test_folder_are_not_trained_on(folder):
+    names = ['a/1.png', 'a/2.png', 'test/3.png', 'b/testing\\4.png']
+    for name in names:
+        folder.image(name.replace('\\', '/'))
+    folder.coco('all.json', names)
+    source = folder.find()
+    used = [image['file_name'] for part in (source.train, source.val) for image in folder.read(part)['images']]
+    assert sorted(used) == ['a/1.png', 'a/2.png']
+    assert '2 images in folders of a test split are not used' in source.notes[0]
+
+
+def test_a_validation_file_alone_is_split_and_a_note_says_so(folder):
+    names = [folder.image(f'val/{i}.png').name for i in range(3)]
+    folder.coco('annotations/instances_val.json', names)
+    assert 'the only annotation file, so it is used for training too' in folder.find().notes[0]
+
+
+def test_images_in_both_splits_are_said(folder):
+    folder.image('images/1.png')
+    for split in ('train', 'val'):
+        folder.coco(f'annotations/{split}.json', ['1.png'])
+    assert (
+        '1 images are in both train and val (images/1.png, ...), so the scores will be too high'
+        in (folder.find().notes[0])
+    )
+
+
+@pytest.mark.parametrize('name', ['train2', 'train/more'])
+def test_two_files_in_image_folders_are_refused(folder, name):
+    for path in ('train/a', f'{name}/b' if name == 'train2' else name, 'val/a'):
+        folder.coco(f'{path}.json', ['1.png'])
+    assert folder.refusal()

@@ -7,7 +7,7 @@ from PIL import Image
 
 PATHS = {
     'images and annotations': ('images/{}', 'annotations/{}'),
-    'images and labels': ('images/{}ing', 'labels/{}ing'),
+    'images and labels': ('Images/{}_a', 'LABELS/{}-a'),
     'folders in the split': ('{}/images', '{}/masks'),
 }
 
@@ -56,10 +56,71 @@ def test_class_list_in_json(masks, content, classes, reduced):
     assert source.train['reduce_zero_label'] is reduced
 
 
-@pytest.mark.parametrize('content', [[], ['a', 'a'], {'0': 'a', '2': 'b'}, {'a': 0}, 'a', 3, '{'])
-def test_an_invalid_class_list_is_refused(masks, content):
-    text = content if content == '{' else json.dumps(content)
-    assert 'classes.json: expected' in masks(classes=text, file='classes.json').refusal('semantic')
+@pytest.mark.parametrize(
+    'content, classes, reduced, label_map',
+    [
+        (['road', 'void', 'car'], ('road', 'car'), False, ((1, 255), (2, 1))),
+        (['Unlabeled', 'road', 'car'], ('road', 'car'), False, ((0, 255), (1, 0), (2, 1))),
+        ({'0': 'road', '1': 'car', '255': 'void'}, ('road', 'car'), False, ()),
+        ({'1': 'ignore', '2': 'road', '3': 'car'}, ('road', 'car'), True, ((1, 255), (2, 0), (3, 1))),
+        ({'1': 'road', '2': 'car', '3': 'unlabelled'}, ('road', 'car'), True, ((3, 255),)),
+        ({'0': 'road', '1': 'void', '2': 'void'}, ('road',), False, ((1, 255), (2, 255))),
+    ],
+)
+def test_values_of_ignored_names(masks, content, classes, reduced, label_map):
+    source = masks(classes=content, file='classes.json').find('semantic')
+    assert (source.classes, source.train['reduce_zero_label'], source.label_map) == (classes, reduced, label_map)
+    assert ' are ignored, because of the name' in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        *[(content, 'expected class names') for content in ([], [1, None], ['a', ''], ['a', True], ['a\tb'], [['a']])],
+        *[(['a', 'a'], "two values have the name 'a'"), ({'0': 'a', '2': 'b'}, 'without a gap'), ({}, 'expected')],
+        *[({'2': 'a', '3': 'b'}, 'without a gap'), (['void'], 'expected unique'), ([*map(str, range(256))], 'to 254')],
+        *[({key: 'a'}, f'but a key is {key!r}') for key in ('a', '-1', '01', '1.0', '', '\u0662', '9' * 5000)],
+        *[(content, 'expected a list of names') for content in ('a', 3, None)],
+        *[('{', 'not valid JSON'), ('{"0": "a", "0": "b"}', 'occurs twice'), ('[' * 100_000, 'not valid JSON')],
+    ],
+)
+def test_an_invalid_class_list_is_refused(masks, content, message):
+    text = content if isinstance(content, str) and content[:1] in '{[' else json.dumps(content)
+    refusal = masks(classes=text, file='classes.json').refusal('semantic')
+    assert 'classes.json: ' in refusal
+    assert message[:60] in refusal or '[...]' in refusal
+
+
+@pytest.mark.parametrize(
+    'text, classes',
+    [
+        ('\ufeffroad\r\ncar\r\n', ('road', 'car')),
+        (' road \t\ncar\n\n \n', ('road', 'car')),
+        ('road\rcar', ('road', 'car')),
+        ('traffic light\na\x0cb', ('traffic light', 'a\x0cb')),
+    ],
+)
+def test_class_list_in_a_text_file(masks, text, classes):
+    folder = masks()
+    (folder.root / 'classes.txt').write_bytes(text.encode())
+    assert folder.find('semantic').classes == classes
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('road\n\ncar', "line 2 is ''"),
+        ('\nroad\ncar', "line 1 is ''"),
+        ('# names\nroad', "line 1 is '# names'"),
+        ('road\nroad', "two values have the name 'road'"),
+        ('0\troad', 'without tabs'),
+        ('', 'expected class names'),
+    ],
+)
+def test_an_invalid_text_file_is_refused(masks, text, message):
+    refusal = masks(classes=text).refusal('semantic')
+    assert 'classes.txt: ' in refusal
+    assert message in refusal
 
 
 def test_masks_without_a_class_list_are_refused(masks):
@@ -78,7 +139,44 @@ def test_images_of_two_types_are_refused(masks):
     assert 'holds .jpg, .png; expected images of one type' in folder.refusal('semantic')
 
 
+def test_two_folders_for_one_split_are_refused(masks):
+    folder = masks()
+    folder.image('images/train_more/b.jpg')
+    assert 'several folders for the train split: train, train_more' in folder.refusal('semantic')
+
+
 def test_an_image_without_a_mask_is_refused(masks):
     folder = masks()
     (folder.root / 'annotations/train/a.png').rename(folder.root / 'annotations/train/b.png')
     assert 'no mask for a.jpg; its name must begin with a' in folder.refusal('semantic')
+
+
+def test_names_with_brackets_and_common_beginnings_are_paired(masks):
+    folder = masks()
+    for stem in ('[train] 1', '[train] 10', 'sub [x]/a', 'ab*'):
+        folder.image(f'images/train/{stem}.jpg')
+        folder.image(f'annotations/train/{stem}.png')
+    source = folder.find('semantic')
+    assert (source.train['seg_map_suffix'], source.notes) == ('.png', ())
+
+
+def test_one_missing_mask_is_named(masks):
+    folder = masks()
+    for name in ('images/train/b.jpg', 'images/train/ab.jpg', 'annotations/train/ab.png'):
+        folder.image(name)
+    assert '1 of the 3 images have no mask, whose names would be b.png' in folder.refusal('semantic')
+
+
+def test_masks_without_image_are_said(masks):
+    folder = masks()
+    folder.image('annotations/train/b.png')
+    [note] = folder.find('semantic').notes
+    assert 'annotations/train: 1 files are not the mask of an image and are not used: b.png' in note
+
+
+def test_a_test_split_is_not_used(masks):
+    folder = masks()
+    for name in ('images/test/a.jpg', 'annotations/test/a.png'):
+        folder.image(name)
+    (folder.root / 'images/val').rename(folder.root / 'images/test_2')
+    assert 'there is no val split with masks' in folder.refusal('semantic')

@@ -1,0 +1,102 @@
+"""Find files by names that were written elsewhere: other capitals, backslashes, folders of another machine."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from repvit_dense.data.reading import read_text
+from repvit_dense.errors import InputError
+from repvit_dense.files import is_file, is_folder
+
+SAMPLED = 50  # file names of an annotation file that are looked up to find its image folder
+DEEPEST = 20  # leading folders that are removed from a file name to find it
+SPLIT_WORD = re.compile('(train|test)[a-z]*|(val)(id[a-z]*|set|split|data|images)?')
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file or folder name stands for: 'train', 'val', 'test' or None.
+
+    The last word counts: 'train' for `test_project_train2017`, 'val' for `valid`. `train_val` is 'train' as `trainval`.
+    """
+    matches = [match for word in re.split('[^a-z]+', name.lower()) if (match := SPLIT_WORD.fullmatch(word))]
+    splits = [match[1] or match[2] for match in matches]
+    if splits[-2:] == ['train', 'val']:
+        return 'train'
+    return splits[-1] if splits else None
+
+
+def child(folder: Path, name: str) -> Path:
+    """Return `folder/name`; if it does not exist, the first entry whose name differs from it in capitals only."""
+    path = folder / name
+    if path.exists() or not is_folder(folder):
+        return path
+    return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() == name.lower()), path)
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file without spaces around them; empty lines are left out.
+
+    Raises:
+        InputError: see `read_text`.
+    """
+    lines = (line.strip() for line in re.split('[\r\n]+', read_text(file)))
+    return [line for line in lines if line]
+
+
+def locate(folders: Iterable[Path], name: str) -> Path | None:
+    """Return the file of this name in the first folder that has it, else with `/` for every backslash, else None."""
+    names = dict.fromkeys([name, name.replace('\\', '/')])
+    return next((folder / n for n in names for folder in folders if is_file(folder / n)), None)
+
+
+def image_folder(root: Path, file: Path, content: dict, folder: Path | None = None) -> tuple[str, int | None]:
+    """Find the folder, relative to `root`, that the file names of an annotation file are relative to.
+
+    Candidates are `folder` if the layout names one, else the folders named after the split, `images/`, `root` and the
+    folder of the file; then every other folder in `root` that does not belong to a test split. The first one that has
+    the most of fifty images is taken. If none has any, the file names are tried with slashes for backslashes, and
+    without one, two, ... leading folders, see `shortened`.
+
+    Returns:
+        The folder; and None if the file names fit as they are, else the number of leading folders to leave out.
+
+    Raises:
+        InputError: no candidate holds any of these images.
+    """
+    split = split_of(file.stem)
+    children = [path for base in (root, root / 'images') if is_folder(base) for path in sorted(base.iterdir())]
+    of_split = [path for path in children if split and split_of(path.name) == split]
+    candidates = [folder] if folder else [*of_split, child(root, 'images'), root, file.parent]
+    candidates += [path for path in sorted(root.iterdir()) if is_folder(path) and split_of(path.name) != 'test']
+    candidates = list(dict.fromkeys(candidates))
+    names = [name for image in content['images'][:SAMPLED] if isinstance(name := image.get('file_name'), str) and name]
+    for number in (None, *range(min(DEEPEST, max(map(_depth, names), default=0)) + 1)):
+        variants = [name if number is None else shortened(name, number) for name in names]
+        best = _fullest(candidates, variants)
+        if best is not None:
+            return best.relative_to(root).as_posix(), number
+    raise InputError(
+        f'{file}: its images ({", ".join(names[:3])}, ...) are in none of {", ".join(str(path) for path in candidates)}'
+    )
+
+
+def _fullest(candidates: list[Path], names: list[str]) -> Path | None:
+    """Return the first of the folders that have the most of these files; None if no folder has any."""
+    best, most = None, 0
+    for candidate in candidates:
+        count = sum(is_file(candidate / name) for name in names)
+        if count > most:
+            best, most = candidate, count
+        if most == len(names):
+            break
+    return best
+
+
+def shortened(name: str, number: int) -> str:
+    """Return a file name with slashes, without so many leading folders; the name itself always remains."""
+    parts = [part for part in name.replace('\\', '/').split('/') if part not in ('', '.')]
+    return '/'.join(parts[min(number, len(parts) - 1) :]) if parts else name
+
+
+def _depth(name: str) -> int:
+    return len(re.split(r'[/\\]', name)) - 1
