@@ -98,7 +98,7 @@ def walk(folder: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(path: str | Path, reuse: bool = False) -> Iterator[Path]:
+def replacing(path: str | Path, reuse: bool = False, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` at the end, or delete it after an error.
 
     Args:
@@ -106,15 +106,18 @@ def replacing(path: str | Path, reuse: bool = False) -> Iterator[Path]:
         reuse: name the temporary file `NAME.partial` instead of choosing a unique name that keeps the suffix. A killed
             process leaves its temporary file behind; this way the next attempt overwrites it. Only one process may
             write to `path` at a time then.
+        flush: wait until the content is on the disk, so that a power failure leaves the old or the new file. It takes
+            some milliseconds.
     """
     path = Path(path)
     name = f'{path.name}.partial' if reuse else f'.{uuid.uuid4().hex}.partial{path.suffix}'
     partial = path.with_name(name)
     try:
         yield partial
-        _flush(partial)
+        if flush:
+            _flush(partial)
         partial.replace(path)
-        if os.name == 'posix':  # other systems cannot open a folder
+        if flush and os.name == 'posix':  # other systems cannot open a folder
             _flush(path.parent)
     except OSError as error:  # a failed write does not say to which file
         error.filename = str(path) if error.filename in (None, str(partial)) else error.filename

@@ -14,7 +14,7 @@ OPACITY = 0.45
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST = 320  # pixels; smaller images are enlarged, because names would cover them
 LARGEST = 32_000  # pixels; larger images are reduced: JPEG holds 65,500 on a side, enough for two of them
-LONGEST_NAME = 60  # characters
+LONGEST_NAME = 40  # characters
 FARTHEST = 1e6  # pixels; OpenCV takes no larger coordinates
 
 

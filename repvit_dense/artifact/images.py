@@ -105,7 +105,7 @@ def _decode(content: bytes, name: str | Path, max_pixels: int) -> np.ndarray:
     # Some OpenCV builds fill the missing part of a truncated JPEG with grey: its end marker must follow its last scan.
     truncated = content.startswith(b'\xff\xd8') and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')
     if pixels is None or truncated:
-        reason = 'truncated' if truncated else 'damaged'
+        reason = 'truncated' if truncated else 'damaged, or of a kind that OpenCV does not decode'
         raise InputError(f'{name}: cannot be read as an image ({reason})')
     if frames > 1:
         warn(f'{name}: has several pages or frames; the first is used')

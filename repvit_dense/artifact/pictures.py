@@ -78,7 +78,7 @@ def write_picture(path: Path, pixels: 'np.ndarray') -> Path:
         start, mark = 33, length + chunk + checksum  # behind the signature and the header
     else:
         start, mark = 2, b'\xff\xfe' + (len(MARK) + 2).to_bytes(2, 'big') + MARK
-    with replacing(path) as partial:
+    with replacing(path, flush=False) as partial:
         partial.write_bytes(content[:start] + mark + content[start:])
     return path
 

@@ -96,7 +96,7 @@ class Result:
             raise InputError(f'{path}: there is no folder {path.parent}; create it first')
         try:
             content = encode_image(self.plot(score), path.suffix)
-            with replacing(path) as partial:
+            with replacing(path, flush=False) as partial:
                 partial.write_bytes(content)
         except InputError as error:
             raise InputError(f'{path}: {error}') from error

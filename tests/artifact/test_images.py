@@ -155,7 +155,7 @@ def test_a_truncated_pil_image_is_refused(write, image):
 def test_the_bytes_of_a_file_are_read_like_the_file(write, image):
     content = encode('.png', image(40, 50))
     assert np.array_equal(read_image(content), read_image(write('x.png', content)))
-    with pytest.raises(InputError, match=r'image: cannot be read as an image \(damaged\)'):
+    with pytest.raises(InputError, match=r'image: cannot be read as an image \(damaged'):
         read_image(content[:-40])
 
 
