@@ -20,8 +20,8 @@ class Exports:
     """The outcome of `export`.
 
     Attributes:
-        folders: format -> folder of the artifact.
-        failed: format -> reason why it was not written.
+        folders: format -> folder of the verified artifact.
+        failed: format -> reason why there is none; it says where an artifact with tied scores was kept.
     """
 
     folders: dict[str, Path]

@@ -1,15 +1,13 @@
-"""The certificate of an artifact: the fused model against the unfused one, the artifact against PyTorch.
-
-Detections are compared by matching, never by index: runtimes may order equal scores differently.
-"""
+"""The certificate of an artifact: the fused model against the unfused one, the artifact against PyTorch."""
 
 import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
+from repvit_dense.exporting.agreement import TOLERANCES, Tolerance, compare_outputs, find_failures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,33 +18,6 @@ if TYPE_CHECKING:
 
     Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
-
-class Tolerance(NamedTuple):
-    """The differences allowed between an artifact and PyTorch.
-
-    Attributes:
-        raw: maximum difference of an output, relative to the largest value of that output.
-        matched: minimum share of detections with a partner: same class, IoU above `iou`, scores within `score`.
-        iou: minimum IoU of partners.
-        score: maximum difference between the scores of partners.
-        mask_iou: minimum mean IoU of the masks of partners.
-        pixels: minimum share of equal pixels of a class map.
-    """
-
-    raw: float
-    matched: float
-    iou: float
-    score: float
-    mask_iou: float
-    pixels: float
-
-
-# fp16 has 11 significant bits, and int8 changes the network; an evaluation has to measure their loss of accuracy.
-TOLERANCES = {
-    'fp32': Tolerance(raw=1e-3, matched=0.99, iou=0.99, score=1e-3, mask_iou=0.99, pixels=0.999),
-    'fp16': Tolerance(raw=5e-2, matched=0.95, iou=0.95, score=1e-2, mask_iou=0.95, pixels=0.99),
-    'int8': Tolerance(raw=float('inf'), matched=0.5, iou=0.7, score=0.2, mask_iou=0.7, pixels=0.9),
-}
 THRESHOLD_FACTOR = 10  # on `Tolerance.raw` for networks with thresholds inside, see `Graph.thresholds`
 TIMED_ROUNDS = 3
 
@@ -66,7 +37,8 @@ def certify(
 
     Returns:
         The certificate, ready for JSON: `inputs`, `stages`, `outputs`, `agreement`, `parameters`, `macs`,
-        `milliseconds`, `tolerance`, `failures`.
+        `milliseconds`, `tolerance`, `failures`; and `tied` if tied scores explain the failures: the share of its own
+        detections that the model repeats, see `ties`.
 
     Raises:
         InputError: the artifact is beyond the tolerance; the message names every failing output.
@@ -77,33 +49,45 @@ def certify(
     if graph.thresholds:
         tolerance = tolerance._replace(raw=THRESHOLD_FACTOR * tolerance.raw)
     before = graphs.build(copy.deepcopy(unfused), graph.plain)
-    pairs = [(_run_graph(graph, *batch), run(*batch)) for batch in inputs]
-    mask_threshold = 0.0 if graph.mask_kind == 'image' else 0.5  # of logits, or of probabilities
-    outputs, agreement = compare_outputs(graph.task, pairs, tolerance, mask_threshold)
-    failures = find_failures(outputs, agreement, tolerance)
+    compared = _compare(graph, run, inputs, tolerance)
     certificate = {
         'inputs': [list(images.shape) for images, _ in inputs],
         'stages': stage_differences(unfused, graph.model, inputs[0][0]),
-        'outputs': outputs,
-        'agreement': agreement,
+        **compared,
         **count_operations(before, graph, inputs[0]),
         'milliseconds': measure_latency(before, graph, run, inputs[0]),
         'tolerance': {name: value for name, value in tolerance._asdict().items() if value != float('inf')},
-        'failures': failures,
     }
-    if verify and failures:
+    if verify and compared['failures'] and 'tied' not in compared:
         raise InputError(
-            f'the artifact differs from the model: {"; ".join(failures)}. Not written (--no-verify writes it)'
+            f'the artifact differs from the model: {"; ".join(compared["failures"])}. Not written (--no-verify writes '
+            'it)'
         )
     return certificate
 
 
-def _run_graph(graph: 'Graph', images: 'np.ndarray', img_hw: 'np.ndarray') -> 'dict[str, np.ndarray]':
-    import torch
+def _compare(graph: 'Graph', run: 'Run', batches: 'Sequence[Batch]', tolerance: Tolerance) -> dict:
+    """Return `outputs`, `agreement` and `failures` of a comparison, and `tied` if tied scores explain the failures."""
+    from repvit_dense.exporting import ties
 
-    with torch.inference_mode():
-        outputs = graph(torch.from_numpy(images), torch.from_numpy(img_hw))
-    return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
+    others = [run(*batch) for batch in batches]
+    mask_threshold = 0.0 if graph.mask_kind == 'image' else 0.5  # of logits, or of probabilities
+
+    def compare(order: 'ties.BreakTies | None') -> 'tuple[list[dict[str, np.ndarray]], dict]':
+        references = [ties.run_graph(graph, batch, order) for batch in batches]
+        pairs = list(zip(references, others, strict=True))
+        outputs, agreement = compare_outputs(graph.task, pairs, tolerance, mask_threshold)
+        failures = find_failures(outputs, agreement, tolerance)
+        return references, {'outputs': outputs, 'agreement': agreement, 'failures': failures}
+
+    references, first = compare(None)
+    if not first['failures']:
+        return first
+    _, by_index = compare(ties.BreakTies())
+    if not by_index['failures']:
+        return by_index
+    share = ties.repeated_share(graph, batches, references, others, tolerance, mask_threshold)
+    return first if share is None else {**first, 'tied': share}
 
 
 def stage_differences(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndarray') -> dict[str, float]:
@@ -126,127 +110,6 @@ def stage_differences(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndar
         name: float((after[name] - before[name]).abs().max() / before[name].abs().max().clamp(min=1e-12))
         for name in before
     }
-
-
-def compare_outputs(
-    task: str,
-    pairs: 'Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]',
-    tolerance: Tolerance,
-    mask_threshold: float = 0.5,
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Compare the outputs of PyTorch with those of the artifact.
-
-    Args:
-        task: key of `manifest.OUTPUTS`.
-        pairs: outputs of PyTorch and of the artifact for each batch.
-        tolerance: the matching criteria.
-        mask_threshold: mask values above it are inside.
-
-    Returns:
-        The maximum difference of partners in each output, `absolute` and `relative` to its largest value; and the
-        agreement: `pixels`, or `detections` (their number), `matched` (share), and `mask_iou` (mean).
-    """
-    if task == 'semantic':
-        import numpy as np
-
-        shares = [np.mean(reference['seg'] == other['seg']) for reference, other in pairs]
-        return {}, {'pixels': float(np.mean(shares))}
-    matches = [
-        _match(reference, other, index, tolerance, mask_threshold)
-        for reference, other in pairs
-        for index in range(len(next(iter(reference.values()))))
-    ]
-    total = sum(match['total'] for match in matches)
-    outputs = {
-        name: {
-            'absolute': max(match['difference'][name] for match in matches),
-            'relative': max(match['difference'][name] for match in matches)
-            / max(1e-12, *(match['largest'][name] for match in matches)),
-        }
-        for name in matches[0]['difference']
-    }
-    agreement = {'detections': total, 'matched': sum(match['matched'] for match in matches) / total if total else 1.0}
-    ious = [iou for match in matches for iou in match['mask_ious']]
-    if ious:
-        agreement['mask_iou'] = statistics.fmean(ious)
-    return outputs, agreement
-
-
-def _match(reference: dict, other: dict, index: int, tolerance: Tolerance, mask_threshold: float) -> dict:
-    """Match the detections of one image: each reference, by falling score, gets the best remaining partner.
-
-    The total is the larger number of detections, so that missing and surplus ones both count.
-    """
-    import numpy as np
-
-    n, m = int(reference['count'][index]), int(other['count'][index])
-    one = {name: value[index][:n] for name, value in reference.items() if name != 'count'}
-    two = {name: value[index][:m] for name, value in other.items() if name != 'count'}
-    for detections in (one, two):
-        if 'masks' in detections:
-            detections['inside'] = detections['masks'] > mask_threshold
-    iou = _pairwise_iou(one, two)
-    fits = (one['labels'][:, None] == two['labels'][None]) & (iou > tolerance.iou)
-    fits &= np.abs(one['scores'][:, None] - two['scores'][None]) <= tolerance.score
-    partners = []
-    for row in range(n):
-        best = int(np.argmax(np.where(fits[row], iou[row], -1))) if m else -1
-        if m and fits[row, best]:
-            fits[:, best] = False
-            partners.append((row, best))
-    rows, columns = np.array(partners, int).reshape(-1, 2).T
-    names = [name for name in one if name not in ('labels', 'inside')]
-    return {
-        'total': max(n, m),
-        'matched': len(partners),
-        'difference': {name: float(np.abs(one[name][rows] - two[name][columns]).max(initial=0)) for name in names},
-        'largest': {name: float(np.abs(one[name][rows]).max(initial=0)) for name in names},
-        'mask_ious': [
-            _mask_iou(one['inside'][row], two['inside'][column]) for row, column in partners if 'inside' in one
-        ],
-    }
-
-
-def _pairwise_iou(one: dict, two: dict) -> 'np.ndarray':
-    """Return IoU `(N, M)` of the boxes, or of the masks if there are no boxes (panoptic)."""
-    import numpy as np
-
-    if 'boxes' in one:
-        return box_iou(one['boxes'], two['boxes'])
-    pairs = [[_mask_iou(a, b) for b in two['inside']] for a in one['inside']]
-    return np.array(pairs, float).reshape(len(one['inside']), len(two['inside']))
-
-
-def box_iou(one: 'np.ndarray', two: 'np.ndarray') -> 'np.ndarray':
-    """Return IoU `(N, M)` of boxes `(N, 4)` and `(M, 4)`; it is 1 for two empty boxes at the same position."""
-    import numpy as np
-
-    low = np.maximum(one[:, None, :2], two[None, :, :2])
-    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
-    inside = np.prod(np.clip(high - low, 0, None), -1)
-    area = [np.prod(boxes[:, 2:] - boxes[:, :2], -1) for boxes in (one, two)]
-    union = area[0][:, None] + area[1][None] - inside
-    same = np.abs(one[:, None] - two[None]).max(-1, initial=0) < 1e-2  # pixels
-    return np.where(union > 0, inside / np.where(union > 0, union, 1), same.astype(float))
-
-
-def _mask_iou(one: 'np.ndarray', two: 'np.ndarray') -> float:
-    union = (one | two).sum()
-    return float((one & two).sum() / union) if union else 1.0
-
-
-def find_failures(outputs: dict, agreement: dict, tolerance: Tolerance) -> list[str]:
-    """Return one message for each result of `compare_outputs` that is beyond the tolerance."""
-    failures = [
-        f'{name}: differs by {difference["relative"]:.1e} of its largest value, the limit is {tolerance.raw:.0e}'
-        for name, difference in outputs.items()
-        if difference['relative'] > tolerance.raw
-    ]
-    for subject, name in (('detections', 'matched'), ('masks', 'mask_iou'), ('seg', 'pixels')):
-        minimum = getattr(tolerance, name)
-        if agreement.get(name, 1.0) < minimum:
-            failures.append(f'{subject}: {name} {agreement[name]:.4f}, the minimum is {minimum}')
-    return failures
 
 
 def count_operations(before: 'Graph', after: 'Graph', batch: 'Batch') -> dict:

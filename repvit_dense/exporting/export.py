@@ -1,24 +1,25 @@
 """Export a trained model to artifacts: folders with a model file and `manifest.json`.
 
-An artifact is written to a temporary folder beside its destination, compared with the model, and then moved there.
+An artifact is written to a temporary folder beside its destination, compared with the model, and then moved there. One
+whose model has tied scores cannot be compared: it is kept, marked `tied` in its certificate, and reported as failed.
 """
 
 import copy
 import dataclasses
-import hashlib
-import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repvit_dense.artifact.targets import TARGETS
 from repvit_dense.errors import InputError
-from repvit_dense.exporting import formats, samples, sizes
+from repvit_dense.exporting import folders, formats, samples, sizes
 from repvit_dense.exporting.results import ExportResult, make_result
 from repvit_dense.model import load_model
 
 if TYPE_CHECKING:
+    import numpy as np
     from mmengine.config import Config
     from torch import nn
 
@@ -62,7 +63,7 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
         settings: formats, sizes and precision.
 
     Returns:
-        The written artifacts; and the error message of each format that failed, which does not stop the others.
+        The verified artifacts; and the error message of each format that failed, which does not stop the others.
 
     Raises:
         InputError: unusable settings; nothing was written.
@@ -77,7 +78,9 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
     if 'size' in settings.dynamic:
         smallest = sizes.smallest_dynamic_side(sizes.coarsest_stride(cfg), recipe['divisor'])
         sizes.check_dynamic_size(size, smallest)
-    folders = {target: _check_folder(settings.out / _name(target, settings.precision)) for target in settings.to}
+    sizes.check_pixels(size, settings.batch)
+    folders.check_place(settings.out)
+    places = {target: folders.check_folder(settings.out / _name(target, settings.precision)) for target in settings.to}
     if settings.max_detections is not None:
         cfg = copy.deepcopy(cfg)
         limit_detections(cfg, settings.max_detections)
@@ -85,10 +88,13 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
         print("note: test_cfg.mode='slide' of this config is ignored: an artifact predicts the whole image at once")
     source = _load_source(cfg, checkpoint, settings, size, recipe)
     results, errors = [], {}
-    for target, folder in folders.items():
+    for target, folder in places.items():
         try:
             results.append(_export(settings, source, target, folder))
-        except InputError as error:
+        except Exception as error:  # one format must not end the others
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+                error = InputError(f'{type(error).__name__}: {error}')
             errors[target] = ' '.join(str(error).splitlines())
             print(f'error: {target}: {errors[target]}', file=sys.stderr)
     return results, errors
@@ -96,14 +102,6 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
 
 def _name(target: str, precision: str) -> str:
     return target if precision == 'fp32' else f'{target}-{precision}'
-
-
-def _check_folder(folder: Path) -> Path:
-    from repvit_dense.artifact.manifest import is_artifact
-
-    if folder.exists() and not is_artifact(folder):
-        raise InputError(f'{folder}: exists and is not an artifact; name another folder: --out DIR')
-    return folder
 
 
 def limit_detections(cfg: 'Config', count: int) -> None:
@@ -131,9 +129,7 @@ def _load_source(
     from repvit_dense.exporting import folding
 
     start = time.perf_counter()
-    images = list(samples.dataset_images(cfg, 'train', settings.calibration)) if settings.precision == 'int8' else []
-    if settings.precision == 'int8' and not images:
-        raise InputError('--precision int8 needs training images of this config; found none')
+    images = _calibration_images(cfg, settings) if settings.precision == 'int8' else []
     unfused = load_model(cfg, checkpoint, 'cpu').requires_grad_(False)
     fused = folding.fuse(unfused)
     count = samples.BATCHES * max(settings.batch, samples.BATCHES)
@@ -148,16 +144,29 @@ def _load_source(
         size,
         recipe,
         samples.make_batches(test_images, recipe, shapes),
-        samples.make_batches(images, recipe, [(batch, size)] * (len(images) // batch)),
+        samples.make_batches(images, recipe, [(batch, size)] * -(-len(images) // batch)),
         _provenance(cfg, checkpoint, unfused.dataset_meta) | {'preprocess': recipe},
     )
     _print_step('model', 'loaded and fused', start)
     return source
 
 
+def _calibration_images(cfg: 'Config', settings: 'ExportSettings') -> 'list[np.ndarray]':
+    count = samples.CALIBRATION if settings.calibration is None else settings.calibration
+    images = list(samples.dataset_images(cfg, 'train', count))
+    if not images:
+        raise InputError('--precision int8 needs training images of this config; found none')
+    if settings.calibration and len(images) < settings.calibration:
+        print(f'note: --calibration {count}: there are {len(images)} training images; all of them calibrate')
+    return images
+
+
 def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
     """Return the fields of the manifest that say which model this is and which classes it predicts."""
+    from repvit_dense.artifact.manifest import check_class_names, digest
     from repvit_dense.backbones import catalogue
+
+    check_class_names(list(meta['classes']))
 
     part = cfg.model.backbone
     names = [
@@ -173,45 +182,30 @@ def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
         'config': Path(cfg.filename).stem if cfg.filename else None,
         'backbone': names[0] if names else part.type,
         'tap': part.get('tap'),
-        'checkpoint_sha256': _sha256(Path(checkpoint)) if Path(checkpoint).is_file() else None,
+        'checkpoint_sha256': digest(Path(checkpoint)) if Path(checkpoint).is_file() else None,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # --- one artifact -----------------------------------------------------------------------------------------------------
 
 
 def _export(settings: 'ExportSettings', source: Source, target: str, folder: Path) -> ExportResult:
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-    partial.mkdir(parents=True)
-    try:
-        result = _write(settings, source, target, partial)
-        _move(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with folders.partial_folder(folder) as partial:
+        result, certificate = _write(settings, source, target, partial)
+        is_tied = 'tied' in certificate and not settings.no_verify
+        folder = folders.tied_folder(folder) if is_tied else folder
+        folders.move(partial, folder)
+    if is_tied:
+        raise InputError(
+            f'{folder}: kept, but not verified: the scores are tied, so rounding decides which of them win; PyTorch '
+            f'itself repeats {certificate["tied"]:.0%} of its result when its ties are broken differently. Train '
+            'longer, or accept the artifact: --no-verify'
+        )
     return result._replace(folder=folder)
 
 
-def _move(partial: Path, folder: Path) -> None:
-    old = folder.with_name(f'{folder.name}.old')
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(settings: 'ExportSettings', source: Source, target: str, folder: Path) -> ExportResult:
-    """Write model file and manifest into the folder."""
+def _write(settings: 'ExportSettings', source: Source, target: str, folder: Path) -> tuple[ExportResult, dict]:
+    """Write model file and manifest into the folder; return a summary and the certificate."""
     from repvit_dense.exporting import graphs, quantize
 
     start = time.perf_counter()
@@ -237,8 +231,13 @@ def _write(settings: 'ExportSettings', source: Source, target: str, folder: Path
     step = time.perf_counter()
     certificate = _certificate(settings, source, target, graph, folder, manifest) | quantization
     _print_step(target, 'compared with the model', step)
+    if certificate.get('agreement', {}).get('detections') == 0:
+        print(
+            f'note: {target}: the model detects nothing on the {len(source.batches)} compared batches, so boxes and '
+            'scores could not be compared; train longer, or measure it: repvit-dense test CONFIG --artifact FOLDER'
+        )
     dataclasses.replace(manifest, certificate=certificate).write(folder)
-    return make_result(target, folder, seconds, certificate)
+    return make_result(target, folder, seconds, certificate), certificate
 
 
 def _manifest(settings: 'ExportSettings', source: Source, target: str, graph: 'Graph', model: str) -> 'Manifest':

@@ -45,6 +45,8 @@ def _parity(certificate: dict) -> str:
         return 'not run here'
     if 'pixels' in agreement:
         return f'{agreement["pixels"]:.3%} of pixels'
+    if not agreement['detections']:
+        return 'no detections to compare'
     return f'{agreement["matched"]:.1%} of {agreement["detections"]} detections'
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Batch = tuple[np.ndarray, np.ndarray]  # images (B, 3, H, W) and img_hw (B, 2), both float32
 
 BATCHES = 3  # that artifact and model are compared on
+CALIBRATION = 100  # images, unless the user names another number
 
 
 def dataset_images(cfg: 'Config', split: str, count: int) -> 'Iterator[np.ndarray]':

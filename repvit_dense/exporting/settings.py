@@ -5,7 +5,7 @@ from pathlib import Path
 
 from repvit_dense.artifact.targets import DYNAMIC, PRECISIONS, TARGETS
 from repvit_dense.errors import InputError
-from repvit_dense.options import option
+from repvit_dense.options import option, whole_number
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -15,7 +15,7 @@ class ExportSettings:
     A single format may be given as a string; `dynamic` takes `'batch'`, `'size'`, `'batch,size'` or a tuple of these.
 
     Raises:
-        InputError: no format, or an unknown name in `dynamic`.
+        InputError: no format, an unknown name in `dynamic`, or `calibration` without int8.
     """
 
     to: list[str] = option(
@@ -31,17 +31,22 @@ class ExportSettings:
         None,
         help='input height and width in pixels, multiples of 32; by default the size that the test pipeline produces',
         nargs=2,
-        type=int,
+        type=whole_number(1, 100_000),
         metavar=('H', 'W'),
     )
-    batch: int = option(1, help='batch size', type=int, metavar='N')
+    batch: int = option(1, help='batch size', type=whole_number(1, 100_000), metavar='N')
     dynamic: tuple[str, ...] = option((), help='axes of any length: batch, size, or batch,size', metavar='AXES')
     precision: str = option('fp32', help='precision of weights and layers', choices=PRECISIONS)
     max_detections: int | None = option(
-        None, help="limit on detections per image, at most the config's own limit", type=int, metavar='N'
+        None,
+        help="limit on detections per image, at most the config's own limit",
+        type=whole_number(1, 100_000),
+        metavar='N',
     )
-    calibration: int = option(100, help='training images that calibrate int8', type=int, metavar='N')
-    no_verify: bool = option(False, help='write the artifact even if its outputs differ from those of the model')
+    calibration: int | None = option(
+        None, help='training images that calibrate int8, by default 100', type=whole_number(1, 1000), metavar='N'
+    )
+    no_verify: bool = option(False, help='accept the artifact even if its outputs differ from those of the model')
 
     def __post_init__(self):
         self.to = list(dict.fromkeys([self.to] if isinstance(self.to, str) else self.to))
@@ -54,3 +59,5 @@ class ExportSettings:
         unknown = [axis for axis in self.dynamic if axis not in DYNAMIC]
         if unknown:
             raise InputError(f"--dynamic: unknown axis '{unknown[0]}'; known: {', '.join(DYNAMIC)}")
+        if self.calibration is not None and self.precision != 'int8':
+            raise InputError(f'--calibration {self.calibration}: only --precision int8 is calibrated')

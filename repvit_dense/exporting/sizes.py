@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from repvit_dense.errors import InputError
+from repvit_dense.image_header import MAX_PIXELS
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -56,6 +57,14 @@ def check_size(size: tuple[int, int], divisor: int) -> None:
         raise InputError(
             f'--size {size[0]} {size[1]}: height and width must be multiples of {divisor} pixels; '
             f'the next are {nearest[0]} {nearest[1]}'
+        )
+
+
+def check_pixels(size: tuple[int, int], batch: int) -> None:
+    """Raise InputError if a batch has more pixels than any loader accepts in one image."""
+    if batch * size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f'--size {size[0]} {size[1]} --batch {batch}: more than {MAX_PIXELS:,} pixels in a batch; choose less'
         )
 
 

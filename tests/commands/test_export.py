@@ -55,3 +55,29 @@ def test_python_returns_the_folders(exported, work_dir):
     outcome = export.run(export.Options(str(work_dir), to=['onnx', 'openvino'], out='x'))
     assert outcome.folders == {'onnx': Path('x/onnx')}
     assert outcome.failed == {'openvino': 'no reason'}
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        ('--size', 0, 64),
+        ('--size', -64, 64),
+        ('--size', 10**30, 64),
+        ('--size', 'a', 64),
+        ('--batch', 0),
+        ('--batch', -1),
+        ('--max-detections', 0),
+        ('--max-detections', -1),
+        ('--precision', 'int8', '--calibration', 0),
+        ('--precision', 'int8', '--calibration', -1),
+        ('--precision', 'int8', '--calibration', 10**9),
+        ('--calibration', 5),
+        ('--out', ''),
+    ],
+    ids=str,
+)
+def test_an_impossible_value_is_refused_at_once(exported, work_dir, option, capsys):
+    assert run(work_dir, '--to', 'onnx', *option) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert [each for each in option if str(each).startswith('--')][-1] in message
+    assert exported == []

@@ -43,6 +43,13 @@ def test_max_detections_is_refused_for_a_segmentor():
         limit_detections(config.load('repvit_segformer_ade20k'), 10)
 
 
+def test_a_file_as_output_folder_is_refused_before_the_checkpoint_is_read(trained, out):
+    out.write_text('mine')
+    with pytest.raises(InputError, match='is not a folder'):
+        export_all(trained[0], 'missing.pth', ExportSettings(to='torch', out=out, size=(64, 96)))
+    assert out.read_text() == 'mine'
+
+
 @pytest.mark.parametrize('target', ['onnx', 'openvino', 'torch'])
 def test_an_artifact_is_complete_and_certified(export, out, target, capsys):
     results, errors = export([target])
@@ -81,7 +88,8 @@ def test_an_artifact_is_replaced_but_no_other_folder(export, out):
     with pytest.raises(InputError, match='is not an artifact'):
         export('torch')
     assert (out / 'torch/notes.txt').read_text() == 'mine'
-    (out / 'torch/manifest.json').write_text('{}')
+    (out / 'torch/notes.txt').unlink()
+    (out / 'torch/manifest.json').write_text('{"task": "semantic", "target": "torch"}')
     assert export('torch')[1] == {}
     assert sorted(path.name for path in (out / 'torch').iterdir()) == ['manifest.json', 'model.pt2']
     assert [path.name for path in out.iterdir()] == ['torch']
@@ -91,6 +99,11 @@ def test_an_artifact_is_replaced_but_no_other_folder(export, out):
     ('settings', 'message'),
     [
         ({'size': (50, 96)}, 'multiples of 32'),
+        ({'size': (0, 0)}, 'multiples of 32'),
+        ({'size': (64, -32)}, 'multiples of 32'),
+        ({'size': (64_000, 64_000)}, 'more than 200,000,000 pixels in a batch'),
+        ({'batch': 100_000, 'size': (64, 96)}, 'more than 200,000,000 pixels in a batch'),
+        ({'batch': 0}, '--batch 0'),
         ({'precision': 'int8'}, 'torch supports fp32'),
     ],
 )
@@ -141,6 +154,67 @@ def test_an_artifact_beyond_the_tolerance_is_written_with_no_verify_only(export,
     assert manifest.read(out / 'torch').certificate['failures']
 
 
+@pytest.fixture
+def certified(monkeypatch):
+    """Return `certified(**certificate)`, after which every export writes an empty model with this certificate."""
+    from repvit_dense.artifact import runtimes
+    from repvit_dense.exporting import certify
+
+    def write(graph, folder, target, options):
+        (folder / TARGETS[target].model).touch()
+        return TARGETS[target].model
+
+    monkeypatch.setattr(formats, 'write', write)
+    monkeypatch.setattr(runtimes, 'load', lambda *_: None)
+    return lambda **certificate: monkeypatch.setattr(certify, 'certify', lambda **_: certificate)
+
+
+TIED = {'agreement': {'detections': 30, 'matched': 0.2}, 'failures': ['detections: matched 0.2'], 'tied': 0.25}
+
+
+def test_an_artifact_with_tied_scores_is_kept_and_reported(export, out, certified, capsys):
+    certified(**TIED)
+    results, errors = export('torch')
+    assert results == []
+    assert f'{out}/torch: kept, but not verified: the scores are tied' in errors['torch']
+    assert 'repeats 25% of its result' in errors['torch'] and '--no-verify' in errors['torch']
+    assert 'error: torch: ' in capsys.readouterr().err
+    assert manifest.read(out / 'torch').certificate['tied'] == 0.25
+    assert export('torch', no_verify=True)[1] == {}
+    assert [path.name for path in out.iterdir()] == ['torch']
+
+
+def test_an_artifact_with_tied_scores_replaces_no_verified_one(export, out, certified):
+    certified(failures=[])
+    assert export('torch')[1] == {}
+    certified(**TIED)
+    assert 'torch-tied: kept' in export('torch')[1]['torch']
+    assert 'tied' not in manifest.read(out / 'torch').certificate
+    assert 'tied' in manifest.read(out / 'torch-tied').certificate
+
+
+def test_an_unexpected_error_of_a_format_does_not_stop_the_others(export, certified, monkeypatch, capsys):
+    certified(failures=[])
+    write = formats.write
+
+    def fail_for_onnx(graph, folder, target, options):
+        if target == 'onnx':
+            raise RuntimeError('unexpected')
+        return write(graph, folder, target, options)
+
+    monkeypatch.setattr(formats, 'write', fail_for_onnx)
+    results, errors = export(['onnx', 'torch'])
+    assert [result.target for result in results] == ['torch']
+    assert errors == {'onnx': 'RuntimeError: unexpected'}
+    assert 'Traceback' in capsys.readouterr().err
+
+
+def test_a_comparison_without_detections_is_announced(export, certified, capsys):
+    certified(agreement={'detections': 0, 'matched': 1.0}, failures=[])
+    assert export('torch')[0][0].parity == 'no detections to compare'
+    assert 'note: torch: the model detects nothing on the 3 compared batches' in capsys.readouterr().out
+
+
 def test_int8_needs_training_images(export):
     with pytest.raises(InputError, match='training images'):
         export('onnx', precision='int8')
@@ -160,6 +234,18 @@ def _contents(folder):
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     yield f'{path.name}/{name}', archive.read(name)
+
+
+def test_all_training_images_calibrate_if_more_are_asked_for(train_images, trained, capsys):
+    from repvit_dense.exporting.export import _calibration_images
+
+    def count(**settings):
+        return len(_calibration_images(trained[0], ExportSettings(to='onnx', precision='int8', **settings)))
+
+    assert [count(calibration=2), count()] == [2, 3]
+    assert capsys.readouterr().out == ''
+    assert count(calibration=9) == 3
+    assert 'note: --calibration 9: there are 3 training images; all of them calibrate' in capsys.readouterr().out
 
 
 @pytest.fixture

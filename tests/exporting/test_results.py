@@ -18,6 +18,8 @@ def test_a_result_summarises_folder_and_certificate(tmp_path):
     assert (result.parity, result.milliseconds, result.speedup) == ('99.5% of 200 detections', 10, 3)
     pixels = make_result('onnx', tmp_path, 1, {**CERTIFICATE, 'agreement': {'pixels': 0.9999}})
     assert pixels.parity == '99.990% of pixels'
+    nothing = make_result('onnx', tmp_path, 1, {**CERTIFICATE, 'agreement': {'detections': 0, 'matched': 1.0}})
+    assert nothing.parity == 'no detections to compare'
 
 
 def test_an_artifact_that_was_not_run_has_no_latency(tmp_path):

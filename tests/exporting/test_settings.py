@@ -25,7 +25,7 @@ def test_defaults():
     settings = ExportSettings(to=['onnx', 'openvino'])
     assert settings.out == Path('exported')
     assert (settings.size, settings.batch, settings.dynamic) == (None, 1, ())
-    assert (settings.precision, settings.max_detections, settings.calibration) == ('fp32', None, 100)
+    assert (settings.precision, settings.max_detections, settings.calibration) == ('fp32', None, None)
     assert settings.no_verify is False
 
 
@@ -57,3 +57,9 @@ def test_dynamic_is_a_string_or_a_sequence(dynamic, expected):
 def test_an_unknown_dynamic_axis_is_refused(dynamic):
     with pytest.raises(InputError, match="--dynamic: unknown axis 'depth'; known: batch, size"):
         ExportSettings(to='onnx', dynamic=dynamic)
+
+
+def test_calibration_without_int8_is_refused():
+    assert ExportSettings(to='onnx', precision='int8', calibration=3).calibration == 3
+    with pytest.raises(InputError, match='--calibration 3: only --precision int8 is calibrated'):
+        ExportSettings(to='onnx', calibration=3)

@@ -100,7 +100,7 @@ def write(graph: 'Graph', folder: Path, target: str, options: FileOptions) -> st
     try:
         with silence_converters():
             module.write(graph, folder / row.model, options)
-    except InputError:
+    except (InputError, OSError):  # the latter: the file cannot be written
         raise
     except Exception as error:  # converters raise errors of many classes
         raise InputError(

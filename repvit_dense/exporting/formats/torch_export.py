@@ -1,5 +1,6 @@
 """torch.export: the `.pt2` file, and the captured program that every format starts from."""
 
+import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ def write(graph: 'Graph', path: Path, options: 'FileOptions') -> None:
     """Write a file for `torch.export.load`."""
     import torch
 
-    torch.export.save(capture(graph, options.size, options.batch, options.dynamic, graph.divisor), path)
+    content = io.BytesIO()  # torch aborts the process if it cannot write to a file
+    torch.export.save(capture(graph, options.size, options.batch, options.dynamic, graph.divisor), content)
+    path.write_bytes(content.getbuffer())
 
 
 def capture(

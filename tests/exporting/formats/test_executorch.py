@@ -176,13 +176,13 @@ def detector():
 
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detections_agree_with_torch(detector, write, batch, run, name):
-    from repvit_dense.exporting import certify
+    from repvit_dense.exporting.agreement import TOLERANCES, compare_outputs, find_failures
 
     graph, inputs = detector(name), batch(1, 96, 128)
     outputs = run(write(graph, 'executorch', (96, 128)), inputs)
     with torch.no_grad():
         both = [{n: np.asarray(v) for n, v in zip(graph.outputs, vs, strict=True)} for vs in (graph(*inputs), outputs)]
-    tolerance = certify.TOLERANCES['fp32']
-    differences, agreement = certify.compare_outputs(graph.task, [both], tolerance)
+    tolerance = TOLERANCES['fp32']
+    differences, agreement = compare_outputs(graph.task, [both], tolerance)
     assert agreement['detections'] > 5
-    assert certify.find_failures(differences, agreement, tolerance) == []
+    assert find_failures(differences, agreement, tolerance) == []
