@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,14 @@ def read_text(file: Path, limit: int | None = None) -> str:
         raise InputError(f'{file}: cannot be read as text ({error})') from error
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, limit: int | None = None) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: the file cannot be read or is not valid JSON, or an object has the same key twice.
+        InputError: the file cannot be read, has more than `limit` bytes or is not valid JSON, or an object has the same
+            key twice.
     """
-    text = read_text(file)
+    text = read_text(file, limit)
     try:
         with no_collector():  # JSON has no reference cycles; parsing takes half the time without the collector
             return json.loads(text, object_pairs_hook=_unique)
@@ -60,8 +62,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; raise ValueError if a key occurs twice, of which Python would take the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f'the key {max(keys, key=keys.count)!r} occurs twice in one object')
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f'the key {key!r} occurs twice in one object')
     return content
 
 
@@ -178,13 +180,16 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
         InputError: the file is not an image.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with open_regular(path) as file, Image.open(file) as image:
             return np.asarray(image.convert(mode) if mode else image)
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        read_header(path)  # says more
+        raise InputError(f'{path}: cannot be read as an image (of a format that Pillow does not know)') from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f'{path}: has too many pixels, at most {limit:,} are read') from error

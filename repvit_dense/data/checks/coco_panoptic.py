@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -36,6 +36,7 @@ LIST = Kind('a list', lambda value: isinstance(value, list))
 SEGMENT_ID = Kind(f'a whole number from 1 to {IDS - 1:,}', lambda value: type(value) is int and VOID < value < IDS)
 ANNOTATION = {'image_id': ID, 'segments_info': LIST}
 SEGMENT = {'id': SEGMENT_ID, 'category_id': WHOLE, 'bbox': BOX, 'area': AREA, 'iscrowd': FLAG}
+SLOW = 500_000_000  # steps of mmdet, which takes a minute for them
 PNG, HEADER = b'\x89PNG\r\n\x1a\n', 26  # signature; bytes up to bit depth and colour type
 COLOURS = {0: 'grey, read as R = G = B', 3: 'with a palette, read as its colours', 4: 'grey, read as R = G = B'}
 
@@ -87,7 +88,6 @@ def panoptic(
     findings += _segment_findings(annotations, {category['id'] for category in categories})
 
     segments = objects_of(list(_segments(annotations)), records, 'segment')
-    findings += box_findings(segments)
     map_findings, checked = _map_findings(maps, records, annotations, segments)
     findings += map_findings
     if len(records) == len(content['images']) and len(annotations) == len(content['annotations']):
@@ -127,6 +127,7 @@ def _segments(annotations: list[dict]) -> Iterator[dict]:
 
 def _segment_findings(annotations: list[dict], categories: set) -> list[Finding]:
     faulty, unknown, duplicates = [], [], []
+    uses: Counter[str] = Counter()
     for annotation in annotations:
         segments, image = annotation['segments_info'], f'image {annotation["image_id"]}'
         for number, segment in enumerate(segments):
@@ -138,7 +139,11 @@ def _segment_findings(annotations: list[dict], categories: set) -> list[Finding]
         ids = [str(segment.get('id')) for segment in segments if isinstance(segment, dict)]
         if len(set(ids)) != len(ids):
             duplicates.append(image)
+        uses.update(ids)
+    visits = sum(count * count for count in uses.values())
+    slow = [f'{visits:,} steps'] if visits > SLOW else []
     return [
+        *findings_of('warning', 'many images have the same segment ids, which makes mmdet read the file slowly', slow),
         *findings_of('error', '{} segments have missing or impossible values', faulty),
         *findings_of('error', '{} segments have a category that the file does not list', unknown),
         *findings_of('error', '{} images have two segments with the same id', duplicates),
@@ -151,21 +156,23 @@ def _map_findings(
     """Return the findings about the PNG files, and how many of them were decoded."""
     by_image = {annotation['image_id']: annotation for annotation in annotations}
     names = {record['id']: record['file_name'].replace('.jpg', '.png') for record in records}  # as mmdet does
-    without = (record['file_name'] for record in records if record['id'] not in by_image)
+    without = (r['file_name'] for r in records if not by_image.get(r['id'], {}).get('segments_info'))
     stated = {
         number: str(by_image[number].get('file_name', name)) for number, name in names.items() if number in by_image
     }
     files = existing_files(folder, {*names.values(), *stated.values()})
     missing = (
         f'{name}; the file names {stated[number]}, but the loader replaces .jpg in the name of the image by .png'
-        if stated.get(number, name) != name and stated[number] in files
+        if _differ(stated.get(number, name), name) and stated[number] in files
         else name
         for number, name in names.items()
         if name not in files
     )
-    other = (f'{stated[n]} for {name}' for n, name in names.items() if name in files and stated.get(n, name) != name)
+    other = (
+        f'{stated[n]} for {name}' for n, name in names.items() if name in files and _differ(stated.get(n, name), name)
+    )
     findings = [
-        *findings_of('warning', '{} images have no annotation, and all their pixels are ignored', without),
+        *findings_of('warning', '{} images have no segments, and all their pixels are ignored', without),
         *findings_of('error', f'{{}} of the {len(names):,} maps are not in {folder}', missing),
         *findings_of('warning', '{} annotations name another map than that which the loader reads', other),
     ]
@@ -173,24 +180,34 @@ def _map_findings(
     return findings + _pixel_findings(folder, chosen, names, by_image, segments), checked
 
 
+def _differ(stated: str, read: str) -> bool:
+    """Return whether two names of maps differ, apart from folders."""
+    return PurePosixPath(stated).name != PurePosixPath(read).name
+
+
 def _pixel_findings(
     folder: Path, records: Sequence[dict], names: dict, by_image: dict, segments: Objects
 ) -> list[Finding]:
     """Find maps whose pixels do not belong to the segments that their annotation lists."""
-    formats, deep, wrong_size, unseen, unlisted = [], [], [], [], []
+    unreadable, formats, deep, wrong_size, unseen, unlisted = [], [], [], [], [], []
     areas, corners = np.zeros(len(segments.entries)), np.full((len(segments.entries), 4), np.nan)
     places = {(entry['image_id'], entry['id']): place for place, entry in enumerate(segments.entries)}
     for record in records:
         name = names[record['id']]
-        with open_regular(folder / name) as opened:
-            header = opened.read(HEADER)
+        try:
+            with open_regular(folder / name) as opened:
+                header = opened.read(HEADER)
+            pixels = read_pixels(folder / name, 'RGB')
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
         if not header.startswith(PNG):
             formats.append(name)
             continue
         if header[24:25] == b'\x10':
             deep.append(name)
             continue
-        ids = read_pixels(folder / name, 'RGB').astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        ids = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         if ids.shape != (record['height'], record['width']):
             wrong_size.append(name)
         label = f'{name} ({COLOURS[header[25]]})' if header[25] in COLOURS else name
@@ -204,11 +221,13 @@ def _pixel_findings(
             if (place := places.get((record['id'], number))) is not None:
                 areas[place], corners[place] = area, corner
     return [
+        *findings_of('error', '{} maps cannot be decoded', unreadable),
         *findings_of('error', '{} maps are no PNG files; other formats may change the ids of the segments', formats),
         *findings_of('error', '{} maps have 16 bits per channel, of which the loader drops eight', deep),
         *findings_of('error', '{} maps do not have the size of their image', wrong_size),
         *findings_of('error', '{} segments have no pixel in their map', unseen),
         *findings_of('error', '{} segments in maps are not listed, and their pixels would be ignored', unlisted),
+        *box_findings(segments, corners),
         *place_findings(segments, corners, areas),
         *area_findings(segments, areas),
     ]
@@ -256,7 +275,7 @@ def _remaining(
         objects = segments.rows[is_thing & ~small & ~segments.crowd]
         kept &= np.bincount(objects, minlength=len(records)) > 0
     if not kept.any():
-        findings.append(Finding('error', 'no image is left (filter_cfg)', []))
+        findings.append(Finding('error', f'no image with things and sides from {min_size} pixels is left', []))
     if lost:
         findings.append(Finding('error', 'no segment is left to learn from', []))
     elif training:

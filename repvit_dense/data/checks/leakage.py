@@ -17,8 +17,8 @@ COMPARED = 2000  # images of each split whose pixels are compared
 THREADS = 8
 ENDS = 4096  # bytes at each end of a file that are compared before its whole content is
 SIDE = 16  # of the grey thumbnails, in pixels
-DEVIATION, SHARE = 3.0, 0.15  # largest deviation of two copies, in levels of 256, and as a share of their contrast
-LARGEST = 10.0  # difference in one pixel of the thumbnails, in levels of 256; something that moved makes a larger one
+DEVIATION, SHARE = 4.0, 0.25  # largest deviation of two copies, in levels of 256, and as a share of their contrast
+LARGEST = 12.0  # difference in one pixel of the thumbnails, in levels of 256; something that moved makes a larger one
 FLAT = 2.0  # contrast of a thumbnail that shows nothing to compare, in levels of 256
 
 Pair = tuple[ImageEntry, ImageEntry]  # a validation image and the training image that it equals

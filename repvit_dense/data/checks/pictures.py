@@ -16,7 +16,7 @@ from pathlib import Path
 
 from repvit_dense.data.checks.report import Finding, Report, findings_of, is_first_process
 from repvit_dense.data.reading import loaded_header, read_pixels
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, printable
 from repvit_dense.files import read_bytes, replacing
 from repvit_dense.image_header import Header, read_header
 from repvit_dense.memory import no_collector
@@ -78,7 +78,7 @@ def _size_findings(images: list[Sized]) -> list[Finding]:
     names = (f'{name}: {_text(size)}, loaded as {_text(header.size)}' for name, size, header in others)
     message = (
         '{} images have another size than the annotations give, so boxes and masks may lie on other pixels. Were they '
-        'resized or replaced after the annotation? Use the annotated images, or annotations made for these'
+        'resized, rotated or replaced after the annotation? Use the annotated images, or annotations made for these'
     )
     findings += findings_of('error', message, names)
     if not turned:
@@ -91,7 +91,7 @@ def _size_findings(images: list[Sized]) -> list[Finding]:
 
 
 def _reason(path: str, error: InputError) -> str:
-    text = str(error).removeprefix(f'{path}: ')
+    text = str(error).removeprefix(f'{printable(path)}: ')
     for words in ('cannot be read as an image (', 'cannot be read ('):
         if text.startswith(words):
             return text.removeprefix(words).removesuffix(')')

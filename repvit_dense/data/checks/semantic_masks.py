@@ -1,6 +1,7 @@
 """Check images and masks with semantic labels."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -85,21 +86,25 @@ class _Masks:
 
     def examine(self, mask: Path) -> None:
         """Decode a mask; note its labels and its faults."""
-        if _is_lossy(mask):
-            self._add('{} masks are in a lossy format, which changes class numbers; write PNG files', mask)
+        try:
+            lossy, pixels = _is_lossy(mask), read_pixels(mask)
+        except InputError as error:
+            self._add('{} masks cannot be decoded', str(error))
             return
-        pixels = read_pixels(mask)
-        if pixels.ndim != 2:
+        if lossy:
+            self._add('{} masks are in a lossy format, which changes class numbers; write PNG files', mask)
+        elif pixels.ndim != 2:
             message = '{} masks have colours instead of class numbers; write one channel with the class numbers'
             self._add(message, f'{mask}: {pixels.shape[2]} channels')
-            return
-        self._note(mask, _values(pixels))
+        else:
+            self._note(mask, _values(pixels))
 
     def add_labels(self, mask: Path) -> None:
-        """Note the labels of a mask only."""
-        pixels = read_pixels(mask)
-        if pixels.ndim == 2:
-            self._note(mask, _values(pixels))
+        """Note the labels of a mask only, if it can be decoded."""
+        with suppress(InputError):
+            pixels = read_pixels(mask)
+            if pixels.ndim == 2:
+                self._note(mask, _values(pixels))
 
     def _note(self, mask: Path, values: np.ndarray) -> None:
         whole = np.isfinite(values) & (values >= 0) & (values <= 255) & (values == np.floor(values))

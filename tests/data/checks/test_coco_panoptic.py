@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from repvit_dense.data import checks, shapes
+from repvit_dense.data.checks import coco_panoptic
 from repvit_dense.errors import InputError
 
 
@@ -49,7 +50,7 @@ def segment(content):
         (lambda c: c['annotations'].append(c['annotations'][0]), '1 annotated image ids are used more than once'),
         (
             lambda c: c['annotations'].pop(),
-            '1 images have no annotation, and all their pixels are ignored (000000000003.png)',
+            '1 images have no segments, and all their pixels are ignored (000000000003.png)',
         ),
     ],
 )
@@ -61,9 +62,9 @@ def test_faults(drawn, change, message):
 @pytest.mark.parametrize(
     'change, fault',
     [
-        ({'area': None}, 'area is None, not a finite number'),
-        ({'bbox': 'x'}, "bbox is 'x', not four finite numbers"),
-        ({'bbox': [None] * 4}, 'bbox is [None, None, None, None], not four finite numbers'),
+        ({'area': None}, 'area is None, not a number'),
+        ({'bbox': 'x'}, "bbox is 'x', not four numbers"),
+        ({'bbox': [None] * 4}, 'bbox is [None, None, None, None], not four numbers'),
         ({'id': 256**3}, 'id is 16777216, not a whole number from 1 to 16,777,215'),
         ({'id': 0}, 'id is 0, not'),
         ({'id': '7'}, "id is '7', not"),
@@ -155,11 +156,31 @@ def test_maps_of_another_format(drawn, mode, suffix, message):
     assert message in text
 
 
+def test_a_damaged_map_is_named_and_the_others_are_checked(drawn):
+    (drawn / 'annotations/panoptic_train2017/000000000002.png').write_bytes(b'')
+    [finding] = [finding for finding in check(drawn).findings if finding.level == 'error']
+    assert finding.message == '1 maps cannot be decoded'
+    assert finding.offenders[0].endswith('000000000002.png: cannot be read as an image (the file is empty, 0 bytes)')
+
+
 @pytest.mark.parametrize('mode', ['RGBA', 'P'])
 def test_maps_of_another_format_with_the_same_colours(drawn, mode):
     map_file = drawn / 'annotations/panoptic_train2017/000000000002.png'
     Image.open(map_file).convert(mode, palette=Image.Palette.ADAPTIVE).save(map_file)
     assert check(drawn).findings == []
+
+
+def test_an_image_without_segments(drawn):
+    (drawn / 'annotations/panoptic_train2017/000000000002.png').unlink()
+    Image.new('RGB', (96, 64)).save(drawn / 'annotations/panoptic_train2017/000000000002.png')
+    [finding] = check(drawn, lambda content: content['annotations'][1].update(segments_info=[])).findings
+    assert str(finding) == '1 images have no segments, and all their pixels are ignored (000000000002.png)'
+
+
+def test_segment_ids_that_all_images_share(drawn, monkeypatch):
+    monkeypatch.setattr(coco_panoptic, 'SLOW', 10)
+    [finding] = check(drawn).findings
+    assert finding.message.startswith('many images have the same segment ids')
 
 
 def test_a_map_named_as_in_the_annotation_only(drawn):
