@@ -9,6 +9,7 @@ from repvit_dense.data.checks.report import Finding, findings_of
 
 MARGIN = 1  # pixels by which a box or polygon may exceed its image: annotation tools round outwards
 SIMILAR = 0.25  # smallest IoU of a box and the extent of its mask
+MOST = 0.8  # share of the objects that tells what is meant by all
 FACTOR = 4  # by which `area` may differ from the area of the mask or box, which tools compute in several ways
 
 
@@ -63,21 +64,40 @@ def objects_of(annotations: list[dict], records: list[dict], noun: str = 'annota
     return Objects(entries, rows, sides[rows], boxes, areas, crowd, ignored, noun)
 
 
-def box_findings(objects: Objects) -> list[Finding]:
-    """Find boxes outside their image: those that are cut (warnings), and those that cannot be meant (errors)."""
+def box_findings(objects: Objects, extents: np.ndarray | None = None) -> list[Finding]:
+    """Find boxes outside their image, and boxes in another form than x, y, width, height.
+
+    Args:
+        objects: the objects.
+        extents: `(N, 4)` left, top, right, bottom of their masks; NaN for those that are unknown.
+    """
     corners, sizes = objects.corners(), objects.sizes
     low, high = np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])
     far = ((low < -sizes) | (high > 2 * sizes)).any(1)
     outside = ((low < -MARGIN) | (high > sizes + MARGIN)).any(1)
-    second = objects.boxes[:, 2:]
-    may_be_corners = ((second > objects.boxes[:, :2]) & (second <= sizes + MARGIN)).all(1)
-    if len(outside) and outside.mean() > 0.5 and may_be_corners.mean() > 0.95:
-        message = '{} boxes reach outside their image; bbox seems to hold two corners, but must be x, y, width, height'
-        return findings_of('error', message, objects.names(outside))
+    if _seem_to_be_corners(objects, outside, extents):
+        message = 'bbox seems to hold left, top, right, bottom, but must hold x, y, width, height'
+        return [Finding('error', message, [])]
     return [
         *findings_of('error', '{} boxes reach outside their image by more than its own size', objects.names(far)),
         *findings_of('warning', '{} boxes reach outside their image and are cut', objects.names(outside & ~far)),
     ]
+
+
+def _seem_to_be_corners(objects: Objects, outside: np.ndarray, extents: np.ndarray | None) -> bool:
+    """Return whether most boxes may be two corners, and areas, masks or the sizes of the images tell that they are."""
+    first, second = objects.boxes[:, :2], objects.boxes[:, 2:]
+    possible = ((second > first) & (second <= objects.sizes + MARGIN)).all(1)
+    if len(objects.entries) < 2 or possible.mean() < MOST:
+        return False
+    if outside.mean() > 1 - MOST and outside.sum() > 1:
+        return True
+    areas = objects.areas[:, None] / np.maximum(np.stack([second.prod(1), (second - first).prod(1)], 1), 1e-9)
+    as_size, as_corners = (np.abs(areas - 1) < 0.01).mean(0)
+    if extents is not None and (known := np.isfinite(extents).all(1)).any():
+        ious = np.stack([iou(extents, objects.corners()), iou(extents, objects.boxes)], 1)
+        as_size, as_corners = (ious[known] > MOST).mean(0)
+    return bool(as_corners > MOST and as_size < 0.5)
 
 
 def place_findings(objects: Objects, corners: np.ndarray, areas: np.ndarray) -> list[Finding]:
@@ -89,13 +109,27 @@ def place_findings(objects: Objects, corners: np.ndarray, areas: np.ndarray) -> 
         areas: `(N,)` areas of the masks; 0 for those that are unknown.
     """
     known = (areas > 0) & (objects.boxes[:, 2:] >= 1).all(1)
-    different = known & (iou(np.nan_to_num(corners), objects.corners()) < SIMILAR)
+    different = known & (iou(corners, objects.corners()) < SIMILAR)
     level = 'error' if 2 * different.sum() > known.sum() else 'warning'
     return findings_of(level, '{} masks do not lie in the box of their object', objects.names(different))
 
 
+def repeated_objects(objects: Objects) -> list[Finding]:
+    """Find objects with the same class and box as another one in their image, such as those of files merged twice."""
+    numbers: dict = {}
+    labels = [numbers.setdefault(entry['category_id'], len(numbers)) for entry in objects.entries]
+    keys = np.column_stack([objects.rows, labels, objects.boxes])
+    weights = np.random.default_rng(0).random(keys.shape[1])  # a number for each row is faster to compare than rows
+    _, places = np.unique((keys * weights).sum(1), return_index=True)
+    repeated = np.ones(len(keys), bool)
+    repeated[places] = False
+    message = '{} objects have the class and box of another one in their image'
+    return findings_of('warning', message, objects.names(repeated))
+
+
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the IoU `(N,)` of pairs of boxes given by their corners `(N, 4)`, all enlarged by `MARGIN`."""
+    first = np.nan_to_num(first)
     low = np.maximum(first[:, :2], second[:, :2]) - MARGIN
     high = np.minimum(first[:, 2:], second[:, 2:]) + MARGIN
     shared = np.clip(high - low, 0, None).prod(1)

@@ -1,6 +1,7 @@
 """Checks that COCO instance and panoptic files share: classes, values, ids, references and image files."""
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -51,10 +52,9 @@ def is_flag(value: Any) -> bool:
 
 ID = Kind('a whole number or text', is_id)
 SIDE = Kind('a positive whole number of pixels', is_side)
-BOX = Kind('four finite numbers x, y, width, height', is_box)
-NUMBER = Kind('a finite number', is_number)
+BOX = Kind('four numbers x, y, width, height in pixels', is_box)
 FLAG = Kind('0 or 1', is_flag)
-AREA = Kind(f'{NUMBER.text} of square pixels', is_number, ' (--data PATH adds it)')
+AREA = Kind('a number of square pixels', is_number, ' (--data PATH adds it)')
 FILE = Kind('a file name', lambda value: isinstance(value, str) and value.strip() != '')
 IMAGE = {'id': ID, 'file_name': FILE, 'height': SIDE, 'width': SIDE}
 
@@ -87,12 +87,15 @@ def check_classes(file: Path, in_file: list[str], in_config: list[str]) -> None:
 
 
 def similar_names(names: list[str]) -> list[Finding]:
-    """Return a finding about class names that differ only in spaces or in upper and lower case."""
+    """Return a finding about class names that differ only in spaces, in upper and lower case, or invisibly."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(''.join(name.split()).casefold(), []).append(name)
+        shown = (c for c in unicodedata.normalize('NFKC', name) if not c.isspace() and unicodedata.category(c) != 'Cf')
+        groups.setdefault(''.join(shown).casefold(), []).append(name)
     pairs = (' and '.join(map(repr, group)) for group in groups.values() if len(group) > 1)
-    return findings_of('warning', '{} class names differ only in spaces or capitals; are they one class?', pairs)
+    return findings_of(
+        'warning', '{} class names differ only in spaces, capitals or invisibly; are they one class?', pairs
+    )
 
 
 def complete_entries(name: str, entries: list[dict], kinds: dict[str, Kind]) -> tuple[list[dict], list[Finding]]:
@@ -173,12 +176,12 @@ def image_findings(records: list[dict], min_size: int = 0) -> list[Finding]:
     """
     repeated = (name for name, count in Counter(record['file_name'] for record in records).items() if count > 1)
     huge = (r['file_name'] for r in records if r['width'] * r['height'] > MAX_PIXELS)
-    small = (r['file_name'] for r in records if min(r['height'], r['width']) < min_size)
+    small = [r['file_name'] for r in records if min(r['height'], r['width']) < min_size]
     left_out = f'{{}} images have a side under {min_size} pixels and are left out (filter_cfg.min_size)'
     return [
         *findings_of('warning', '{} image files are listed more than once, as different images', repeated),
         *findings_of('error', f'{{}} images have more than {MAX_PIXELS:,} pixels', huge),
-        *findings_of('warning', left_out, small),
+        *findings_of('error' if len(small) == len(records) else 'warning', left_out, small),
     ]
 
 

@@ -15,6 +15,7 @@ from repvit_dense.data.checks.coco_boxes import (
     box_findings,
     objects_of,
     place_findings,
+    repeated_objects,
 )
 from repvit_dense.data.checks.coco_file import (
     AREA,
@@ -85,12 +86,14 @@ def instances(
     findings += unlisted_images(annotations, content['images'])
     objects = objects_of(annotations, records)
     drops = _dropped_boxes(objects)
-    findings += box_findings(objects)
+    measured = None
     if masks:
         measured = coco_masks.read_masks([entry.get('segmentation') for entry in objects.entries], objects.sizes)
         drops += _dropped_masks(objects, measured, polygons_only)
         findings += _mask_findings(objects, measured)
-    findings += area_findings(objects, measured.areas if masks else None)
+    findings += box_findings(objects, measured.corners if measured else None)
+    findings += area_findings(objects, measured.areas if measured else None)
+    findings += repeated_objects(objects)
     selected = {category['id']: category['name'] for category in categories if category['name'] in classes}
     if len(records) == len(content['images']) and len(annotations) == len(content['annotations']):
         findings += _remaining(records, objects, drops, selected, Filter(filter_empty, min_size, training))
@@ -180,7 +183,9 @@ def _remaining(
     if settings.filter_empty:
         kept &= np.bincount(objects.rows[chosen], minlength=len(records)) > 0
     if not kept.any():
-        findings.append(Finding('error', 'no image is left (filter_cfg)', []))
+        findings.append(
+            Finding('error', f'no image with objects and sides from {settings.min_size} pixels is left', [])
+        )
     empty = np.flatnonzero(np.bincount(objects.rows[usable], minlength=len(records)) == 0).tolist()
     message = f'{{}} of the {len(records):,} images have no object, or only crowds'
     findings += findings_of('warning', message, (records[i]['file_name'] for i in empty))

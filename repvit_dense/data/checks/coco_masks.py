@@ -12,13 +12,15 @@ import numpy as np
 CHUNK = 1_000_000  # characters or polygon points that are read at once, which bounds the memory
 HUGE = 1e15  # larger coordinates are read as this
 GROUPS = 7  # characters of a run length; more are beyond 32 bits
-UNLISTED, NOT_NUMBERS, BROKEN, WRONG_SIZE, SHORT, FLAT = range(6)
+OUTLINE = 20_000_000  # pixels along a polygon; pycocotools needs 80 bytes for each
+UNLISTED, NOT_NUMBERS, LONG, BROKEN, WRONG_SIZE, SHORT, FLAT = range(7)
 MESSAGES = {  # fault -> level and message
     UNLISTED: ('error', '{} objects have no mask, which this config trains; use a detection config'),
     NOT_NUMBERS: (
         'error',
         '{} masks are not lists [[x, y, x, y, ...], ...] of finite numbers, one list for each polygon',
     ),
+    LONG: ('error', f'{{}} masks have a polygon whose outline is longer than {OUTLINE:,} pixels'),
     BROKEN: ('error', '{} masks (RLE) cannot be decoded to all pixels of their image'),
     WRONG_SIZE: ('error', '{} masks (RLE) do not have the size of their image'),
     SHORT: ('warning', '{} objects have a polygon of under 3 points or an odd count, which is left out'),
@@ -91,7 +93,7 @@ def _run_counts(masks: Masks, number: int, mask: dict, size: np.ndarray) -> str 
     if isinstance(counts, list):
         is_valid = set(map(type, counts)) == {int} and min(counts) >= 0 and sum(counts) == height * width
     else:
-        is_valid = isinstance(counts, str) and counts != '' and counts.isascii()
+        is_valid = isinstance(counts, str) and counts.isascii() and 0 < len(counts) <= GROUPS * (height * width + 1)
     if not is_valid:
         _add(masks, BROKEN, number)
         return None
@@ -121,6 +123,9 @@ def _measure_polygons(masks: Masks, polygons: list[tuple[int, list]]) -> None:
     first = np.cumsum(lengths) - lengths
     faulty = ~np.logical_and.reduceat(np.isfinite(points).all(1), first)
     points = np.clip(np.nan_to_num(points), -HUGE, HUGE)
+    steps = np.abs(np.diff(points, axis=0, append=points[-1:])).max(1)
+    steps[first + lengths - 1] = 0
+    _add(masks, LONG, *owners[(np.add.reduceat(steps, first) > OUTLINE) & ~faulty].tolist())
     areas = polygon_areas(points, lengths)
     _add(masks, FLAT, *owners[(areas == 0) & ~faulty].tolist())
     _add(masks, NOT_NUMBERS, *owners[faulty].tolist())

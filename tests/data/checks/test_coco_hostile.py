@@ -29,9 +29,13 @@ MASKS = (
 
 def objects():
     """Return a COCO file with one image and an object for each kind of mask."""
+    boxes = [{**BOX, 'bbox': [2, 2, 4, height]} for height in (4, 4.25, 4.5)]
     return {
         'images': [{'id': 1, 'file_name': '1.png', 'width': 10, 'height': 8}],
-        'annotations': [{'id': i, 'image_id': 1, **BOX, 'segmentation': mask} for i, mask in enumerate(MASKS, 1)],
+        'annotations': [
+            {'id': i, 'image_id': 1, **box, 'segmentation': mask}
+            for i, (box, mask) in enumerate(zip(boxes, MASKS, strict=True), 1)
+        ],
         'categories': [{'id': 1, 'name': 'cat', 'supercategory': 'animal'}],
     }
 

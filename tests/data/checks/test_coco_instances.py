@@ -11,13 +11,13 @@ def test_valid_annotations_have_no_findings(coco):
 @pytest.mark.parametrize(
     'changes, fault',
     [
-        ({'bbox': [1, 2, 3]}, 'bbox is [1, 2, 3], not four finite numbers x, y, width, height'),
+        ({'bbox': [1, 2, 3]}, 'bbox is [1, 2, 3], not four numbers x, y, width, height in pixels'),
         ({'bbox': [1, 2, 3, None]}, 'bbox is [1, 2, 3, None], not'),
         ({'bbox': ['2', '2', '4', '4']}, "bbox is ['2', '2', '4', '4'], not"),
         ({'bbox': [True, 2, 4, 4]}, 'bbox is [True, 2, 4, 4], not'),
         ({'bbox': [1, 2, float('nan'), 4]}, 'bbox is [1, 2, nan, 4], not'),
         ({'bbox': [1, 2, 10**400, 4]}, 'bbox is [1, 2, 1'),
-        ({'area': '16'}, "area is '16', not a finite number of square pixels"),
+        ({'area': '16'}, "area is '16', not a number of square pixels"),
         ({'area': float('nan')}, 'area is nan, not'),
         ({'area': True}, 'area is True, not'),
         ({'iscrowd': '0'}, "iscrowd is '0', not 0 or 1"),
@@ -25,7 +25,7 @@ def test_valid_annotations_have_no_findings(coco):
         ({'iscrowd': []}, 'iscrowd is [], not'),
         (
             {'ignore': '0', 'area': None},
-            "area is None, not a finite number of square pixels; ignore is '0', not 0 or 1",
+            "area is None, not a number of square pixels; ignore is '0', not 0 or 1",
         ),
     ],
 )
@@ -64,13 +64,13 @@ def test_errors_of_an_annotation(coco, changes, message):
             {'images': lambda i: [{**i[0], 'width': 10**5, 'height': 10**5}, i[1]]},
             '1 images have more than 200,000,000',
         ),
-        (
-            {'annotations': lambda a: [{**e, 'bbox': [5, 4, 9, 7]} for e in a]},
-            '2 boxes reach outside their image; bbox',
-        ),
+        ({'annotations': lambda a: [{**e, 'bbox': [5, 4, 9, 7]} for e in a]}, 'bbox seems to hold left, top, right,'),
+        ({'annotations': lambda a: [{**e, 'bbox': [2, 2, 6, 6]} for e in a]}, 'bbox seems to hold left, top, right,'),
+        ({'annotations': lambda a: [{**e, 'bbox': [2, 2, 6, 6]} for e in a], 'masks': False}, 'bbox seems to hold'),
         ({'annotations': lambda a: [{**e, 'area': 0} for e in a]}, '2 objects have an area of 0 or less'),
         ({'annotations': lambda a: [{**e, 'ignore': 1} for e in a]}, 'no object is left to learn from'),
-        ({'min_size': 9}, 'no image is left (filter_cfg)'),
+        ({'min_size': 9}, '2 images have a side under 9 pixels and are left out'),
+        ({'min_size': 9}, 'no image with objects and sides from 9 pixels is left'),
     ],
 )
 def test_errors_of_a_file(coco, changes, message):
@@ -122,14 +122,21 @@ def test_an_image_listed_twice(coco):
     assert findings == [('warning', '1 image files are listed more than once, as different images (1.jpg)')]
 
 
+def test_an_object_listed_twice(coco):
+    findings = coco.check(annotations=lambda a: [*a, {**a[0], 'id': 3}])
+    assert findings == [('warning', '1 objects have the class and box of another one in their image (annotation 3)')]
+
+
 def test_ids_that_differ_in_type_only(coco):
     findings = coco.check(annotations=lambda a: [a[0], {**a[1], 'id': '1'}])
     assert findings == [('error', '1 annotation ids are used more than once (1)')]
 
 
 def test_class_names_that_differ_in_spaces_and_capitals(coco):
-    findings = coco.check(categories=[{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'Cat '}])
-    message = "1 class names differ only in spaces or capitals; are they one class? ('cat' and 'Cat ')"
+    findings = coco.check(categories=[{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'Cat\u200b '}])
+    message = (
+        "1 class names differ only in spaces, capitals or invisibly; are they one class? ('cat' and 'Cat\\u200b ')"
+    )
     assert findings == [('warning', message)]
 
 

@@ -110,7 +110,13 @@ def test_masks_that_are_cut_or_dropped(coco, mask, message):
 )
 def test_masks_outside_the_image(coco, polygon):
     errors = [text for level, text in coco.check_first(segmentation=[polygon]) if level == 'error']
-    assert errors == ['1 masks lie outside their image or exceed it by its own size (annotation 1)']
+    assert '1 masks lie outside their image or exceed it by its own size (annotation 1)' in errors
+
+
+def test_a_polygon_that_takes_too_much_memory(coco, monkeypatch):
+    monkeypatch.setattr(coco_masks, 'OUTLINE', 300)
+    findings = coco.check_first(segmentation=[[2, 2, 6, 2, 6, 6, 2, 6] * 30])
+    assert [level for level, _ in findings] == ['error']
 
 
 def test_masks_of_another_scale_than_their_boxes(coco):
@@ -174,7 +180,7 @@ def test_many_annotations(coco, tmp_path, monkeypatch):
     monkeypatch.setattr(coco_masks, 'CHUNK', 15_000)
     number, rng = 10_000, np.random.default_rng(0)
     images = [{'id': i, 'file_name': f'{i}.jpg', 'width': 100, 'height': 100} for i in range(100)]
-    corners = rng.uniform(0, 50, (number, 2)).round(1).tolist()
+    corners = rng.uniform(0, 50, (number, 2)).tolist()
     annotations = [
         coco.annotation(i, i % 100, bbox=[x, y, 9, 9], area=41, segmentation=[[x, y, x + 9, y, x, y + 9]])
         for i, (x, y) in enumerate(corners)
