@@ -2,7 +2,6 @@
 
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -134,6 +133,26 @@ def test_a_start_without_records_is_ignored(tmp_path):
     log(tmp_path, '20250101_000000', losses=[(50, 5.0)])
     log(tmp_path, '20250102_000000')
     assert len(read_scalars(tmp_path)[0]) == 1
+
+
+def test_lines_that_a_killed_process_left_are_ignored(tmp_path):
+    log(tmp_path, '20250101_000000', losses=[(50, 5.0)])
+    with next(tmp_path.glob('*/vis_data/scalars.json')).open('a') as file:
+        file.write('[]\n3\n{"loss": 1.0}\n{"mAP": 1.0}\n{"loss": 1.0, "it')
+    assert [record['iter'] for record in read_scalars(tmp_path)[0]] == [50]
+    assert read_scalars(tmp_path)[1] == []
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    log(tmp_path, '20250101_000000')
+    path = next(tmp_path.glob('*/vis_data/scalars.json'))
+    path.write_text(json.dumps({'loss': 1.0, 'loss_$\\frac$': 1.0, 'iter': 1, 'step': 1}))
+    assert draw_curves(tmp_path).stat().st_size
+
+
+def test_curves_that_cannot_be_drawn_do_not_end_the_training(tmp_path):
+    (tmp_path / 'curves.png').mkdir()
+    assert summarize(tmp_path, {})[0].startswith('Curves: cannot be drawn (')
 
 
 def test_without_a_best_checkpoint_its_line_is_missing(tmp_path):
