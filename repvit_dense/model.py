@@ -85,10 +85,10 @@ def _find_device(name: str | None) -> 'torch.device':
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
         if device.type == 'cpu' and device.index:
-            raise RuntimeError('the device of the CPU is cpu')
+            raise RuntimeError('the CPU is one device, cpu')
         torch.zeros(1, device=device).cpu()
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise InputError(f'--device {name}: {str(error).splitlines()[0]}') from error
+        raise InputError(f'--device {name}: cannot be used here ({str(error).splitlines()[0]})') from error
     return device
 
 

@@ -1,13 +1,12 @@
 """Build a config's model, load its weights and run it."""
 
+import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData, PixelData
 
 from repvit_dense import config
 from repvit_dense.errors import InputError
-from repvit_dense.model import _meta, arrays, build_model, load_model, predictor
+from repvit_dense.model import _meta, build_model, load_model, predictor
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')
 
@@ -45,36 +44,18 @@ def test_the_fused_model_predicts_the_same(cfg, checkpoint, image):
     torch.testing.assert_close(fused.scores, plain.scores, rtol=1e-3, atol=1e-3)
 
 
-def test_an_unknown_device_is_refused(cfg, checkpoint):
-    with pytest.raises(InputError, match='--device nonsense'):
-        load_model(cfg.copy(), checkpoint, 'nonsense')
+@pytest.mark.parametrize('device', ['nonsense', 'meta', 'cpu:7', 'cuda:99', 'xla', ' '])
+def test_a_device_that_cannot_compute_is_refused_before_the_checkpoint_is_read(cfg, device):
+    with pytest.raises(InputError, match=f'--device {device}: .'):
+        load_model(cfg.copy(), 'no checkpoint', device)
+
+
+def test_thin_images_are_predicted(cfg, checkpoint):
+    predict = predictor(load_model(cfg.copy(), checkpoint, 'cpu'), cfg)
+    for size in ((1, 1), (2, 20_000), (20_000, 1)):
+        instances = predict(np.zeros((*size, 3), np.uint8)).pred_instances
+        assert instances.masks.shape == (len(instances), *size)
 
 
 def test_classes_come_from_the_config_if_the_checkpoint_has_none(cfg):
     assert _meta(cfg, {'meta': {}})['classes'] == CLASSES
-
-
-def test_arrays_of_detections():
-    instances = InstanceData(
-        bboxes=torch.tensor([[0.0, 1, 2, 3]]), scores=torch.tensor([0.9]), labels=torch.tensor([1])
-    )
-    result = arrays(DetDataSample(pred_instances=instances), 8)
-    assert result['boxes'].tolist() == [[0, 1, 2, 3]]
-    assert result.keys() == {'boxes', 'scores', 'labels'}
-
-
-def test_arrays_of_a_class_map():
-    sample = DetDataSample(pred_sem_seg=PixelData(sem_seg=torch.tensor([[[2, 2, 2, 0]]])))
-    assert arrays(sample, 8)['seg'].tolist() == [[2, 2, 2, 0]]
-
-
-def test_arrays_of_a_panoptic_map():
-    """mmdet writes class + 1000 * object, and the number of classes for pixels without a segment."""
-    ids = torch.tensor([[[1000, 2000, 2000, 8, 7, 7, 7, 7]]])
-    result = arrays(DetDataSample(pred_panoptic_seg=PixelData(sem_seg=ids)), 8)
-    assert result['segments'].tolist() == [[2, 3, 3, 0, 1, 1, 1, 1]]
-    assert result['segment_info'] == [
-        {'number': 1, 'label': 7, 'is_thing': False},
-        {'number': 2, 'label': 0, 'is_thing': True},
-        {'number': 3, 'label': 0, 'is_thing': True},
-    ]
