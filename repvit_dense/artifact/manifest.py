@@ -1,33 +1,41 @@
 """Read and write `manifest.json`, the description of an artifact. Reading executes nothing and stays in the folder."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from repvit_dense import __version__
-from repvit_dense.artifact.targets import PRECISIONS, TARGETS
-from repvit_dense.errors import InputError
-from repvit_dense.files import is_file, write_text
+from repvit_dense.artifact.rules import (
+    OUTPUTS,
+    Rule,
+    are_class_names,
+    is_digest,
+    is_key,
+    is_relative_name,
+    postprocess_rules,
+    preprocess_rules,
+    rules,
+)
+from repvit_dense.artifact.targets import TARGETS
+from repvit_dense.data.reading import read_json
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.files import is_file, is_folder, open_regular, walk, write_text
 
 NAME = 'manifest.json'
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # version 1 has no `files`
+LARGEST = 2**24  # bytes of a manifest
 EXPORT_AGAIN = 'export the model again (repvit-dense export)'
+COPY = f'copy the whole folder of the artifact anew, or {EXPORT_AGAIN}'
 
-# Outputs of the graph of each task (a model file may order them differently), and thresholds of the postprocessing.
-OUTPUTS = {
-    'detection': ('boxes', 'scores', 'labels', 'count'),
-    'instance': ('boxes', 'scores', 'labels', 'masks', 'count'),
-    'panoptic': ('scores', 'labels', 'masks', 'count'),
-    'semantic': ('seg',),
-}
-MASK_KINDS = {'detection': (None,), 'instance': ('roi', 'image'), 'panoptic': ('image',), 'semantic': (None,)}
-THRESHOLDS = {
-    'detection': (),
-    'instance': ('mask_thr',),
-    'panoptic': ('object_mask_thr', 'iou_thr', 'filter_low_score', 'num_things'),
-    'semantic': (),
+MODEL_SUFFIXES = {
+    *(Path(target.model).suffix for target in TARGETS.values()),
+    *('.bin', '.data', '.weights', '.mlmodel', '.ort'),
 }
 
 
@@ -48,6 +56,7 @@ class Manifest:
         mask_kind: 'roi' if a mask covers its box, 'image' if it covers the padded image on a coarser grid, else None.
         postprocess: thresholds and switches, see `repvit_dense.artifact.postprocess`.
         config, backbone, tap, checkpoint_sha256, versions: origin of the model.
+        files: SHA-256 of every file of the model by its name in the folder; None in version 1. `write` computes it.
         certificate: measurements of the export; None if there were none.
         producer: name and version of the writer.
         format_version: version of this description.
@@ -69,18 +78,20 @@ class Manifest:
     tap: str | None
     checkpoint_sha256: str | None
     versions: dict[str, str]
+    files: dict[str, str] | None = None
     certificate: dict | None = None
     producer: str = f'repvit_dense {__version__}'
     format_version: int = FORMAT_VERSION
 
     def write(self, folder: str | Path) -> Path:
-        """Write `manifest.json` into a folder, completely or not at all, and return its path.
+        """Write `manifest.json` into the folder of the model, completely or not at all, and return its path.
 
         Raises:
-            InputError: `read` would refuse the value of a field.
+            InputError: `read` would refuse the value of a field, or the folder lacks the model.
         """
         path = Path(folder, NAME)
-        text = json.dumps(dataclasses.asdict(self), indent=1)
+        files = {name: digest(file) for name, file in sorted(_model_files(Path(folder), self.model).items())}
+        text = json.dumps(dataclasses.asdict(self) | {'files': files, 'format_version': FORMAT_VERSION}, indent=1)
         _check(path, json.loads(text))
         write_text(path, text + '\n')
         return path
@@ -88,11 +99,11 @@ class Manifest:
 
 def is_artifact(path: str | Path) -> bool:
     """Return whether a path is a folder with a `manifest.json`."""
-    return is_file(Path(path, NAME))
+    return os.path.lexists(Path(path, NAME))
 
 
 def read(folder: str | Path) -> Manifest:
-    """Read and check the manifest of an artifact.
+    """Read and check the manifest of an artifact; see `check_files` for its model files.
 
     Raises:
         InputError: the folder or the manifest is missing, the manifest has another version or a field that is missing,
@@ -100,26 +111,82 @@ def read(folder: str | Path) -> Manifest:
     """
     folder = Path(folder)
     path = folder / NAME
-    if not path.is_file():
-        problem = f'no {NAME} in this folder' if folder.is_dir() else 'no such folder'
+    if not is_artifact(folder):
+        problem = f'no {NAME} in this folder' if is_folder(folder) else 'no such folder'
         raise InputError(f'{folder}: {problem}; name the folder of an artifact, as repvit-dense export writes it')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f'{path}: cannot be read as JSON ({error}); {EXPORT_AGAIN}') from error
+        content = read_json(path, LARGEST)
+    except InputError as error:
+        raise InputError(f'{error}; {EXPORT_AGAIN}') from error
     _check(path, content)
     model = folder / content['model']
-    if not model.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f'{path}: model {content["model"]} links out of the folder; put the file itself there')
-    if not model.exists():
-        raise InputError(
-            f'{model}: the model file is missing; copy the whole folder of the artifact, or {EXPORT_AGAIN}'
-        )
-    return Manifest(**content)
+    is_package = TARGETS[content['target']].model.endswith('.mlpackage')
+    if not (is_folder if is_package else is_file)(model):
+        kind = 'folder' if is_package else 'file'
+        problem = f'is no {kind}' if os.path.lexists(model) else 'is missing'
+        raise InputError(f'{model}: the model {kind} {problem}; {COPY}')
+    _model_files(folder, content['model'])
+    return Manifest(**{'files': None} | content)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f'{name} is no number')
+def check_class_names(names: list[str]) -> None:
+    """Refuse names of classes that no artifact may have, before the export takes its time.
+
+    Raises:
+        InputError: a name occurs twice, is empty or cannot be printed.
+    """
+    for name, count in Counter(names).items():
+        if not are_class_names([name]):
+            raise InputError(f'an artifact cannot have a class with the name {shorten(repr(name))}; rename it')
+        if count > 1:
+            raise InputError(f'{count} classes have the name {name}; results would not tell them apart: rename them')
+
+
+def check_files(folder: str | Path, manifest: Manifest) -> None:
+    """Compare the files of an artifact with the digests in its manifest; one of version 1 has none.
+
+    Raises:
+        InputError: a file differs, is missing, is not listed, or links out of the folder.
+    """
+    folder = Path(folder)
+    present = _model_files(folder, manifest.model)
+    if manifest.files is None:
+        return
+    for name in sorted(manifest.files.keys() | present.keys()):
+        if name not in present:
+            raise InputError(f'{folder / name}: this file of the artifact is missing; {COPY}')
+        if name not in manifest.files:
+            raise InputError(f'{folder / name}: the artifact was exported without this file; remove it, or {COPY}')
+        if digest(present[name]) != manifest.files[name]:
+            raise InputError(f'{folder / name}: changed since the export (its SHA-256 differs); {COPY}')
+
+
+def _model_files(folder: Path, model: str) -> dict[str, Path]:
+    """Return the files that a runtime may read, by name: those that look like a model's, and all of a model folder.
+
+    Raises:
+        InputError: one of them links out of the folder, or is no regular file.
+    """
+    inside, files = folder.resolve(), {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name != model and entry.suffix not in MODEL_SUFFIXES:
+            continue
+        for path in walk(entry) if is_folder(entry) else [entry]:
+            if not path.resolve().is_relative_to(inside):
+                raise InputError(f'{path}: links out of the folder {folder}; put the file itself there')
+            if not is_file(path):
+                raise InputError(f'{path}: cannot be read (not a regular file); {COPY}')
+            files[path.relative_to(folder).as_posix()] = path
+    return files
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    value = hashlib.sha256()
+    with open_regular(path) as file:
+        while chunk := file.read(2**20):
+            value.update(chunk)
+    return value.hexdigest()
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -130,127 +197,52 @@ def _check(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise InputError(f'{path}: not a manifest (JSON holds no object); {EXPORT_AGAIN}')
     version = content.get('format_version')
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if type(version) is not int or version not in READ_VERSIONS:
         raise InputError(
-            f'{path}: format_version is {version!r}, this release of repvit_dense reads {FORMAT_VERSION}; '
-            f'{EXPORT_AGAIN} or install the release that wrote it'
+            f'{path}: format_version is {shorten(repr(version), 40)}, this release of repvit_dense reads '
+            f'{" and ".join(map(str, READ_VERSIONS))}; {EXPORT_AGAIN} or install the release that wrote it'
         )
-    names = {field.name for field in dataclasses.fields(Manifest)}
-    for problem, fields in (('missing', names - content.keys()), ('unknown', content.keys() - names)):
-        if fields:
-            raise InputError(f'{path}: {problem}: {", ".join(sorted(fields))}; {EXPORT_AGAIN}')
+    names = {field.name for field in dataclasses.fields(Manifest)} - ({'files'} if version == 1 else set())
+    _require_fields(path, '', content, names, names)
     task = content['task']
-    _require(path, 'task', task, isinstance(task, str) and task in OUTPUTS, f'one of {", ".join(OUTPUTS)}')
-    for name, (fits, expected) in _rules(content, task).items():
-        _require(path, name, content[name], fits(content[name]), expected)
-    _check_preprocess(path, content['preprocess'])
+    _require(path, 'task', task, Rule(lambda value: is_key(value, OUTPUTS), f'one of {", ".join(OUTPUTS)}'))
+    for name, rule in rules(content).items():
+        _require(path, name, content[name], rule)
+    preprocess, postprocess = content['preprocess'], content['postprocess']
+    preprocessing = preprocess_rules(preprocess)
+    required, optional = postprocess_rules(content)
+    for part, fields, all_rules, needed in (
+        ('preprocess', preprocess, preprocessing, preprocessing),
+        ('postprocess', postprocess, required | optional, required),
+    ):
+        _require_fields(path, f'{part}: ', fields, needed, all_rules)
+        for name, value in fields.items():
+            _require(path, f'{part}.{name}', value, all_rules[name])
+    sides = [side for side in content['inputs']['images'][2:] if isinstance(side, int)]
+    divisor = preprocess['divisor']
+    multiples = Rule(lambda sides: not any(side % divisor for side in sides), f'multiples of the divisor, {divisor}')
+    _require(path, 'inputs.images: the size', sides, multiples)
+    if version > 1:
+        files = content['files']
+        fits = isinstance(files, dict) and all(map(is_relative_name, files)) and all(map(is_digest, files.values()))
+        _require(path, 'files', files, Rule(lambda _: fits and bool(files), 'a SHA-256 for each file'))
 
 
-def _require(path: Path, name: str, value: Any, fits: bool, expected: str) -> None:
-    if not fits:
-        text = repr(value)
-        raise InputError(
-            f'{path}: {name} is {text if len(text) < 80 else text[:77] + "..."}, expected {expected}; {EXPORT_AGAIN}'
-        )
-
-
-def _rules(content: dict, task: str) -> dict[str, tuple]:
-    """Return for every field a function that tests a value, and a description of valid values."""
-    class_count = len(content['classes']) if isinstance(content['classes'], list) else 0
-    optional = (lambda value: value is None or isinstance(value, str), 'a text or null')
-    thresholds = THRESHOLDS[task]
-    kinds = MASK_KINDS[task]
-    return {
-        'producer': (lambda value: isinstance(value, str), 'a text'),
-        'target': (lambda value: value in TARGETS, f'one of {", ".join(TARGETS)}'),
-        'precision': (lambda value: value in PRECISIONS, f'one of {", ".join(PRECISIONS)}'),
-        'model': (_is_file_name, 'the name of a file in this folder'),
-        'classes': (lambda value: _is_list(value, str) and len(value) > 0, 'a list of names'),
-        'palette': (
-            lambda value: (
-                value is None or (_is_list(value, list) and len(value) == class_count and all(map(_is_rgb, value)))
-            ),
-            'an RGB colour for each class, or null',
-        ),
-        'preprocess': (lambda value: isinstance(value, dict), 'an object'),
-        'inputs': (_are_inputs, 'images: [B, 3, height, width] and img_hw: [B, 2]'),
-        'outputs': (
-            lambda value: _is_list(value, str) and sorted(value) == sorted(OUTPUTS[task]),
-            f'{", ".join(sorted(OUTPUTS[task]))}',
-        ),
-        'mask_kind': (lambda value: value in kinds, ' or '.join(map(json.dumps, kinds))),
-        'postprocess': (
-            lambda value: (
-                isinstance(value, dict)
-                and all(isinstance(number, bool | int | float) for number in value.values())
-                and set(thresholds) <= value.keys()
-            ),
-            f'numbers{" with " + ", ".join(thresholds) if thresholds else ""}',
-        ),
-        **dict.fromkeys(('config', 'backbone', 'tap', 'checkpoint_sha256'), optional),
-        'versions': (
-            lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
-            'names with versions',
-        ),
-        'certificate': (lambda value: value is None or isinstance(value, dict), 'an object or null'),
-    }
-
-
-def _check_preprocess(path: Path, preprocess: dict) -> None:
-    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        'scale': (lambda value: value is None or _is_size(value), '[width, height] in pixels or null'),
-        'keep_ratio': (lambda value: isinstance(value, bool), 'true or false'),
-        'multiple': (lambda value: value is None or _is_count(value), 'a number of pixels or null'),
-        'pad_to': (lambda value: value is None or _is_size(value), '[width, height] in pixels or null'),
-        'pad_colour': (lambda value: value is None or _is_rgb(value), 'an RGB colour or null'),
-        'mean': (_is_triple, 'three numbers'),
-        'std': (lambda value: _is_triple(value) and all(number > 0 for number in value), 'three numbers above 0'),
-        'pad_value': (_is_number, 'a number'),
-        'divisor': (_is_count, 'a number of pixels'),
-    }
-    for problem, fields in (('missing', rules.keys() - preprocess.keys()), ('unknown', preprocess.keys() - rules)):
+def _require_fields(path: Path, part: str, content: dict, needed: Iterable[str], known: Iterable[str]) -> None:
+    for problem, fields in (('missing', {*needed} - {*content}), ('unknown', {*content} - {*known})):
         if fields:
-            raise InputError(f'{path}: preprocess: {problem}: {", ".join(sorted(fields))}; {EXPORT_AGAIN}')
-    for name, (fits, expected) in rules.items():
-        _require(path, f'preprocess.{name}', preprocess[name], fits(preprocess[name]), expected)
+            listed = ', '.join(shorten(name, 40) for name in sorted(fields)[:10])
+            raise InputError(f'{path}: {part}{problem}: {listed}; {EXPORT_AGAIN}')
 
 
-def _is_file_name(value: Any) -> bool:
-    """Return whether a value is a plain file name, without folder or drive on any system."""
-    if not isinstance(value, str) or '\0' in value:
-        return False
-    return value not in ('', '.', '..') and PurePosixPath(value).name == PureWindowsPath(value).name == value
+def _require(path: Path, name: str, value: Any, rule: Rule) -> None:
+    if not rule.fits(value):
+        raise InputError(f'{path}: {name} is {_quote(value)}, expected {rule.expected}; {EXPORT_AGAIN}')
 
 
-def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # 1e999 is inf
-
-
-def _is_count(value: Any) -> bool:
-    return _is_number(value) and isinstance(value, int) and value > 0
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
-
-
-def _is_triple(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
-
-
-def _is_rgb(value: Any) -> bool:
-    return _is_triple(value) and all(isinstance(level, int) and 0 <= level <= 255 for level in value)
-
-
-def _are_inputs(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() != {'images', 'img_hw'}:
-        return False
-    images, img_hw = value['images'], value['img_hw']
-    sizes = [images, img_hw] if isinstance(images, list) and isinstance(img_hw, list) else []
-    if [len(size) for size in sizes] != [4, 2] or images[1] != 3 or img_hw[1] != 2 or images[0] != img_hw[0]:
-        return False
-    return all(_is_count(side) or (isinstance(side, str) and side) for size in sizes for side in size)
+def _quote(value: Any) -> str:
+    """Return a value as Python writes it, cut to 80 characters."""
+    try:
+        return shorten(repr(value), 80)
+    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
+        return f'a {type(value).__name__}'

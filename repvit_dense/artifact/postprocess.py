@@ -10,7 +10,40 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from repvit_dense.artifact.manifest import EXPORT_AGAIN
+from repvit_dense.errors import InputError
+
+TOLERANCE = 0.01  # of scores, for rounding in half precision
+
 Size = tuple[int, int]  # height, width in pixels
+
+
+def check_values(outputs: dict[str, np.ndarray], count: int, class_count: int) -> None:
+    """Refuse outputs for one image that a working model does not return.
+
+    Args:
+        outputs: arrays of the graph, with the padding beyond `count`; a class map `seg`, or `scores` and `labels`.
+        count: number of objects.
+        class_count: number of classes that have a name.
+
+    Raises:
+        InputError: a label without a name, a score that is no probability, or an impossible count.
+    """
+    if 'seg' in outputs:
+        labels = outputs['seg']
+    else:
+        rows = len(outputs['scores'])
+        if not 0 <= count <= rows:
+            raise InputError(f'the model returned a count of {count} objects in {rows} rows; {EXPORT_AGAIN}')
+        labels, scores = outputs['labels'][:count], outputs['scores'][:count]
+        wrong = scores[(scores < -TOLERANCE) | (scores > 1 + TOLERANCE)]
+        if wrong.size:
+            raise InputError(f'the model returned a score of {wrong[0]:g}, not from 0 to 1; {EXPORT_AGAIN}')
+    for label in (labels.min(initial=0), labels.max(initial=0)):
+        if not 0 <= label < class_count:
+            raise InputError(
+                f'the model returned the label {label}, the artifact has {class_count} classes; {EXPORT_AGAIN}'
+            )
 
 
 def resize_class_map(seg: np.ndarray, image_hw: Size) -> np.ndarray:

@@ -193,10 +193,11 @@ class Predictor(ImageModel):
         """Return the result of one image from its row of the outputs."""
         steps = preprocess.geometry(image_hw, self.manifest.preprocess, self._size)
         task, options = self.manifest.task, self.manifest.postprocess
+        count = int(outputs['count']) if 'count' in outputs else 0
+        postprocess.check_values(outputs, count, len(self.names))
         if task == 'semantic':
             unpadded = outputs['seg'][: steps.resized[0], : steps.resized[1]]
             return {'seg': postprocess.resize_class_map(unpadded, image_hw)}
-        count = int(outputs['count'])
         outputs = {name: value[:count] for name, value in outputs.items() if name != 'count'}
         if task == 'panoptic':
             return postprocess.merge_queries(outputs, options, len(self.names), steps.resized, batch_hw, image_hw)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from repvit_dense.artifact import manifest, runtimes
+from repvit_dense.artifact.predictor import Predictor
+from repvit_dense.artifact.targets import TARGETS as ALL_TARGETS
 from repvit_dense.errors import InputError
 
 
@@ -123,6 +125,9 @@ def test_a_damaged_model_file(saved, target, content):
     folder = saved(target)
     path = folder / manifest.read(folder).model
     path.write_bytes(path.read_bytes()[:-80] if content is None else content)
+    with pytest.raises(InputError, match='changed since the export'):
+        load(folder)
+    manifest.read(folder).write(folder)  # with the digest of the damaged file
     with pytest.raises(InputError) as raised:
         load(folder)
     message = str(raised.value)
@@ -174,6 +179,7 @@ def test_open_shapes(artifact):
 def test_a_model_of_another_manifest(artifact, tiny_onnx):
     folder = artifact('roi')
     (folder / 'model.onnx').write_bytes(tiny_onnx('semantic'))
+    manifest.read(folder).write(folder)
     with pytest.raises(InputError, match='its outputs are seg, those of the manifest boxes, .*do not belong together'):
         load(folder)
 
@@ -190,8 +196,8 @@ def test_a_runtime_that_is_not_installed(tmp_path, a_manifest, monkeypatch, targ
     for name in [name for name in sys.modules if name.partition('.')[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
-    (tmp_path / 'model').touch()
-    a_manifest(target=target, model='model').write(tmp_path)
+    (tmp_path / ALL_TARGETS[target].model).touch()
+    a_manifest(target=target, model=ALL_TARGETS[target].model).write(tmp_path)
     with pytest.raises(InputError) as raised:
         load(tmp_path)
     assert command in str(raised.value)
@@ -200,6 +206,7 @@ def test_a_runtime_that_is_not_installed(tmp_path, a_manifest, monkeypatch, targ
 @pytest.mark.skipif(sys.platform == 'darwin', reason='runs there')
 def test_core_ml_runs_on_macos_only(tmp_path, a_manifest):
     (tmp_path / 'model.mlpackage').mkdir()
+    (tmp_path / 'model.mlpackage' / 'Manifest.json').touch()
     a_manifest(target='coreml', model='model.mlpackage').write(tmp_path)
     with pytest.raises(InputError, match='macOS only'):
         load(tmp_path)
@@ -209,3 +216,76 @@ def test_core_ml_runs_on_macos_only(tmp_path, a_manifest):
 def test_no_threads(artifact, threads):
     with pytest.raises(InputError, match=f'--threads {threads}: must be 1 or more'):
         load(artifact('detection'), threads)
+
+
+# --- a runtime that returns something else than the exported graph ---
+
+
+@pytest.fixture
+def answer(artifact, monkeypatch):
+    """Return `answer(kind, **outputs)`, which runs an artifact whose runtime returns these outputs, else sound ones."""
+
+    def run(kind, **outputs):
+        sound = {
+            'boxes': np.zeros((1, 4, 4), np.float32),
+            'scores': np.full((1, 4), 0.5, np.float32),
+            'labels': np.zeros((1, 4), np.int32),
+            'masks': np.zeros((1, 4, 28, 28), np.float32),
+            'count': np.array([2], np.int32),
+            'seg': np.zeros((1, 96, 128), np.int32),
+        }
+        folder = artifact(kind, inputs={'images': [1, 3, 96, 128], 'img_hw': [1, 2]})
+        wanted = {name: sound[name] for name in manifest.read(folder).outputs}
+        changed = {name: value for name, value in (wanted | outputs).items() if value is not None}
+        monkeypatch.setattr(runtimes.onnx, 'load', lambda *_: lambda *_: changed)
+        return Predictor(folder)(np.zeros((96, 128, 3), np.uint8))
+
+    return run
+
+
+def test_sound_outputs(answer):
+    assert len(answer('roi')) == 2
+    assert answer('roi', labels=np.array([[2] * 4]), count=np.array([4], np.uint8)).labels.tolist() == [2] * 4
+    assert answer('detection', scores=np.full((1, 4), 0.5, np.float16)).scores.dtype == np.float32
+    assert (answer('semantic', seg=np.full((1, 96, 128), 2)).seg == 2).all()
+
+
+@pytest.mark.parametrize(
+    'kind, outputs, words',
+    [
+        ('detection', {'boxes': None}, 'returned no boxes'),
+        ('detection', {'boxes': np.zeros((4, 4), np.float32)}, r'boxes as float32 \(4, 4\), expected floating-point'),
+        ('detection', {'boxes': np.zeros((1, 4, 5), np.float32)}, r'expected floating-point numbers \(1, 4, 4\)'),
+        ('detection', {'scores': np.zeros((1, 3), np.float32)}, r'scores as float32 \(1, 3\)'),
+        ('detection', {'scores': np.zeros((1, 4), int)}, 'scores as int32'),
+        ('detection', {'scores': np.zeros((1, 4), complex)}, 'scores as complex128'),
+        ('detection', {'labels': np.zeros((1, 4), np.float32)}, 'labels as float32 .* expected integers'),
+        ('detection', {'labels': np.zeros((1, 4), object)}, 'labels as object'),
+        ('detection', {'labels': np.full((1, 4), 90)}, 'returned the label 90, the artifact has 3 classes'),
+        ('detection', {'labels': np.full((1, 4), -1)}, 'returned the label -1'),
+        ('detection', {'labels': np.full((1, 4), 2**32)}, 'returned the label 2147483647'),
+        ('detection', {'count': np.array([5])}, 'a count of 5 objects in 4 rows'),
+        ('detection', {'count': np.array([-1])}, 'a count of -1 objects'),
+        ('detection', {'count': np.array(2)}, r'count as int32 \(\)'),
+        ('detection', {'scores': np.full((1, 4), 7, np.float32)}, 'a score of 7, not from 0 to 1'),
+        ('roi', {'masks': np.zeros((1, 3, 28, 28), np.float32)}, r'masks as float32 \(1, 3, 28, 28\)'),
+        ('panoptic', {'labels': np.full((1, 4), 3)}, 'returned the label 3'),
+        (
+            'semantic',
+            {'seg': np.zeros((1, 48, 64), int)},
+            r'seg as int32 \(1, 48, 64\), expected integers \(1, 96, 128\)',
+        ),
+        ('semantic', {'seg': np.full((1, 96, 128), 255)}, 'returned the label 255'),
+    ],
+)
+def test_outputs_that_no_export_returns(answer, kind, outputs, words):
+    with pytest.raises(InputError, match=words):
+        answer(kind, **outputs)
+
+
+def test_objects_with_nan_are_left_out_with_a_warning(answer, capsys):
+    scores = np.array([[np.nan, 0.5, 0.5, 0.5]], np.float32)
+    boxes = np.full((1, 4, 4), np.nan, np.float32)
+    assert len(answer('roi', scores=scores)) == 1
+    assert len(answer('roi', boxes=boxes)) == 0
+    assert '1 of 2 objects are left out' in capsys.readouterr().err

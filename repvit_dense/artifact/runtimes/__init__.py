@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repvit_dense.artifact.manifest import Manifest
-from repvit_dense.artifact.runtimes.common import first_line
+from repvit_dense.artifact.manifest import Manifest, check_files
+from repvit_dense.artifact.runtimes.common import check_outputs, first_line
 from repvit_dense.artifact.targets import TARGETS
 from repvit_dense.errors import InputError
 
@@ -32,16 +32,18 @@ def load(folder: str | Path, manifest: Manifest, threads: int | None = None) -> 
 
     Returns:
         `run(images, img_hw)`, which maps `(B, 3, H, W)` and `(B, 2)` float32 to arrays by name, float32 or int32, as
-        described in `repvit_dense.exporting.graphs.base.Graph.forward`. It raises InputError if a shape or a type does
-        not fit the artifact.
+        described in `repvit_dense.exporting.graphs.base.Graph.forward`. It raises InputError if a shape or a type of
+        an input or output does not fit the artifact.
 
     Raises:
-        InputError: the runtime is not installed (the message has the command that installs it), cannot read the model
-            file, or the model file does not belong to the manifest.
+        InputError: a file is not the exported one, see `manifest.check_files`; or the runtime is not installed (the
+            message has the command that installs it), cannot read the model file, or the model file does not belong to
+            the manifest.
     """
     if threads is not None and threads < 1:
         raise InputError(f'--threads {threads}: must be 1 or more')
     path = Path(folder, manifest.model)
+    check_files(folder, manifest)
     runtime = importlib.import_module(f'{__name__}.{TARGETS[manifest.target].module}')
     infer = runtime.load(path, manifest, threads)
 
@@ -53,7 +55,9 @@ def load(folder: str | Path, manifest: Manifest, threads: int | None = None) -> 
             raise
         except Exception as error:  # runtimes share no class of errors
             raise InputError(f'{path}: {manifest.target} cannot run this model ({first_line(error)})') from error
-        return {name: _to_32_bits(value) for name, value in outputs.items()}
+        outputs = {name: _to_32_bits(value) for name, value in outputs.items() if name in manifest.outputs}
+        check_outputs(path, outputs, manifest, images.shape)
+        return outputs
 
     return run
 
@@ -77,8 +81,14 @@ def _check_inputs(path: Path, manifest: Manifest, arrays: 'dict[str, np.ndarray]
 
 
 def _to_32_bits(value: Any) -> 'np.ndarray':
-    """Convert an output of any format to float32 or int32."""
+    """Convert an output of any format to float32 or int32; one of another type stays as it is, to be refused."""
     import numpy as np
 
     value = np.asarray(value)
-    return value.astype(np.float32 if value.dtype.kind == 'f' else np.int32, copy=False)
+    if value.dtype.kind == 'f':
+        return value.astype(np.float32, copy=False)
+    if value.dtype.kind not in 'iu':
+        return value
+    if value.dtype.itemsize > 4:
+        value = value.clip(-(2**31), 2**31 - 1)  # larger labels would wrap to valid ones
+    return value.astype(np.int32, copy=False)

@@ -3,10 +3,24 @@
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from repvit_dense.artifact.manifest import EXPORT_AGAIN, Manifest
+from repvit_dense.artifact.manifest import COPY, EXPORT_AGAIN, Manifest
 from repvit_dense.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Shapes of the outputs; letters stand for sizes that are equal in all of them. B, H and W are those of the images.
+SHAPES = {
+    'boxes': ('B', 'N', 4),
+    'scores': ('B', 'N'),
+    'labels': ('B', 'N'),
+    'masks': ('B', 'N', 'h', 'w'),
+    'count': ('B',),
+    'seg': ('B', 'H', 'W'),
+}
+INTEGERS = ('labels', 'count', 'seg')
 
 
 def require(module: str, extra: str) -> Any:
@@ -30,9 +44,7 @@ def require(module: str, extra: str) -> Any:
 
 def unreadable(path: Path, runtime: str, error: Exception) -> InputError:
     """Return the error for a model file that a runtime cannot load."""
-    return InputError(
-        f'{path}: {runtime} cannot load this file ({first_line(error)}); copy the artifact anew, or {EXPORT_AGAIN}'
-    )
+    return InputError(f'{path}: {runtime} cannot load this file ({first_line(error)}); {COPY}')
 
 
 def first_line(error: Exception) -> str:
@@ -61,3 +73,29 @@ def check_count(path: Path, values: Sequence, manifest: Manifest) -> None:
             f'{path}: it has {len(values)} outputs, the manifest {len(manifest.outputs)}: model file and manifest do '
             f'not belong together; {EXPORT_AGAIN}'
         )
+
+
+def check_outputs(path: Path, outputs: 'dict[str, np.ndarray]', manifest: Manifest, images: Sequence[int]) -> None:
+    """Refuse outputs that are missing or of an unexpected shape or type.
+
+    Args:
+        path: the model file.
+        outputs: the outputs, by name.
+        manifest: description of the artifact.
+        images: shape of the input.
+    """
+    sizes: dict[str, int] = {'B': images[0], 'H': images[2], 'W': images[3]}
+    for name in manifest.outputs:
+        value = outputs.get(name)
+        if value is None:
+            raise InputError(f'{path}: it returned no {name}; {EXPORT_AGAIN}')
+        expected = SHAPES[name]
+        fits = value.ndim == len(expected) and value.dtype.kind == ('i' if name in INTEGERS else 'f')
+        for side, size in zip(expected, value.shape, strict=False):
+            fits = fits and size == (side if isinstance(side, int) else sizes.setdefault(side, size))
+        if not fits:
+            kind = 'integers' if name in INTEGERS else 'floating-point numbers'
+            shape = ', '.join(str(sizes.get(str(side), side)) for side in expected)
+            raise InputError(
+                f'{path}: it returned {name} as {value.dtype} {value.shape}, expected {kind} ({shape}); {EXPORT_AGAIN}'
+            )
