@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from repvit_dense.data.lookup import split_of
+from repvit_dense.data.lookup import in_test_folder
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
@@ -59,7 +59,7 @@ def build_source(
     """
     notes = list(notes)
     if 'val' not in contents:
-        content, left_out = _without_test_folders(contents['train'])
+        content, left_out = _without_test_folders(root, contents['train'])
         if left_out:
             notes.append(f'{root}: {left_out} images in folders of a test split are not used')
         train, val = hold_out(root, content)
@@ -101,13 +101,12 @@ def hold_out(root: Path, content: dict) -> tuple[dict, dict]:
     return _select(content, images[number:]), _select(content, images[:number])
 
 
-def _without_test_folders(content: dict) -> tuple[dict, int]:
+def _without_test_folders(root: Path, content: dict) -> tuple[dict, int]:
     """Return the content without the images whose file name has a folder of a test split, and their number."""
-    images = [
-        image
-        for image in content['images']
-        if 'test' not in map(split_of, PurePosixPath(str(image.get('file_name')).replace('\\', '/')).parts[:-1])
-    ]
+    start = f'{root.as_posix()}/'
+    names = [str(image.get('file_name')).removeprefix(start).replace('\\', '/') for image in content['images']]
+    pairs = zip(content['images'], names, strict=True)
+    images = [image for image, name in pairs if not in_test_folder(PurePosixPath(name))]
     return _select(content, images), len(content['images']) - len(images)
 
 

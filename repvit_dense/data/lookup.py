@@ -1,8 +1,9 @@
 """Find files by names that were written elsewhere: other capitals, backslashes, folders of another machine."""
 
+import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from repvit_dense.data.reading import read_text
 from repvit_dense.errors import InputError
@@ -10,6 +11,7 @@ from repvit_dense.files import is_file, is_folder
 
 SAMPLED = 50  # file names of an annotation file that are looked up to find its image folder
 DEEPEST = 20  # leading folders that are removed from a file name to find it
+TEST_FOLDER = re.compile('(images?[-_ ]?)?test(s|ing)?([-_ ]?(images?|set|data|dev|split|[0-9]+))*', re.IGNORECASE)
 SPLIT_WORD = re.compile('(train|test)[a-z]*|(val)(id[a-z]*|set|split|data|images)?')
 
 
@@ -25,10 +27,15 @@ def split_of(name: str) -> str | None:
     return splits[-1] if splits else None
 
 
+def in_test_folder(path: PurePath) -> bool:
+    """Return whether a folder of a relative path belongs to a test split: `test/1.jpg`, `images/test2017/1.jpg`."""
+    return not path.is_absolute() and any(TEST_FOLDER.fullmatch(part) for part in path.parts[:-1])
+
+
 def child(folder: Path, name: str) -> Path:
     """Return `folder/name`; if it does not exist, the first entry whose name differs from it in capitals only."""
     path = folder / name
-    if path.exists() or not is_folder(folder):
+    if os.path.lexists(path) or not is_folder(folder):
         return path
     return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() == name.lower()), path)
 
@@ -67,7 +74,7 @@ def image_folder(root: Path, file: Path, content: dict, folder: Path | None = No
     children = [path for base in (root, root / 'images') if is_folder(base) for path in sorted(base.iterdir())]
     of_split = [path for path in children if split and split_of(path.name) == split]
     candidates = [folder] if folder else [*of_split, child(root, 'images'), root, file.parent]
-    candidates += [path for path in sorted(root.iterdir()) if is_folder(path) and split_of(path.name) != 'test']
+    candidates += [path for path in sorted(root.iterdir()) if is_folder(path) and not TEST_FOLDER.fullmatch(path.name)]
     candidates = list(dict.fromkeys(candidates))
     names = [name for image in content['images'][:SAMPLED] if isinstance(name := image.get('file_name'), str) and name]
     for number in (None, *range(min(DEEPEST, max(map(_depth, names), default=0)) + 1)):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from repvit_dense.data.lookup import child, image_folder, locate, read_lines, shortened, split_of
+from repvit_dense.data.lookup import child, image_folder, in_test_folder, locate, read_lines, shortened, split_of
 from repvit_dense.errors import InputError
 
 
@@ -17,6 +17,18 @@ from repvit_dense.errors import InputError
 )
 def test_split_of(name, split):
     assert split_of(name) == split
+
+
+@pytest.mark.parametrize(
+    'path, is_test',
+    [
+        *[(f'{name}/1.jpg', True) for name in ('test', 'a/Test', 'test2017/a', 'images_test', 'test-dev', 'testing')],
+        *[(f'{name}/1.jpg', False) for name in ('test_rig', 'latest', 'contest', 'a', '/test')],
+        ('test.jpg', False),
+    ],
+)
+def test_test_folders(path, is_test):
+    assert in_test_folder(Path(path)) == is_test
 
 
 def test_child_ignores_capitals_if_the_exact_name_does_not_exist(tmp_path):

@@ -61,11 +61,11 @@ def findings_of(level: str, message: str, offenders: Iterable) -> list[Finding]:
 
     Args:
         level: 'error' or 'warning'.
-        message: the fault; `{}` is replaced by the number of offenders.
+        message: the fault; the first `{}` is replaced by the number of offenders.
         offenders: whatever has the fault.
     """
     offenders = [str(offender) for offender in offenders]
-    return [Finding(level, message.format(f'{len(offenders):,}'), offenders)] if offenders else []
+    return [Finding(level, message.replace('{}', f'{len(offenders):,}', 1), offenders)] if offenders else []
 
 
 def enforce(data: str | Path, report: Report) -> None:

@@ -109,7 +109,7 @@ class _Masks:
     def _note(self, mask: Path, values: np.ndarray) -> None:
         whole = np.isfinite(values) & (values >= 0) & (values <= 255) & (values == np.floor(values))
         if not whole.all():
-            shown = ', '.join(map(str, values[~whole][:3].tolist()))
+            shown = ', '.join(f'{value:g}' for value in values[~whole][:3])
             self._add('{} masks have values that are not whole numbers from 0 to 255', f'{mask}: {shown}')
         values = values[whole].astype(np.uint8)
         labels = self._table[values]

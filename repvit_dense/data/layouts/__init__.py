@@ -16,6 +16,7 @@ from repvit_dense.data.layouts import coco, masks, named, panoptic, voc, yolo
 from repvit_dense.data.layouts.named import NAMES
 from repvit_dense.data.source import Source
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_file, is_folder
 
 
 class Layout(Protocol):
@@ -62,13 +63,17 @@ def find(data: str, task: str, work_dir: str | os.PathLike) -> Source:
     """
     if data in NAMES:
         return named.read(data, task)
-    root = Path(data)
-    if not root.is_dir():
+    if is_file(data):
+        raise InputError(f'--data {data}: a file; name the folder of the data set')
+    if not is_folder(data):
         raise InputError(f'--data {data}: no such folder and no data set of this name; known: {", ".join(NAMES)}')
-    root, store = root.absolute(), Path(work_dir).absolute() / 'coco'
+    root, store = Path(data).absolute(), Path(work_dir).absolute() / 'coco'
     layouts = [layout for layout in LAYOUTS if task in layout.TASKS]
-    for layout in layouts:
-        if layout.recognise(root):
-            return layout.read(root, task, store)
+    try:
+        for layout in layouts:
+            if layout.recognise(root):
+                return layout.read(root, task, store)
+    except PermissionError as error:
+        raise InputError(f'{error.filename}: cannot be read or written ({error.strerror})') from error
     expected = '; or '.join(layout.EXPECTED for layout in layouts)
     raise InputError(f'{root}: no data set for this {task} config in this folder. Expected: {expected}')

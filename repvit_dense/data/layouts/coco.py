@@ -31,7 +31,7 @@ def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; annotations are written to `store` only if they are changed or images are held out."""
     files = _files_in_image_folders(root)
     folders = {split: file.parent for split, file in files.items()}
-    notes: list[str] = []
+    notes = [f'{files.pop("test")}: a test split, which is not used'] if 'test' in files else []
     if not files:
         files, notes = _choose(root, _files_beside_images(root))
     contents = {split: read_coco(file) for split, file in files.items()}
@@ -61,11 +61,11 @@ def _files_in_image_folders(root: Path) -> dict[str, Path]:
     files: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if is_folder(path)):
         split, jsons = split_of(folder.name), _json_files(folder)
-        if split in SPLITS and jsons:
+        if split and jsons:
             files.setdefault(split, []).extend(jsons)
     if len(files.get('train', ())) != 1:
         return {}
-    return {split: _choose_one(root, split, paths) for split, paths in files.items()}
+    return {split: paths[0] if split == 'test' else _choose_one(root, split, paths) for split, paths in files.items()}
 
 
 def _files_beside_images(root: Path) -> list[Path]:
@@ -109,7 +109,11 @@ def _drop_placeholder(contents: list[dict]) -> str | None:
     if any(category.get('supercategory') != first['name'] for category in others):
         return None
     for content in contents:
-        content['categories'] = [category for category in content['categories'] if category != first]
+        content['categories'] = [
+            category
+            for category in content['categories']
+            if (category['name'], category.get('supercategory')) != (first['name'], 'none')
+        ]
     return first['name']
 
 

@@ -6,6 +6,7 @@ The folders are `images/{train,val}*` and `annotations/` (or `masks/`, `labels/`
 is ignored. 255 is ignored, and so are the values of classes whose name is one of `IGNORED_NAMES`.
 """
 
+import os
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -16,7 +17,7 @@ from repvit_dense.data.lookup import child, split_of
 from repvit_dense.data.reading import SUFFIXES, images_in, read_json, read_text
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
-from repvit_dense.files import is_file, is_folder, walk
+from repvit_dense.files import is_file, is_folder, walk, write_text
 
 TASKS: tuple[str, ...] = ('semantic',)
 EXPECTED = (
@@ -37,7 +38,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, task: str, store: Path) -> Source:
-    """Return the data set; nothing is written to `store`."""
+    """Return the data set; lists of images are written to `store` if there are links to folders."""
     file = _class_file(root)
     if file is None:
         raise InputError(
@@ -51,6 +52,8 @@ def read(root: Path, task: str, store: Path) -> Source:
     if ignored:
         notes.append(f'{file}: pixels of value {", ".join(ignored)} are ignored, because of the name')
     splits = []
+    for folder in [*_folders_of_split(root, 'test'), *_folders_of_split(child(root, 'images'), 'test')]:
+        notes.append(f'{folder}: a test split, which is not used')
     for split in SPLITS:
         folders = _image_and_mask_folders(root, split)
         if folders is None:
@@ -59,8 +62,10 @@ def read(root: Path, task: str, store: Path) -> Source:
                 f'{EXPECTED}'
             )
         images, masks = (folder.relative_to(root) for folder in folders)
-        suffixes, unused = _suffixes(*folders)
-        notes += unused
+        stems, suffixes, more = _pairs(*folders)
+        notes += more
+        if _has_linked_folders(folders[0]):  # mmseg would follow a link to a folder above until its path is too long
+            suffixes['ann_file'] = str(_write_list(store / f'{split}.txt', stems))
         splits.append(folder_arguments(root, images, masks, **suffixes, reduce_zero_label=reduce_zero_label))
     train, val = splits
     meta, names = metainfo(classes), tuple(notes)
@@ -119,10 +124,14 @@ def _labels(file: Path, values: dict[int, str]) -> tuple[tuple[str, ...], bool, 
     return tuple(classes), first == 1, tuple(changed)
 
 
+def _folders_of_split(folder: Path, split: str) -> list[Path]:
+    children = sorted(folder.iterdir()) if is_folder(folder) else []
+    return [path for path in children if is_folder(path) and split_of(path.name) == split]
+
+
 def _image_and_mask_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     def subfolder(folder: Path) -> Path | None:
-        children = sorted(folder.iterdir()) if is_folder(folder) else []
-        folders = [path for path in children if is_folder(path) and split_of(path.name) == split]
+        folders = _folders_of_split(folder, split)
         if len(folders) > 1:
             raise InputError(f'{folder}: several folders for the {split} split: {_some([f.name for f in folders])}')
         return folders[0] if folders else None
@@ -138,13 +147,27 @@ def _image_and_mask_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _suffixes(images: Path, masks: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the suffixes of image and mask names, and messages for the user.
+def _has_linked_folders(folder: Path) -> bool:
+    return any(os.path.islink(f'{parent}/{name}') for parent, names, _ in os.walk(folder) for name in names)  # noqa: PTH114
+
+
+def _write_list(file: Path, stems: list[str]) -> Path:
+    """Write the names of the images without their suffix, one per line, as mmseg reads them."""
+    wrong = [stem for stem in stems if stem != stem.strip() or len(stem.splitlines()) != 1 or not stem.isprintable()]
+    if wrong:
+        raise InputError(f'{wrong[0]!r}: such a name of an image needs a folder without links to folders')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, '\n'.join(stems))
+    return file
+
+
+def _pairs(images: Path, masks: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the names of the images without suffix, the suffixes of images and masks, and messages for the user.
 
     mmseg pairs files by the part before the suffix. The suffix of the masks is the one that most images have a mask
     with, the shortest of several.
     """
-    files = images_in(images)
+    files = [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves hidden files out
     kinds = sorted({path.suffix for path in files})
     if len(kinds) != 1:
         content = ', '.join(kinds) if kinds else 'no images'
@@ -168,7 +191,7 @@ def _suffixes(images: Path, masks: Path) -> tuple[dict[str, str], list[str]]:
             f'{masks}: {len(missing)} of the {len(stems)} images have no mask, whose names would be {_some(missing)}'
         )
     note = f'{masks}: {len(unused)} files are not the mask of an image and are not used: {_some(unused)}'
-    return {'img_suffix': kinds[0], 'seg_map_suffix': suffix}, [note] if unused else []
+    return stems, {'img_suffix': kinds[0], 'seg_map_suffix': suffix}, [note] if unused else []
 
 
 def _some(names: list[str]) -> str:

@@ -1,11 +1,11 @@
 """Pascal VOC: `JPEGImages/`, `Annotations/*.xml` and, optionally, lists of images in `ImageSets/Main`."""
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
-from repvit_dense.data.lookup import child, read_lines, split_of
+from repvit_dense.data.lookup import child, in_test_folder, read_lines
 from repvit_dense.data.reading import SUFFIXES, image_size, images_in
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.data.voc_labels import parse_labels
@@ -22,8 +22,9 @@ MOST = 5  # examples in a message
 
 
 def recognise(root: Path) -> bool:
-    """Return whether the folder has both `Annotations` and `JPEGImages`."""
-    return is_folder(child(root, 'Annotations')) and is_folder(child(root, 'JPEGImages'))
+    """Return whether the folder has both `Annotations`, with an XML file, and `JPEGImages`."""
+    labels = child(root, 'Annotations')
+    return is_folder(child(root, 'JPEGImages')) and is_folder(labels) and any(map(_is_xml, walk(labels)))
 
 
 def read(root: Path, task: str, store: Path) -> Source:
@@ -46,7 +47,7 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     """
     folder, label_folder = child(root, 'JPEGImages'), child(root, 'Annotations')
     images = _by_name(folder, images_in(folder))
-    files = _by_name(label_folder, [path for path in walk(label_folder) if path.suffix.lower() == '.xml'])
+    files = _by_name(label_folder, filter(_is_xml, walk(label_folder)))
     splits, notes = _splits(root, folder, images)
     counts: Counter = Counter()
     pictures = {split: list(_read_files(files, images, counts)) for split, images in splits.items()}
@@ -72,9 +73,9 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
 def _splits(root: Path, folder: Path, images: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[str]]:
     """Return split -> its images, see `read_labels`, and messages for the user."""
     lists, notes = _lists(child(root, 'ImageSets'))
-    splits = {split: _listed(file, folder, images) for split, file in lists.items()}
+    splits = {split: _listed(file, folder, images, notes) for split, file in lists.items()}
     if not splits:
-        splits = {'train': {name: path for name, path in images.items() if not _in_test_folder(name)}}
+        splits = {'train': {name: path for name, path in images.items() if not in_test_folder(PurePosixPath(name))}}
         if len(splits['train']) < len(images):
             notes.append(
                 f'{folder}: {len(images) - len(splits["train"])} images in folders of a test split are not used'
@@ -88,7 +89,11 @@ def _splits(root: Path, folder: Path, images: dict[str, Path]) -> tuple[dict[str
     return splits, notes
 
 
-def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
+def _is_xml(path: Path) -> bool:
+    return path.suffix.lower() == '.xml' and not path.name.startswith('._')
+
+
+def _by_name(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     """Return name, relative to the folder and without suffix, -> file."""
     names: dict[str, Path] = {}
     for path in sorted(files):
@@ -97,10 +102,6 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
             raise InputError(f'{path}: {names[name].name} has the same name but for its suffix; keep one of them')
         names[name] = path
     return names
-
-
-def _in_test_folder(name: str) -> bool:
-    return 'test' in map(split_of, name.split('/')[:-1])
 
 
 def _lists(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -126,7 +127,7 @@ def _lists(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return found, notes
 
 
-def _listed(file: Path, folder: Path, images: dict[str, Path]) -> dict[str, Path]:
+def _listed(file: Path, folder: Path, images: dict[str, Path], notes: list[str]) -> dict[str, Path]:
     """Return the images in a list, one name per line, with or without suffix; VOC's -1 or 1 may follow.
 
     A name without folder stands for an image in a subfolder if there is only one of this name.
@@ -134,13 +135,16 @@ def _listed(file: Path, folder: Path, images: dict[str, Path]) -> dict[str, Path
     bases = Counter(name.rpartition('/')[2] for name in images)
     names = {base: name for name in images if bases[base := name.rpartition('/')[2]] == 1}
     names |= {name: name for name in images}
-    lines = {line: next((names[r] for r in _readings(line) if r in names), None) for line in read_lines(file)}
-    missing = [line for line, name in lines.items() if name is None and not line.startswith('#')]
+    lines = [(line, next((names[r] for r in _readings(line) if r in names), None)) for line in read_lines(file)]
+    missing = [line for line, name in lines if name is None and not line.startswith('#')]
     if missing:
         raise InputError(f'{file}: names {_some(missing)}, which is not in {folder}')
-    chosen = {name: images[name] for name in lines.values() if name is not None}
+    listed = [name for _, name in lines if name is not None]
+    chosen = {name: images[name] for name in listed}
     if not chosen:
         raise InputError(f'{file}: names no images')
+    if len(chosen) < len(listed):
+        notes.append(f'{file}: {len(listed) - len(chosen)} repeated lines are left out')
     return chosen
 
 

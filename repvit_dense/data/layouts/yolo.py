@@ -1,12 +1,13 @@
 """YOLO: a YAML file with `names`, `train` and `val`, and a text file with boxes or polygons for each image."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
-from repvit_dense.data.lookup import child, locate, read_lines, split_of
+from repvit_dense.data.lookup import child, in_test_folder, locate, read_lines
 from repvit_dense.data.reading import SUFFIXES, image_size, images_in, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.data.yolo_labels import parse_labels
@@ -56,7 +57,12 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
             notes.append(f'{file}: the test split is not used')
         elif entry is not None:
             entries = entry if entry and isinstance(entry, list) else [entry]
-            images[split] = [path for part in entries for path in _images(file, base, split, part, notes)]
+            listed = [path for part in entries for path in _images(file, base, split, part, notes)]
+            images[split] = list(dict.fromkeys(listed))
+            if len(images[split]) < len(listed):
+                notes.append(
+                    f"{file}: '{split}' names {len(listed) - len(images[split])} images twice; they count once"
+                )
     if 'train' not in images:
         raise InputError(f"{file}: names no training images; add the path of their folder: 'train: images/train'")
     labels = _LabelFiles()
@@ -104,7 +110,7 @@ def _class_names(file: Path, settings: dict) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{file}: 'names' must list the classes, or map 0, 1, ... to them")
     repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated or '' in names:
+    if repeated or not all(map(str.strip, names)):
         raise InputError(f"{file}: 'names' has {f'{repeated[0]!r} twice' if repeated else 'an empty name'}")
     number = settings.get('nc', str(len(names)))
     if number not in (str(len(names)), *EMPTY):
@@ -131,12 +137,12 @@ def _images(file: Path, base: Path, split: str, entry: object, notes: list[str])
     entry = entry.replace('\\', '/')
     candidates = [base / entry, base / entry.removeprefix('../')]
     path = next((path for path in candidates if is_folder(path)), None) or locate([base], entry)
-    if path is None and not candidates[0].exists():
+    if path is None and not os.path.lexists(candidates[0]):
         raise InputError(f'{file}: {candidates[0]} does not exist')
     if path is None or not is_folder(path):
         return _listed(path or candidates[0], [(path or candidates[0]).parent, base])
     images = images_in(path)
-    used = [image for image in images if 'test' not in map(split_of, image.relative_to(path).parts[:-1])]
+    used = [image for image in images if not in_test_folder(image.relative_to(path))]
     if len(used) < len(images):
         notes.append(f'{path}: {len(images) - len(used)} images in folders of a test split are not used')
     if not used:
@@ -146,11 +152,11 @@ def _images(file: Path, base: Path, split: str, entry: object, notes: list[str])
 
 def _listed(file: Path, folders: list[Path]) -> list[Path]:
     """Return the images that a text file lists, one path per line; a line that begins with `#` may be a comment."""
-    located = {line: locate(folders, line) for line in read_lines(file)}
-    missing = [line for line, path in located.items() if path is None and not line.startswith('#')]
+    located = [(line, locate(folders, line)) for line in read_lines(file)]
+    missing = [line for line, path in located if path is None and not line.startswith('#')]
     if missing:
         raise InputError(f'{file}: lists {len(missing)} images that do not exist ({", ".join(missing[:3])}, ...)')
-    images = [path for path in located.values() if path is not None]
+    images = [path for _, path in located if path is not None]
     others = [path for path in images if path.suffix.lower() not in SUFFIXES]
     if others or not images:
         raise InputError(f'{file}: {f"lists {others[0]}, which is not an image" if others else "lists no images"}')

@@ -131,7 +131,8 @@ def test_the_placeholder_of_roboflow_shifts_no_class(folder, name, supercategory
     assert source.classes == ('cat', 'dog')
     assert [category['id'] for category in folder.read(source.train)['categories']] == [5, 10]
     assert source.val['data_prefix'] == {'img': 'valid'}
-    assert f"the category '{name}', Roboflow's placeholder without objects, is left out" in source.notes[0]
+    assert 'test/_annotations.coco.json: a test split, which is not used' in source.notes[0]
+    assert f"the category '{name}', Roboflow's placeholder without objects, is left out" in source.notes[1]
     assert folder.files() == before
 
 

@@ -28,6 +28,26 @@ def test_an_unknown_name_lists_the_known_names():
         layouts.find('ccoo', 'instance', 'work')
 
 
+@pytest.mark.parametrize('name', ['', 'a\0b', 'x' * 5000, '\ud800'])
+def test_an_impossible_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='no such folder and no data set of this name'):
+        layouts.find(name, 'instance', 'work')
+
+
+def test_a_file_is_not_a_data_set(folder):
+    with pytest.raises(InputError, match=r'data\.yaml: a file; name the folder of the data set'):
+        layouts.find(str(folder.write('data.yaml', 'names: [a]')), 'detection', 'work')
+
+
+def test_a_folder_that_must_not_be_read(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr(layouts.yolo, 'recognise', refuse)
+    assert folder.refusal('detection') == f'{folder.root}: cannot be read or written (Permission denied)'
+
+
 def test_a_folder_with_the_name_of_a_data_set_is_written_as_a_path(tmp_path, monkeypatch):
     (tmp_path / 'coco').mkdir()
     monkeypatch.chdir(tmp_path)

@@ -167,6 +167,28 @@ def test_one_missing_mask_is_named(masks):
     assert '1 of the 3 images have no mask, whose names would be b.png' in folder.refusal('semantic')
 
 
+def test_links_to_folders_are_followed_once(masks, tmp_path):
+    from mmseg.datasets import BaseSegDataset
+
+    folder = masks()
+    for kind, suffix in (('images', '.jpg'), ('annotations', '.png')):
+        folder.image(f'../more/{kind}/b c{suffix}')
+        (folder.root / kind / 'train/part').symlink_to(tmp_path / 'more' / kind)
+    (folder.root / 'images/train/again').symlink_to('.')
+    data = BaseSegDataset(**folder.find('semantic').train, lazy_init=True).load_data_list()
+    names = [(Path(entry['img_path']).name, Path(entry['seg_map_path']).name) for entry in data]
+    assert names == [('a.jpg', 'a.png'), ('b c.jpg', 'b c.png')]
+    folder.image('../more/images/x .jpg')
+    folder.image('../more/annotations/x .png')
+    assert "'part/x ': such a name of an image needs a folder without links" in folder.refusal('semantic')
+
+
+def test_hidden_images_are_left_out(masks):
+    folder = masks()
+    folder.image('images/train/.b.jpg')
+    assert folder.find('semantic').notes == ()
+
+
 def test_masks_without_image_are_said(masks):
     folder = masks()
     folder.image('annotations/train/b.png')
@@ -178,5 +200,6 @@ def test_a_test_split_is_not_used(masks):
     folder = masks()
     for name in ('images/test/a.jpg', 'annotations/test/a.png'):
         folder.image(name)
+    assert folder.find('semantic').notes == (f'{folder.root}/images/test: a test split, which is not used',)
     (folder.root / 'images/val').rename(folder.root / 'images/test_2')
     assert 'there is no val split with masks' in folder.refusal('semantic')

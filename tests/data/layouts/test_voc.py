@@ -137,6 +137,13 @@ def test_a_listed_image_that_does_not_exist_is_named(voc, line):
     assert 'which is not in ' in voc.refusal('detection')
 
 
+def test_repeated_lines_of_a_list_are_counted(voc):
+    voc.write('ImageSets/Main/train.txt', 'a\nb\na\na.jpg')
+    source = voc.find('detection')
+    assert names(voc, source.train) == ['a.jpg', 'b.jpg']
+    assert source.notes[1].endswith('train.txt: 2 repeated lines are left out')
+
+
 def test_two_images_for_one_label_file_are_refused(voc):
     voc.image('JPEGImages/a.png')
     assert 'a.png: a.jpg has the same name but for its suffix' in voc.refusal('detection')
@@ -158,7 +165,7 @@ def test_files_without_a_counterpart_are_counted(voc):
 
 def test_a_folder_without_any_label_file_is_refused(voc):
     for stem in 'abc':
-        (voc.root / f'Annotations/{stem}.xml').unlink()
+        (voc.root / f'Annotations/{stem}.xml').rename(voc.root / f'Annotations/{stem}2.xml')
     assert 'has no label file for any of the 3 images' in voc.refusal('detection')
 
 

@@ -176,6 +176,14 @@ def test_a_list_that_is_no_text_is_refused(yolo):
     assert 'train.txt: cannot be read as text' in folder.refusal('detection')
 
 
+@pytest.mark.parametrize('train', ['[images, images/train]', 'train.txt'])
+def test_images_that_are_named_twice_count_once(yolo, train):
+    folder = yolo(text=YAML.replace('train: images/train', f'train: {train}'))
+    list_of_files(folder.root, 'images/train/train.png\n./images/train/train.png\nimages/val/val.png')
+    assert len(annotations(folder)) == 2
+    assert "'train' names 1 images twice; they count once" in folder.find('detection').notes[1]
+
+
 def test_names_with_spaces_and_brackets(yolo):
     folder = yolo()
     for name in ('IMG 1', '[a] 2', '# 3'):
@@ -308,6 +316,7 @@ def test_names_are_taken_as_they_are_written(yolo, names, classes):
         ("names: [a, '']\ntrain: images/train", "'names' has an empty name"),
         ('names: [a]\nnc: 2\ntrain: images/train', "'nc' is 2, but 'names' has 1 classes"),
         ('names: [a]\ntrain: nowhere', 'nowhere does not exist'),
+        (f'names: [a]\ntrain: {"x" * 5000}', ' does not exist'),
         ('names: [a]\ntrain: labels', 'labels, which has no images'),
         ('names: [a]\ntrain: https://example.org/a.zip\ndownload: x', "'train' is a URL; download the data"),
         ('names: [a]\ntrain: /dev/zero', '/dev/zero: cannot be read (not a regular file)'),
