@@ -42,10 +42,10 @@ def draw(
     if 'boxes' in arrays:
         return _draw_objects(canvas, arrays, names, colours, score, factor)
     if 'seg' in arrays:
-        labels = [int(label) for label in np.unique(arrays['seg'])]
-        return _draw_regions(canvas, [(arrays['seg'] == label, label) for label in labels], names, colours, factor)
-    parts = [(arrays['segments'] == part['number'], part['label']) for part in arrays['segment_info']]
-    return _draw_regions(canvas, parts, names, colours, factor)
+        labels = {int(label): int(label) for label in np.unique(arrays['seg'])}
+        return _draw_regions(canvas, arrays['seg'], labels, names, colours, factor)
+    labels = {part['number']: part['label'] for part in arrays['segment_info']}
+    return _draw_regions(canvas, arrays['segments'], labels, names, colours, factor)
 
 
 def _palette(count: int) -> list[list[int]]:
@@ -77,16 +77,18 @@ def _draw_objects(
 
 def _draw_regions(
     canvas: np.ndarray,
-    parts: Sequence[tuple[np.ndarray, int]],
+    numbers: np.ndarray,
+    labels: Mapping[int, int],
     names: Sequence[str],
     colours: np.ndarray,
     factor: float,
 ) -> np.ndarray:
-    for mask, label in parts:
-        if label < len(names):
-            _tint(canvas, mask, colours[label])
-    for mask, label in parts:
-        if label < len(names) and mask.mean() > 0.003:  # a name would hide a smaller region
+    shown = [(number, label) for number, label in labels.items() if label < len(names)]
+    for number, label in shown:
+        _tint(canvas, numbers == number, colours[label])
+    for number, label in shown:
+        mask = numbers == number
+        if mask.mean() > 0.003:  # a name would hide a smaller region
             depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             row, column = np.unravel_index(np.argmax(depth), depth.shape)
             centre = (int(column * factor), int(row * factor))
@@ -97,8 +99,11 @@ def _draw_regions(
 def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
     """Tint the pixels of a mask and outline it."""
     mask = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    inside = mask > 0
-    canvas[inside] = (canvas[inside] * (1 - OPACITY) + colour * OPACITY).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    part, inside = canvas[top : top + height, left : left + width], mask[top : top + height, left : left + width, None]
+    if part.size:
+        tinted = cv2.addWeighted(part, 1 - OPACITY, np.full_like(part, colour), OPACITY, 0)
+        np.copyto(part, tinted, where=inside.astype(bool))
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(canvas, outlines, -1, colour.tolist(), max(1, _line_width(canvas) // 2), cv2.LINE_AA)
 

@@ -26,16 +26,18 @@ LONGEST_NAME = 200  # bytes; file systems allow 255, with the suffix and a numbe
 def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
     """Return a name per image for its files in an existing folder, without suffix: the stem of the image.
 
-    The name is numbered if another image of the run has it, if upper and lower case are not distinguished, or if a file
-    in the folder has it that is not a picture of an earlier run.
+    The name is numbered if another image of the run has it, in upper or lower case, or if a file in the folder has it
+    that is an image of this run or not a picture of an earlier one.
     """
     present = {_fold(name): folder / name for name in os.listdir(folder)}  # noqa: PTH208  names suffice
+    inputs = {os.path.realpath(path) for path in paths}
     used: set[str] = set()
     counts: dict[str, int] = {}
 
     def is_free(name: str) -> bool:
         files = [present.get(_fold(name + suffix)) for suffix in (PICTURE, SEGMENTS)]
-        return _fold(name) not in used and all(is_picture(file) for file in files if file)
+        kept = (file for file in files if file and not (is_picture(file) and os.path.realpath(file) not in inputs))
+        return _fold(name) not in used and not any(kept)
 
     names = []
     for path in paths:

@@ -145,8 +145,7 @@ class Result:
 
     def segment_map(self) -> np.ndarray | None:
         """Return `(H, W)` uint16: class indices (semantic) or segment numbers, 0 for none (panoptic); else None."""
-        numbers = self.seg if self.segments is None else self.segments
-        return None if numbers is None else numbers.astype(np.uint16)
+        return None if self._numbers() is None else self._numbers().astype(np.uint16)
 
     def to_coco(self, image_id: int = 0, score: float = 0.0) -> list[dict]:
         """Return results in COCO's format, ready for JSON and pycocotools.
@@ -162,7 +161,11 @@ class Result:
         """
         if self.boxes is None:
             return [
-                {'image_id': image_id, 'category_id': region['label'], 'segmentation': _run_lengths(region['mask'])}
+                {
+                    'image_id': image_id,
+                    'category_id': region['label'],
+                    'segmentation': _run_lengths(self._numbers() == region['number']),
+                }
                 for region in self._regions()
             ]
         entries = []
@@ -196,7 +199,9 @@ class Result:
         if self.boxes is None or self.scores is None or self.labels is None:
             regions = self._regions()
             labels = np.array([region['label'] for region in regions], int)
-            masks = np.array([region['mask'] for region in regions], bool).reshape(-1, *self.image.shape[:2])
+            masks = np.zeros((len(regions), *self.image.shape[:2]), bool)
+            for mask, region in zip(masks, regions, strict=True):
+                np.equal(self._numbers(), region['number'], out=mask)
             boxes = supervision.mask_to_xyxy(masks).astype(np.float32)
         else:
             rows = np.flatnonzero(self.scores >= score)
@@ -218,18 +223,22 @@ class Result:
             mask = None if self.masks is None else self.masks[row]
             yield int(self.labels[row]), float(self.scores[row]), self.boxes[row], mask
 
+    def _numbers(self) -> Any:
+        """Return the class or segment number of every pixel `(H, W)`; None for a detector."""
+        return self.seg if self.segments is None else self.segments
+
     def _regions(self) -> list[dict]:
-        """Return number, label, mask and share of the pixels of every segment in the image."""
-        if self.segments is not None and self.segment_info is not None:
-            numbers, labels = self.segments, {part['number']: part['label'] for part in self.segment_info}
-        elif self.seg is not None:
-            numbers, labels = self.seg, {index: index for index in range(len(self.names))}
-        else:
+        """Return number, label and share of the pixels of every segment in the image."""
+        if self._numbers() is None:
             return []
-        masks = {int(number): numbers == number for number in np.unique(numbers) if int(number) in labels}
+        labels = {index: index for index in range(len(self.names))}
+        if self.segments is not None:
+            labels = {part['number']: part['label'] for part in self.segment_info or ()}
+        present, counts = np.unique(self._numbers(), return_counts=True)
         return [
-            {'number': number, 'label': labels[number], 'mask': mask, 'share': float(mask.mean())}
-            for number, mask in masks.items()
+            {'number': int(number), 'label': labels[int(number)], 'share': float(count / self._numbers().size)}
+            for number, count in zip(present, counts, strict=True)
+            if int(number) in labels
         ]
 
 

@@ -157,6 +157,8 @@ def _predict_all(model: 'ImageModel', paths: list[Path], options: Options) -> Pr
             f'{output.folder}: cannot be written ({error.strerror}); '
             f'{len(output.captions)} of {len(paths)} images are in predictions.jsonl'
         ) from error
+    if output.failed:
+        _say(f'{len(output.failed)} of {len(paths)} images failed, see above')
     if signals:
         _say(f'stopped after {len(output.captions) + len(output.failed)} of {len(paths)} images')
         if signals[0] == signal.SIGINT:
@@ -186,7 +188,7 @@ def _predict_each(
             raise
         except Exception as error:
             reason = error if error is result else f'{path}: cannot be drawn ({type(error).__name__}: {error})'
-            _say(f'{reason}; left out')
+            tqdm.write(printable(f'{reason}; left out'), file=sys.stderr)
             output.failed.append(path)
         if signals:
             return

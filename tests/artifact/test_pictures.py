@@ -47,6 +47,11 @@ def test_files_of_the_user_stay_and_pictures_of_an_earlier_run_are_replaced(tmp_
     assert names(tmp_path, 'a.png', 'b.png', 'c.png', 'd.png') == ['a-2', 'b-2', 'c-2', 'd']
 
 
+def test_a_picture_that_is_predicted_itself_stays(tmp_path, image):
+    path = write_picture(tmp_path / 'a.jpg', image(4, 5))
+    assert names(tmp_path, path) == ['a-2']
+
+
 @pytest.mark.parametrize('name', ['a.jpg', 'a.png', f'{"x" * 250}.png'])
 def test_a_picture_is_an_image_with_a_mark(tmp_path, image, name):
     pixels = image(40, 50)

@@ -194,6 +194,7 @@ def test_odd_files_and_names_in_a_folder(halves, images, tmp_path, capsys):
     assert [path.name for path in outcome.failed] == ['broken.png', 'empty.png', 'pipe.png']
     err = capsys.readouterr().err
     assert all(f'{name}: cannot be read' in err for name in ('broken.png', 'empty.png', 'pipe.png'))
+    assert '3 of 16 images failed' in err
     found = entries(tmp_path / 'out')
     assert len(found) == 13
     for key in ('picture', 'segment_map'):
