@@ -12,6 +12,7 @@ consecutive ids from 1 in memory, and what may be absent is added, so that annot
 
 import functools
 import json
+import math
 import sys
 import warnings
 from collections import Counter
@@ -36,12 +37,12 @@ class Truth(NamedTuple):
     Attributes:
         engine: images and objects, with ids from 1.
         empty: pairs of image and category with objects that were left out because they have no area.
-        most: the largest number of objects of a category in an image, without crowds.
+        most: by category, the largest number of its objects in an image, without crowds.
     """
 
     engine: hotcoco.COCO
     empty: set[tuple[int, int]]
-    most: int
+    most: dict[int, int]
 
 
 class Annotations:
@@ -108,8 +109,10 @@ class Annotations:
                 mask = codec.merge(codec.frPyObjects(polygons, *size)) if polygons else None
             if mask:
                 codec.area(mask)  # decodes it
+                if tuple(mask['size']) != size:
+                    raise ValueError(f'height and width {mask["size"]}, those of its image {list(size)}')
             return mask or None
-        except (TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             name = self._records[annotation['id']].get('id')
             raise InputError(f'{self.file}: annotation {name}: the mask cannot be decoded ({error})') from error
 
@@ -120,22 +123,29 @@ class Annotations:
         return self._truths[kind]
 
     def _truth(self, kind: str) -> Truth:
-        objects, empty, counts = [], set(), Counter[tuple[int, int]]()
+        objects, empty = [], Counter[tuple[int, int]]()
+        counts, most = Counter[tuple[int, int]](), Counter[int]()
         for each in self.anns.values():
             pair = each['image_id'], each['category_id']
             complete = {**each, 'segmentation': self.mask(each) if kind == 'segm' else None}
             if _has_area(complete, kind):
                 objects.append(complete)
             else:
-                empty.add(pair)
+                empty[pair] += 1
             counts[pair] += not each['iscrowd']
+            most[pair[1]] = max(most[pair[1]], counts[pair])
+        if empty:
+            part = 'mask' if kind == 'segm' else 'box'
+            print(
+                f'note: {self.file}: {empty.total():,} objects without area ({part}) are left out of the {kind} scores'
+            )
         images = [
             {'id': number, 'file_name': '', 'height': height, 'width': width}
             for number, (height, width) in self.sizes.items()
         ]
         categories = [{'id': number, 'name': str(number)} for number in self.categories.values()]
         engine = hotcoco.COCO({'images': images, 'categories': categories, 'annotations': objects})
-        return Truth(engine, empty, max(counts.values(), default=0))
+        return Truth(engine, set(empty), most)
 
     def get_cat_ids(self, cat_names: Iterable[str] = ()) -> list:
         """Return the ids of these categories in the order of the file, which numbers the labels."""
@@ -205,16 +215,20 @@ class Evaluation(COCOeval):
         """Match detections with objects."""
         kind, params = self.params.iouType, self.params
         truth = self.annotations.truth(kind)
+        ranked = [each for each in self.detections if not math.isnan(each['score'])]
+        if len(ranked) < len(self.detections):
+            print(f'note: {len(self.detections) - len(ranked):,} detections have the score NaN and are left out')
         detections = [
             each
-            for each in self.detections
+            for each in ranked
             if (each['image_id'], each['category_id']) not in truth.empty or _has_area(each, kind)
         ]
-        self.most = truth.most if params.useCats else 0
+        numbers = [self.annotations.categories[each] for each in params.catIds]
+        self.most = max((truth.most[each] for each in numbers), default=0) if params.useCats else 0
         params.maxDets = [*params.maxDets[:-1], max(params.maxDets[-1], self.most)]
         self.engine = hotcoco.COCOeval(truth.engine, truth.engine.load_res(detections), kind)
         self.engine.params.imgIds = [self.annotations.images[each] for each in params.imgIds]
-        self.engine.params.catIds = [self.annotations.categories[each] for each in params.catIds]
+        self.engine.params.catIds = numbers
         for name in ('iouThrs', 'maxDets', 'useCats'):
             setattr(self.engine.params, name, getattr(params, name))
         with warnings.catch_warnings():

@@ -256,6 +256,32 @@ def test_the_area_of_an_object_is_that_of_its_mask(tmp_path, objects, area):
     assert [each['area'] for each in metric._coco_api.anns.values()] == [600, 600, 504] * 2
 
 
+def test_objects_without_area_are_announced(tmp_path, objects, capsys):
+    add_objects_without_area(objects)
+    scores([build_dense(tmp_path, objects)], names(objects), exact(objects))
+    printed = capsys.readouterr().out
+    assert '3 objects without area (box) are left out of the bbox scores' in printed
+    assert '3 objects without area (mask) are left out of the segm scores' in printed
+
+
+def test_many_objects_of_a_class_that_is_not_evaluated_change_nothing(tmp_path, objects, capsys):
+    give_many_objects(objects)
+    scores(
+        [build_dense(tmp_path, objects)],
+        names(objects)[1:],
+        [({}, {**exact(objects)[0][1], 'labels': np.zeros(208, int)})],
+    )
+    assert 'so mAP counts' not in capsys.readouterr().out
+
+
+def test_detections_with_the_score_nan_are_left_out(tmp_path, objects, capsys):
+    results = exact(objects)
+    results[0][1]['scores'][0] = np.nan
+    (actual,) = scores([build_dense(tmp_path, objects)], names(objects), results)
+    assert 0.2 < actual['bbox_mAP'] == actual['segm_mAP'] < 0.9
+    assert 'note: 1 detections have the score NaN and are left out' in capsys.readouterr().out
+
+
 def test_a_missed_object_lowers_the_score(tmp_path, objects):
     results = exact(objects)
     for array in ('bboxes', 'scores', 'labels', 'masks'):
@@ -297,6 +323,32 @@ def test_annotations_that_cannot_be_used_are_refused(tmp_path, objects, change, 
     change(objects)
     with pytest.raises(InputError, match=message):
         build_dense(tmp_path, objects)
+
+
+@pytest.mark.parametrize(
+    'mask',
+    [
+        {'size': [80, 100], 'counts': [0, 10**9]},
+        {'size': [80, 100], 'counts': [-3, 8003]},
+        {'size': [80, 100], 'counts': 'abc\xff'},
+        {'size': [80, 90], 'counts': [0, 7200]},
+        {'counts': [0, 8000]},
+        {'size': [80, 100]},
+        [[5, 5, 'x', 9, 9, 9]],
+        'mask',
+    ],
+    ids=str,
+)
+def test_a_mask_that_cannot_be_decoded_is_refused_for_masks_only(tmp_path, objects, mask):
+    objects['annotations'][4]['segmentation'] = mask
+    results = exact({**objects, 'annotations': []})
+    results[0] = exact({**objects, 'annotations': objects['annotations'][:3]})[0]
+    metric = build_dense(tmp_path, objects)
+    with pytest.raises(InputError, match='annotation 11: the mask cannot be decoded'):
+        scores([metric], names(objects), results)
+    metric = build_dense(tmp_path, objects)
+    metric.metrics = ['bbox']
+    assert scores([metric], names(objects), results)[0]['bbox_mAP'] > 0.1
 
 
 def test_detections_of_an_image_that_the_file_does_not_list(tmp_path, objects):
