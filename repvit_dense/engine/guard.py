@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size
@@ -151,22 +152,24 @@ class DenseSaveOnSignalHook(Hook):
 
     def on_error(self, runner, error: Exception) -> None:
         """Save a checkpoint if the training is between two iterations; raise TrainingStopped if the reason is known."""
-        if isinstance(error, TrainingStopped) or not getattr(runner._train_loop, 'iter', 0):
+        iterations = getattr(runner._train_loop, 'iter', None)  # None outside a training
+        if isinstance(error, TrainingStopped) or iterations is None:
             return
         if self._worker_error and not self._received:
             time.sleep(ECHO)  # a signal to all processes may reach a worker first
-        if not is_full(error) and self._between_iterations(runner) and get_world_size() == 1:
+        saved = None
+        if iterations and not is_full(error) and self._between_iterations(runner):
             if self._validating:
                 self._leave_validation(runner)
             try:
-                if self._received:
-                    self._save_and_stop(runner, iterations=runner.iter)
-                saved = save_resumable(runner, f'interrupted_iter_{runner.iter}.pth', runner.iter)
-                runner.logger.info(f'The training failed after iteration {runner.iter}; saved {saved}')
+                saved = save_resumable(runner, f'interrupted_iter_{iterations}.pth', iterations)
+                runner.logger.info(f'The training ended after iteration {iterations}; saved {saved}')
             except OSError as second:
                 error = second
-        reason = explain(error, runner, None if self._received else self._worker_error)
-        if reason:
+        if self._received and not is_full(error):
+            raise self._stop(runner, iterations, saved) from error
+        reason = explain(error, runner, self._worker_error)
+        if reason and iterations:
             raise TrainingStopped(f'{reason}. {describe_last(runner)}', exit_code=2) from error
 
     def _between_iterations(self, runner) -> bool:
@@ -193,9 +196,13 @@ class DenseSaveOnSignalHook(Hook):
     def _save_and_stop(self, runner, iterations: int) -> None:
         path = save_resumable(runner, f'interrupted_iter_{iterations}.pth', iterations)
         barrier()  # a launcher ends the other processes as soon as the first has stopped
-        again = '' if hasattr(runner.train_loop, 'in_iteration') else ', at the start of the epoch with this train loop'
-        raise TrainingStopped(
-            f'stopped by {self._received.name} after iteration {iterations}; saved {path}. '
-            f'Add --resume to the command to continue from there{again}.',
-            exit_code=128 + self._received,
+        raise self._stop(runner, iterations, path)
+
+    def _stop(self, runner, iterations: int, saved: Path | None) -> TrainingStopped:
+        end = f'. {describe_last(runner)}'
+        if saved:
+            again = '' if hasattr(runner.train_loop, 'in_iteration') else ', at the start of the epoch'
+            end = f'; saved {saved}. Add --resume to the command to continue from there{again}.'
+        return TrainingStopped(
+            f'stopped by {self._received.name} after iteration {iterations}{end}', exit_code=128 + self._received
         )

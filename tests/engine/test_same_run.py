@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch.utils.data import Dataset
 
 from repvit_dense.checkpoints.reading import CheckpointError
-from repvit_dense.engine.same_run import describe_data
+from repvit_dense.engine.same_run import _data_differences, describe_data
 
 ITERATIONS, EPOCHS = 8, 2
 ONE_EPOCH = {'type': 'DenseEpochLoop', 'max_epochs': 1}
@@ -202,8 +202,13 @@ def test_other_images_and_annotations_are_noticed(folder, change):
         (folder / '1.png').write_bytes(bytes(9))
     after = describe_data(Files(folder, boxes=(1, 2, 4)) if change == 'boxes' else Files(folder))
     assert before['samples'] == after['samples']
-    assert before['digest'] != after['digest']
+    assert len(list(_data_differences({'training': before}, {'training': after}))) == 1
+
+
+def test_a_repaired_image_is_not_another_data_set():
+    before, after = ({'training': {'samples': 20, 'checksums': [*range(19), last]}} for last in (1, 2))
+    assert list(_data_differences(before, after)) == []
 
 
 def test_data_without_files_are_counted(folder):
-    assert describe_data([1, 2]) == {'samples': 2, 'digest': None}
+    assert describe_data([1, 2]) == {'samples': 2, 'checksums': None}
