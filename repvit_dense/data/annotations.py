@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -65,7 +64,6 @@ def build_source(
         train, val = hold_out(root, content)
         contents, files, folders = {'train': train, 'val': val}, {}, dict.fromkeys(SPLITS, folders['train'])
         notes.append(f'{root}: there is no val split, so {len(val["images"])} images are held out for evaluation')
-    notes += _shared_images(root, contents, folders)
     train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
     classes = class_names(train_file, contents['train'])
     if class_names(val_file, contents['val']) != classes:
@@ -73,9 +71,8 @@ def build_source(
             f'{val_file}: has the classes {", ".join(class_names(val_file, contents["val"]))}, but {train_file} has '
             f'{", ".join(classes)}; both must list the same ones in the same order'
         )
-    objects = contents['train']['annotations']
-    if masks and objects and not any(annotation.get('segmentation') for annotation in objects):
-        raise InputError(f'{root}: its objects have boxes but no masks, so it suits detection configs, not this one')
+    if masks:
+        _require_masks(root, contents, files)
     files = {split: files.get(split) or _write(store / f'{split}.json', contents[split]) for split in SPLITS}
     train, val = (
         {'data_root': str(root), 'ann_file': str(files[split]), 'data_prefix': {'img': folders[split]}}
@@ -83,6 +80,23 @@ def build_source(
     )
     evaluation = {'instances': str(files['val'])}
     return Source('CocoDataset', classes, len(classes), train, val, metainfo(classes), evaluation, notes=tuple(notes))
+
+
+def _require_masks(root: Path, contents: dict[str, dict], files: dict[str, Path]) -> None:
+    """Refuse objects without masks; those of files that are used as they are are checked with the files."""
+    objects = contents['train']['annotations']
+    if objects and not any(entry.get('segmentation') for entry in objects):
+        raise InputError(f'{root}: its objects have boxes but no masks, so it suits detection configs, not this one')
+    for split, content in contents.items():
+        names = {_hashable(image.get('id')): image.get('file_name') for image in content['images']}
+        objects = content['annotations'] if split not in files else []
+        owners = [names.get(_hashable(e.get('image_id'))) for e in objects if not e.get('segmentation')]
+        if owners:
+            shown = ', '.join(map(str, dict.fromkeys(owners[:NAMED])))
+            raise InputError(
+                f'{root}: {len(owners):,} of the {len(objects):,} objects of {split} have boxes but no masks, which '
+                f'this config trains; use a detection config, or label them with polygons (images {shown})'
+            )
 
 
 def hold_out(root: Path, content: dict) -> tuple[dict, dict]:
@@ -123,20 +137,6 @@ def _hashable(value: object) -> object:
 
 def _bytes(name: object) -> bytes:
     return str(name).encode('utf-8', 'surrogatepass')
-
-
-def _shared_images(root: Path, contents: dict[str, dict], folders: dict[str, str]) -> list[str]:
-    """Return a note if images occur in both splits."""
-    names = [
-        {posixpath.normpath(posixpath.join(folders[split], str(i.get('file_name')))) for i in contents[split]['images']}
-        for split in SPLITS
-    ]
-    shared = sorted(names[0] & names[1])
-    if not shared:
-        return []
-    return [
-        f'{root}: {len(shared)} images are in both train and val ({shared[0]}, ...), so the scores will be too high'
-    ]
 
 
 def class_names(file: Path, content: dict) -> tuple[str, ...]:

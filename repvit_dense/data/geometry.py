@@ -15,7 +15,7 @@ def box_entry(edges: Sequence[float], size: tuple[int, int], counts: Counter) ->
         counts: its 'cut' counts the objects that reach outside their image.
 
     Raises:
-        ValueError: the whole box is outside the image.
+        ValueError: the whole box is outside the image, or an edge is further outside than the image is large.
     """
     left, top, right, bottom = _inside(edges, size, counts)
     if (right <= left and edges[2] > edges[0]) or (bottom <= top and edges[3] > edges[1]):
@@ -41,6 +41,8 @@ def polygon_area(points: Sequence[float]) -> float:
 
 def _inside(points: Sequence[float], size: tuple[int, int], counts: Counter) -> list[float]:
     """Return alternating x and y, cut off at the border of the image."""
+    if any(not -size[index % 2] <= value <= 2 * size[index % 2] for index, value in enumerate(points)):
+        raise ValueError('a coordinate is far outside the image')
     inside = [min(max(value, 0), size[index % 2]) for index, value in enumerate(points)]
     counts['cut'] += any(abs(a - b) > VISIBLE for a, b in zip(inside, points, strict=True))
     return inside

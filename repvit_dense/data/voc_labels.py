@@ -43,10 +43,11 @@ def parse_labels(file: Path, size: tuple[int, int], counts: Counter) -> tuple[li
     if root.tag != 'annotation':
         return [], [f'is not a Pascal VOC label file: its first element is <{root.tag}>, not <annotation>']
     stated = tuple(_text(root, f'size/{name}') for name in ('width', 'height'))
-    if any(text not in ('', '0', str(number)) for text, number in zip(stated, size, strict=True)):
+    if not all(map(_fits, stated, size)):
         wrong = f'is for an image of {"x".join(stated)} pixels, but the image has {size[0]}x{size[1]}'
         return [], [f'{wrong}; was it resized or rotated after it was annotated?']
-    objects, faults = [], []
+    objects: list[tuple[str, dict]] = []
+    faults = [f'has <{e.tag}> for <object>' for e in root.iter() if e.tag != 'object' and e.tag.lower() == 'object']
     for number, item in enumerate(root.iter('object'), 1):
         counts['objects'] += 1
         try:
@@ -54,6 +55,14 @@ def parse_labels(file: Path, size: tuple[int, int], counts: Counter) -> tuple[li
         except ValueError as error:
             faults.append(f'object {number}: {error}')
     return objects, faults
+
+
+def _fits(text: str, number: int) -> bool:
+    """Return whether a text is this number, or stands for an unknown one."""
+    try:
+        return text == '' or float(text) in (0, number)
+    except ValueError:
+        return False
 
 
 def _object(item: 'Element', size: tuple[int, int], counts: Counter) -> tuple[str, dict]:

@@ -111,6 +111,9 @@ def _lists(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if texts:
             break
     else:
+        others = [path for path in walk(folder) if path.suffix.lower() == '.txt'] if is_folder(folder) else []
+        if others:
+            raise InputError(f'{folder}: has lists of images, {others[0]}, but not in its folder Main')
         return {}, []
     stems = {file.stem.lower(): file for file in texts}
     choices = (('train', TRAIN_LISTS), ('val', VAL_LISTS))
@@ -149,9 +152,9 @@ def _listed(file: Path, folder: Path, images: dict[str, Path], notes: list[str])
 
 
 def _readings(line: str) -> list[str]:
-    """Return the names that a line may stand for: the whole line, all but its last word, its first word."""
+    """Return the names that a line may stand for: the whole line, and all but its last word."""
     names = []
-    for reading in (line, line.rsplit(maxsplit=1)[0], line.split()[0]):
+    for reading in (line, line.rsplit(maxsplit=1)[0]):
         name = reading.replace('\\', '/').rpartition('JPEGImages/')[2].removeprefix('./')
         names += [name, name.rpartition('.')[0]] if name.lower().endswith(SUFFIXES) else [name]
     return names

@@ -271,16 +271,6 @@ def test_a_validation_file_alone_is_split_and_a_note_says_so(folder):
     assert 'the only annotation file, so it is used for training too' in folder.find().notes[0]
 
 
-def test_images_in_both_splits_are_said(folder):
-    folder.image('images/1.png')
-    for split in ('train', 'val'):
-        folder.coco(f'annotations/{split}.json', ['1.png'])
-    assert (
-        '1 images are in both train and val (images/1.png, ...), so the scores will be too high'
-        in (folder.find().notes[0])
-    )
-
-
 @pytest.mark.parametrize('name', ['train2', 'train/more'])
 def test_two_files_in_image_folders_are_refused(folder, name):
     for path in ('train/a', f'{name}/b' if name == 'train2' else name, 'val/a'):

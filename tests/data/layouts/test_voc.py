@@ -114,6 +114,12 @@ def test_lists_without_one_of_training_images_are_refused(voc, lists):
     assert 'no list of training images; expected train.txt, training.txt, trainval.txt, default.txt' in message
 
 
+def test_lists_in_another_folder_are_not_passed_over(voc):
+    remove_lists(voc)
+    voc.write('ImageSets/Action/train.txt', 'a')
+    assert 'ImageSets/Action/train.txt, but not in its folder Main' in voc.refusal('detection')
+
+
 @pytest.mark.parametrize(
     'line',
     [
@@ -130,7 +136,7 @@ def test_lines_of_a_list(voc, line):
     assert len(content['annotations']) == 1
 
 
-@pytest.mark.parametrize('line', ['nowhere', 'a\0', 'x' * 5000, '1 a', '/etc/passwd'])
+@pytest.mark.parametrize('line', ['nowhere', 'a\0', 'x' * 5000, '1 a', 'a b c', '/etc/passwd'])
 def test_a_listed_image_that_does_not_exist_is_named(voc, line):
     voc.write('ImageSets/Main/train.txt', f'a\n{line}')
     assert 'train.txt: names ' in voc.refusal('detection')
@@ -209,8 +215,8 @@ def test_difficult(voc, text, crowd):
 
 
 def test_a_size_of_zero_is_not_compared(voc):
-    size = '<size><width>0</width><height></height></size>'
-    assert len(objects(voc, '<part><object/></part>'.replace('<object/>', ''), DOG, size=size)) == 1
+    for size in ('<size><width>0</width><height></height></size>', '<size><width>40.0</width></size>'):
+        assert len(objects(voc, '<part/>', f'<objects>{DOG}</objects>', size=size)) == 1
 
 
 NAMELESS = OBJECT.format('', 0, BOX.format(1, 1, 2, 2))
@@ -231,7 +237,9 @@ NAMELESS = OBJECT.format('', 0, BOX.format(1, 1, 2, 2))
         (annotation(OBJECT.format('dog', 0, BOX.format(1, 'nan', 2, 2))), "<ymin> is 'nan', not a finite number"),
         (annotation(OBJECT.format('dog', 0, BOX.format(1, 1, '1e999', 2))), "<xmax> is '1e999', not a finite"),
         (annotation(OBJECT.format('dog', 0, BOX.format(9, 1, 2, 2))), 'its box is inverted'),
-        (annotation(OBJECT.format('dog', 0, BOX.format(90, 1, 99, 2))), 'the box is outside the image'),
+        (annotation(OBJECT.format('dog', 0, BOX.format(60, 1, 70, 2))), 'the box is outside the image'),
+        (annotation(OBJECT.format('dog', 0, BOX.format(1, 1, 1e9, 2))), 'a coordinate is far outside the image'),
+        (annotation('<Object/>'), 'has <Object> for <object>'),
         (annotation(OBJECT.format('dog', 0, POLYGON.replace('y3', 'y4'))), '<polygon> needs x1, y1, x2, y2'),
         (annotation(OBJECT.format('dog', 0, '<polygon></polygon>')), '<polygon> needs x1, y1, x2, y2'),
         (annotation(DOG, size='<size><width>80</width><height>40</height></size>'), 'for an image of 80x40 pixels'),

@@ -56,13 +56,16 @@ def test_boxes_do_not_suit_instance_configs(yolo):
 
 @pytest.mark.parametrize('in_one_file', [True, False])
 def test_boxes_beside_polygons_have_no_mask(yolo, in_one_file):
-    """Whichever files they are in, the checks of an instance config count them; a detection config takes all."""
+    """Whichever files they are in, an instance config refuses them; a detection config takes all objects."""
     box, polygon = '0 0.5 0.5 0.25 0.5', '1 0.25 0.25 0.75 0.25 0.25 0.75'
     folder = yolo(f'{polygon}\n{box}' if in_one_file else polygon)
     folder.write('labels/val/val.txt', f'{polygon}\n{box}' if in_one_file else box)
-    source = folder.find('instance')
+    number, split = ('1 of the 2', 'train') if in_one_file else ('1 of the 1', 'val')
+    message = f'{number} objects of {split} have boxes but no masks'
+    assert message in folder.refusal('instance')
+    assert f'(images images/{split}/{split}.png)' in folder.refusal('instance')
+    source = folder.find('detection')
     entries = [entry for part in (source.train, source.val) for entry in folder.read(part)['annotations']]
-    assert sorted('segmentation' in entry for entry in entries) == sorted([True, False] * (len(entries) // 2))
     assert len({tuple(entry['bbox']) for entry in entries}) == 2
     assert 'detection configs take the box around a polygon, instance configs need polygons only' in source.notes[0]
 
