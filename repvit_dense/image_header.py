@@ -19,13 +19,17 @@ MAX_PIXELS = 200_000_000
 MAX_PARTS = 100_000  # segments of a JPEG file, chunks of a PNG file
 TAIL = 64  # bytes at the end of a JPEG file that hold its end marker; some writers pad
 
+FORMATS = 'JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, JPEG 2000 and PNM'
 MISSING_END = 'its end is missing'
 DAMAGED_EXIF = 'its EXIF data are damaged'
-UNUSUAL = 'of an unusual kind'
+UNUSUAL = 'it is of an unusual kind'
 
 ORIENTATION = 0x112
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-SIGNATURES = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'BM', b'RIFF', b'II*\0', b'MM\0*', b'GIF8'
+SAMPLE_FORMAT = 339  # of a TIFF file: 1 for whole numbers
+STRIPS, TILES = (273, 279), (324, 325)  # where they begin, and their lengths
+TIFF_TAGS = (256, 257, ORIENTATION, SAMPLE_FORMAT, *STRIPS, *TILES)
+SIGNATURES = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'BM', b'RIFF', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+', b'GIF8'
 
 
 class Header(NamedTuple):
@@ -76,7 +80,7 @@ def parse_header(file: BinaryIO, name: str | Path, max_pixels: int = MAX_PIXELS)
         raise InputError(f'{name}: cannot be read as an image (the file is empty, 0 bytes)')
     parse = _parser(start)
     if not parse:
-        raise InputError(f'{name}: cannot be read as an image (it begins with {start[:24]!r})')
+        raise InputError(f'{name}: cannot be read as an image (it begins with {start[:24]!r}, as none of {FORMATS})')
     try:
         width, height, orientation, doubt = parse(file, size)
     except (struct.error, LookupError, ValueError) as error:
@@ -95,7 +99,7 @@ Parsed = tuple[int, int, int, str]  # stored width and height, EXIF orientation 
 
 def _parser(start: bytes) -> Callable[[BinaryIO, int], Parsed] | None:
     """Return the parser of the format that a file begins with."""
-    parsers = (_jpeg, _png, _bmp, _webp, _tiff, _tiff, _gif)
+    parsers = (_jpeg, _png, _bmp, _webp, _tiff, _tiff, _tiff, _tiff, _gif)
     for signature, parser in zip(SIGNATURES, parsers, strict=True):
         if start.startswith(signature) and (parser is not _webp or start[8:12] == b'WEBP'):
             return parser
@@ -236,27 +240,30 @@ def _webp(file: BinaryIO, size: int) -> Parsed:
 
 
 def _tiff(file: BinaryIO, size: int) -> Parsed:
+    """Read the first directory of a TIFF file, or of a BigTIFF file, whose numbers are wider."""
     file.seek(0)
-    order = '<' if file.read(4)[:2] == b'II' else '>'
-    (offset,) = _unpack(f'{order}I', file)
+    start = file.read(4)
+    order, is_big = '<' if start[:2] == b'II' else '>', b'+' in start
+    file.seek(8 if is_big else 4)
+    (offset,) = _unpack(f'{order}{"Q" if is_big else "I"}', file)
     file.seek(offset)
-    (count,) = _unpack(f'{order}H', file)
-    entries = list(struct.iter_unpack(f'{order}HHII', file.read(12 * count)))
+    (count,) = _unpack(f'{order}{"Q" if is_big else "H"}', file)
+    entry, word = (f'{order}HHQ8s', 8) if is_big else (f'{order}HHI4s', 4)
+    entries = list(struct.iter_unpack(entry, file.read(struct.calcsize(entry) * min(count, MAX_PARTS))))
     tags = [entry[0] for entry in entries]
     values = {}
-    for tag, kind, length, value in entries:
-        layout = {1: 'B', 3: 'H', 4: 'I'}.get(kind)
-        if layout and tag in (256, 257, ORIENTATION, 273, 279, 324, 325) and length <= MAX_PARTS:
-            content = struct.pack(f'{order}I', value)
-            if TYPE_BYTES[kind] * length > 4:
-                file.seek(value)
-                content = file.read(TYPE_BYTES[kind] * length)
+    for tag, kind, length, content in entries:
+        layout = {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}.get(kind)
+        if layout and tag in TIFF_TAGS and length <= MAX_PARTS:
+            if struct.calcsize(f'={length}{layout}') > word:
+                file.seek(*struct.unpack(f'{order}{"Q" if is_big else "I"}', content))
+                content = file.read(struct.calcsize(f'={length}{layout}'))
             values[tag] = struct.unpack_from(f'{order}{length}{layout}', content)
     (width,), (height,), (orientation,) = values[256], values[257], values.get(ORIENTATION, (1,))
-    pairs = [(values.get(start, ()), values.get(length, ())) for start, length in ((273, 279), (324, 325))]
+    pairs = [(values.get(start, ()), values.get(length, ())) for start, length in (STRIPS, TILES)]
     ends = [start + length for starts, lengths in pairs for start, length in zip(starts, lengths, strict=False)]
     usual = tags == sorted(set(tags)) and len(tags) == count and orientation <= 4
-    usual = usual and (ORIENTATION in values or ORIENTATION not in tags)
+    usual = usual and (ORIENTATION in values or ORIENTATION not in tags) and set(values.get(SAMPLE_FORMAT, (1,))) == {1}
     doubt = MISSING_END if max(ends, default=size + 1) > size else '' if usual else UNUSUAL
     return width, height, orientation if 1 <= orientation <= 8 else 1, doubt
 

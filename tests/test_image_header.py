@@ -61,6 +61,22 @@ def test_size_of_every_format(kind):
     assert parse(content).doubt == (UNUSUAL if kind in ('GIF', 'PPM', 'JPEG2000') else '')
 
 
+@pytest.mark.parametrize(
+    'options, doubt',
+    [
+        ({'compression': 'tiff_lzw'}, ''),
+        ({'compression': 'jpeg'}, ''),
+        ({'big_tiff': True}, ''),
+        ({'save_all': True, 'append_images': [Image.new('RGB', (9, 9))]}, ''),
+        ({'tiffinfo': {339: 3}}, UNUSUAL),  # floating-point numbers
+    ],
+)
+def test_kinds_of_tiff(options, doubt):
+    content = encode('TIFF', **options)
+    assert parse(content) == (WIDTH, HEIGHT, 1, doubt)
+    assert doubt or decoded_size(content) == (WIDTH, HEIGHT)
+
+
 @pytest.mark.parametrize('orientation', [0, *range(1, 9), 9])
 @pytest.mark.parametrize('kind', WITH_EXIF)
 def test_orientation_as_opencv_applies_it(kind, orientation):

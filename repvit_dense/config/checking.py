@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.config.arguments import check_arguments
-from repvit_dense.config.building import check_channels, check_model
+from repvit_dense.config.building import check_model
 from repvit_dense.config.keys import check_keys
+from repvit_dense.config.scores import check_scores
 from repvit_dense.config.structure import (
     CLASS_COUNTS,
     SOURCE_KEYS,
@@ -40,7 +41,7 @@ GET_MASKS = (
 
 
 def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
-    """Refuse types, arguments, values, data, class names and channels that would fail, or silently go wrong, later.
+    """Refuse settings and data that would fail, or silently go wrong, later.
 
     Args:
         cfg: the config of a whole detector or segmentor.
@@ -49,17 +50,24 @@ def check(cfg: 'Config', splits: tuple[str, ...]) -> None:
     Raises:
         InputError: says what is wrong, where, and how to correct it.
     """
-    from mmengine.registry import init_default_scope
+    check_settings(cfg, splits)
+    check_data(cfg, splits)
 
-    from repvit_dense.data import checks
 
+def check_settings(cfg: 'Config', splits: tuple[str, ...]) -> None:
+    """Refuse types, arguments, values and channels that do not fit; see `check`. No data is read."""
     check_sections(cfg, splits)
-    init_default_scope(scope(cfg))
     check_keys(cfg)
     check_arguments(cfg)
     check_values(cfg)
-    check_channels(cfg)
+    check_scores(cfg)
     check_model(cfg, 'train' in splits)
+
+
+def check_data(cfg: 'Config', splits: tuple[str, ...]) -> None:
+    """Refuse data, class names and class counts that do not fit; see `check`."""
+    from repvit_dense.data import checks
+
     images: list[list[checks.ImageEntry]] = []
     for group in SPLITS:
         images.append([])
@@ -87,8 +95,6 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
     """
     from importlib import import_module
 
-    from repvit_dense.data import checks
-
     import_module(f'{scope(cfg)}.datasets')  # registers them
     registry = import_module(f'{scope(cfg)}.registry').DATASETS
     seen = set()
@@ -100,7 +106,7 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
                 seen.add(source)
                 kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
                 for path, report in _reports(cfg, dataset, kind, split == 'train'):
-                    yield path, checks.examine(report, _applies_orientation(dataset))
+                    yield path, _examine_images(report, dataset)
 
 
 def _reports(
@@ -119,13 +125,23 @@ def _reports(
         yield _coco_report(cfg, dataset, kind)
 
 
-def _applies_orientation(dataset: dict) -> bool:
-    """Return whether a data set applies the EXIF orientation to its images; mmcv does so unless told otherwise."""
-    for transform in dataset.get('pipeline') or ():
-        if isinstance(transform, dict) and 'LoadImageFromFile' in str(transform.get('type')):
-            ignored = str(transform.get('color_type')).endswith(('unchanged', 'ignore_orientation'))
-            return not ignored and transform.get('imdecode_backend') in (None, 'cv2', 'pillow')
-    return True
+def _examine_images(report: 'checks.Report', dataset: dict) -> 'checks.Report':
+    """Return the report with the findings about the images, unless a loader other than mmcv's reads them.
+
+    mmcv's loader applies the EXIF orientation unless told otherwise.
+    """
+    from repvit_dense.data import checks
+
+    for step in dataset.get('pipeline') or ():
+        kind = step.get('type') if isinstance(step, dict) else ''
+        name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+        if 'Load' in name and 'Image' in name:
+            backend, colour = step.get('imdecode_backend') or 'cv2', str(step.get('color_type'))
+            if not name.endswith('LoadImageFromFile') or backend == 'tifffile':
+                return report
+            turned = backend != 'turbojpeg' and not colour.endswith(('unchanged', 'ignore_orientation'))
+            return checks.examine(report, turned)
+    return checks.examine(report)
 
 
 def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:

@@ -163,7 +163,7 @@ def loaded_header(path: str | Path) -> Header:
         pixels = None
     # Some builds of OpenCV fill the missing part of a truncated JPEG with grey: its end follows its last scan.
     if pixels is None or (content[:2] == b'\xff\xd8' and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')):
-        raise InputError(f'{path}: cannot be read as an image ({header.doubt})')
+        raise InputError(f'{path}: cannot be read as an image (OpenCV cannot decode it; {header.doubt})')
     height, width = pixels.shape[:2]
     turned = header.orientation > 4 and (width, height) == header.size
     return Header(width, height, header.orientation if turned or header.orientation <= 4 else 1)

@@ -40,6 +40,7 @@ def dataset(root, classes=CLASSES):
         'ann_file': ANNOTATIONS,
         'data_prefix': {'img': IMAGES},
         'metainfo': {'classes': classes},
+        'pipeline': [{'type': 'PackDetInputs'}],
     }
 
 
@@ -103,7 +104,7 @@ def test_missing_data(cfg, root, key, value, missing):
 
 
 def test_missing_annotations_of_the_evaluator(cfg, root):
-    cfg.val_evaluator = [{'type': 'CocoMetric', 'ann_file': str(root / 'none.json')}]
+    cfg.val_evaluator = [{'type': 'CocoMetric', 'metric': 'segm', 'ann_file': str(root / 'none.json')}]
     message = refusal(cfg)
     assert message.startswith(f'{root / "none.json"}: no such annotation file (val_evaluator)')
     config.check(cfg, ('train', 'test'))
@@ -194,8 +195,41 @@ def test_wrapped_data_sets_are_checked(tmp_path, root, wrapper):
 
 
 def test_other_types_of_data_sets_are_not_checked(cfg):
-    cfg.train_dataloader.dataset = {'type': 'VOCDataset', 'data_root': 'nowhere', 'ann_file': 'none.txt'}
+    pipeline = [{'type': 'PackDetInputs'}]
+    dataset = {'type': 'VOCDataset', 'data_root': 'nowhere', 'ann_file': 'none.txt', 'pipeline': pipeline}
+    cfg.train_dataloader.dataset = dataset
     config.check(cfg, ('train',))
+
+
+@pytest.mark.parametrize(
+    'loader, words',
+    [
+        ({'type': 'LoadImageFromFile'}, 'turned by their EXIF orientation'),
+        ({'type': 'mmdet.LoadImageFromFile', 'imdecode_backend': 'pillow'}, 'turned by their EXIF orientation'),
+        ({'type': 'LoadImageFromFile', 'color_type': 'color_ignore_orientation'}, ''),
+        ({'type': 'LoadImageFromFile', 'imdecode_backend': 'turbojpeg'}, ''),
+        ({'type': 'LoadImageFromFile', 'imdecode_backend': 'tifffile'}, ''),
+        ({'type': 'LoadMultiChannelImageFromFiles'}, ''),
+    ],
+)
+def test_images_are_checked_as_their_loader_reads_them(cfg, root, loader, words):
+    from repvit_dense.config.checking import data_reports
+
+    exif = Image.Exif()
+    exif[0x112] = 6
+    content = json.loads((root / ANNOTATIONS).read_text())
+    content['images'][0] |= {'width': 6}
+    (root / ANNOTATIONS).write_text(json.dumps(content))
+    Image.new('L', (6, 4)).save(root / IMAGES / '0.jpg', exif=exif)
+    cfg.train_dataloader.dataset.pipeline = [loader]
+    [(_, report)] = data_reports(cfg, ('train',))
+    errors = [finding.message for finding in report.findings if finding.level == 'error']
+    assert (len(errors) == 1 and re.search(words, errors[0])) if words else errors == []
+
+
+def test_validation_images_that_are_training_images_are_a_warning(cfg, capsys):
+    config.check(cfg, ('train', 'val'))
+    assert '4 validation images are training images, too' in capsys.readouterr().err
 
 
 # --- model ---
@@ -320,7 +354,8 @@ def test_mask_values_that_begin_at_one(masks, value, label):
     from mmengine.registry import DATASETS, init_default_scope
 
     cfg = masks(value, 'classes.json', '{"1": "road", "2": "car"}')
-    config.check(cfg, ('train',))
+    if label != 255:  # of ignored pixels, from which nothing is learnt
+        config.check(cfg, ('train',))
     init_default_scope('mmseg')
     dataset = DATASETS.build({**cfg.val_dataloader.dataset, 'serialize_data': False})
     assert dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [label]
