@@ -27,21 +27,29 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **argparse_argument
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a `type` of an option: a function that converts text to an integer from `minimum` to `maximum`."""
+@dataclasses.dataclass(frozen=True)
+class _WholeNumber:
+    minimum: int
+    maximum: int
 
-    def convert(text: str) -> int:
+    def __call__(self, text: str) -> int:
         if not re.fullmatch(r'[+-]?[0-9]{1,20}', text):
             raise argparse.ArgumentTypeError(f"invalid int value: '{text}'")
         number = int(text)
-        if number < minimum:
-            raise argparse.ArgumentTypeError(f'must be {minimum} or more, got {number}')
-        if number > maximum:
-            raise argparse.ArgumentTypeError(f'must be {maximum} or less, got {number}')
+        if number < self.minimum:
+            raise argparse.ArgumentTypeError(f'must be {self.minimum} or more, got {number}')
+        if number > self.maximum:
+            raise argparse.ArgumentTypeError(f'must be {self.maximum} or less, got {number}')
         return number
 
-    convert.bounds = minimum, maximum  # type: ignore[attr-defined]  for values that come from Python
-    return convert
+    def allows(self, value: object) -> bool:
+        """Return whether a value from Python is possible."""
+        return not isinstance(value, bool) and isinstance(value, int) and self.minimum <= value <= self.maximum
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a `type` of an option that converts text to an integer from `minimum` to `maximum`."""
+    return _WholeNumber(minimum, maximum)
 
 
 def check(settings: Any) -> None:
@@ -52,12 +60,14 @@ def check(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        choices, bounds = field.metadata.get('choices'), getattr(field.metadata.get('type'), 'bounds', None)
+        choices, limit = field.metadata.get('choices'), field.metadata.get('type')
         for each in value if isinstance(value, list | tuple) else [value]:
             if choices and each not in (*choices, field.default):
                 raise InputError(f'{field.name}={each!r}: expected {", ".join(map(repr, choices))}')
-            if bounds and each is not None and each != field.default:
-                _check_bounds(field.name, each, *bounds)
+            if isinstance(limit, _WholeNumber) and each not in (None, field.default) and not limit.allows(each):
+                raise InputError(
+                    f'{field.name}={each!r}: must be a whole number from {limit.minimum} to {limit.maximum}'
+                )
             if isinstance(each, str | os.PathLike):
                 _check_text(field, str(each))
 
@@ -67,11 +77,6 @@ def name_of(field: dataclasses.Field[Any]) -> str:
     if field.metadata.get('positional'):
         return str(field.metadata.get('metavar', field.name))
     return str(field.metadata.get('flags', [f'--{field.name.replace("_", "-")}'])[-1])
-
-
-def _check_bounds(name: str, value: object, minimum: int, maximum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-        raise InputError(f'{name}={value!r}: must be a whole number from {minimum} to {maximum}')
 
 
 def _check_text(field: dataclasses.Field[Any], text: str) -> None:

@@ -3,13 +3,14 @@
 import argparse
 import dataclasses
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.launcher import check_launcher
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import check_writable, is_file, is_folder
 from repvit_dense.options import option, whole_number
 
@@ -170,6 +171,24 @@ def check_checkpoint(cfg: 'Config') -> None:
 
     if cfg.get('load_from'):
         check_trained_classes(cfg, read(cfg.load_from, 'meta'))
+
+
+@contextmanager
+def preparing(started: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Report an error while a run is being built as one of its config.
+
+    Args:
+        started: whether the run has begun; later errors are faults of something else.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if hasattr(error, 'exit_code') or started():
+            raise
+        text = shorten(' '.join(str(error.args[0] if error.args else error).split()), 1000)
+        raise InputError(f'the run cannot be built from this config ({type(error).__name__}: {text})') from error
 
 
 def keep_memory() -> AbstractContextManager[None]:

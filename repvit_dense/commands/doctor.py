@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.commands.base import ModelOptions, open_config
+from repvit_dense.commands.base import DataOptions, open_config
 from repvit_dense.errors import InputError, printable, shorten
 from repvit_dense.options import option
 
@@ -26,7 +26,7 @@ NAMED = 20  # offenders of a finding that are printed
 
 
 @dataclasses.dataclass
-class Options(ModelOptions):
+class Options(DataOptions):
     """Name a model and its data, and say how the findings are reported."""
 
     _: dataclasses.KW_ONLY
@@ -169,7 +169,7 @@ def check_model(cfg: 'Config') -> Iterator[Check]:
     from repvit_dense import config
 
     try:
-        config.check(cfg, ())
+        config.check_settings(cfg, ('train',) if cfg.get('train_dataloader') else ())
     except InputError as error:
         yield Check('error', 'model', str(error))
     else:

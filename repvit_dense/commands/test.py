@@ -11,6 +11,7 @@ from repvit_dense.commands.base import (
     checkpoint_of,
     keep_memory,
     open_run_config,
+    preparing,
     stands_for_model,
 )
 from repvit_dense.errors import InputError
@@ -46,8 +47,9 @@ def run(options: Options) -> dict[str, float]:
     """
     _check_subject(options)
     cfg = open_run_config(options)
-    from repvit_dense.config import check, prepare_data
+    from repvit_dense.config import check_data, check_settings, prepare_data
 
+    check_settings(cfg, ('test',))
     if not options.artifact:
         cfg.load_from, cfg.resume = checkpoint_of(options, options.checkpoint), False
         check_checkpoint(cfg)
@@ -62,14 +64,15 @@ def run(options: Options) -> dict[str, float]:
 
         evaluate.check(cfg, options.artifact)
     prepare_data(cfg)
-    check(cfg, ('test',))
+    check_data(cfg, ('test',))
     if options.artifact:
         evaluate.use_artifact(cfg, options.artifact, options.threads)
 
     from repvit_dense.engine.runner import DenseRunner
 
     with keep_memory():
-        runner = DenseRunner.from_cfg(cfg)
+        with preparing():
+            runner = DenseRunner.from_cfg(cfg)
         metrics = runner.test()
     if options.show_dir:
         _write_page(Path(options.show_dir).absolute(), Path(options.config).stem, runner, metrics)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config
+from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
 from repvit_dense.errors import InputError
 from repvit_dense.options import option, whole_number
 
@@ -68,7 +68,7 @@ def run(options: Options) -> Run:
     """
     saving = _checkpoint_interval(options.checkpoint_every)
     cfg = open_run_config(options)
-    from repvit_dense.config import check, prepare_data
+    from repvit_dense.config import check_data, check_settings, prepare_data
 
     if options.amp:
         _use_amp(cfg, options.amp)
@@ -76,16 +76,20 @@ def run(options: Options) -> Run:
         _scale_lr(cfg)
     if saving:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseRecentCheckpointHook', **saving}]
+    check_settings(cfg, ('train', 'val'))
     _resume(cfg, options.resume)
     check_checkpoint(cfg)
     prepare_data(cfg)
-    check(cfg, ('train', 'val'))
+    check_data(cfg, ('train', 'val'))
 
     from repvit_dense.engine.runner import DenseRunner
 
     try:
         with keep_memory():
-            DenseRunner.from_cfg(cfg).train()
+            with preparing():
+                runner = DenseRunner.from_cfg(cfg)
+            with preparing(lambda: 'max_iters' in runner.message_hub.runtime_info):
+                runner.train()
     except RuntimeError as error:
         _explain_deterministic(error)
         raise

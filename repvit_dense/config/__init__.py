@@ -2,7 +2,7 @@
 
 from repvit_dense.config.building import check_channels, explain
 from repvit_dense.config.cfg_options import apply_option
-from repvit_dense.config.checking import SPLITS, check, check_evaluators, data_reports
+from repvit_dense.config.checking import SPLITS, check, check_data, check_evaluators, check_settings, data_reports
 from repvit_dense.config.data import check_trained_classes, dataset_meta, prepare_data, trained_classes
 from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_channels, set_dataset
@@ -19,8 +19,10 @@ __all__ = [
     'apply_option',
     'check',
     'check_channels',
+    'check_data',
     'check_evaluators',
     'check_sections',
+    'check_settings',
     'check_trained_classes',
     'class_heads',
     'data_reports',

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from repvit_dense.config.structure import nearest, scope
+from repvit_dense.config.structure import nearest, one_line, scope
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -191,8 +191,22 @@ def signature(kind: Any) -> Signature:
         if others is None:
             return Signature(parameters, tuple(required), False)
         if not _passes_on(function, others):
-            return Signature(parameters, tuple(required), True)
+            known = _receiver(kind)
+            return Signature({**parameters, **known}, tuple(required), not known)
     return Signature(parameters, tuple(required), False)
+
+
+def _receiver(kind: Any) -> dict[str, inspect.Parameter]:
+    """Return the arguments that a hook of mmengine accepts as `**kwargs` for something else."""
+    from mmengine.hooks import CheckpointHook, EMAHook
+    from mmengine.model import ExponentialMovingAverage, MomentumAnnealingEMA
+    from mmengine.runner import Runner
+
+    if kind is CheckpointHook:
+        return dict(inspect.signature(Runner.save_checkpoint).parameters)
+    if kind is EMAHook:
+        return {**signature(ExponentialMovingAverage).parameters, **signature(MomentumAnnealingEMA).parameters}
+    return {}
 
 
 def _passes_on(function: Any, name: str) -> bool:
@@ -220,10 +234,14 @@ def check_arguments(cfg: 'Config', sections: Sequence[str] = tuple(REGISTRIES)) 
     Raises:
         InputError: names the place and the most similar class or argument.
     """
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(scope(cfg))
     for section in sections:
         for part in parts(cfg, section):
             if section != 'model' and part.kind is not None:
                 _bind(part, section)
+                _try(part)
 
 
 def _bind(part: Part, section: str) -> None:
@@ -236,6 +254,25 @@ def _bind(part: Part, section: str) -> None:
     missing = [key for key in accepted.required if key not in part.content and key not in SUPPLIED]
     if missing:
         raise InputError(f'{part.path}: {name} needs the argument {", ".join(missing)}')
+
+
+def _try(part: Part) -> None:
+    """Build a transform or an optimizer, which takes no time, to see whether it accepts its values."""
+    import torch
+    from mmcv.transforms import BaseTransform
+
+    first: list[Any] = []
+    if not inspect.isclass(part.kind) or not issubclass(part.kind, BaseTransform | torch.optim.Optimizer):
+        return
+    if issubclass(part.kind, torch.optim.Optimizer):
+        first = [[torch.nn.Parameter(torch.zeros(1))]]
+    try:
+        part.kind(*first, **{key: value for key, value in part.content.items() if key not in ('type', '_scope_')})
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        text = one_line(error) or type(error).__name__
+        raise InputError(f'{part.path}: {part.kind.__name__} cannot be built ({text})') from error
+    except Exception:  # noqa: S110  a package that is missing here, or a GPU: said when the run builds it
+        pass
 
 
 @functools.cache

@@ -18,13 +18,25 @@ if TYPE_CHECKING:
 DEFAULT_SIZE = 512  # pixels
 
 
-def check_channels(cfg: 'Config') -> None:
-    """Raise InputError if neck or heads expect other channels than the backbone's features have."""
+def check_channels(cfg: 'Config', backbone: 'nn.Module | None' = None) -> None:
+    """Raise InputError if neck or heads expect other channels than the backbone's features have.
+
+    Args:
+        cfg: the config.
+        backbone: its backbone if it is built already.
+    """
     if not cfg.model.get('backbone'):
         return
-    channels = getattr(_build(cfg, 'model.backbone'), 'out_channels', ())
+    channels = getattr(backbone or _build(cfg, 'model.backbone'), 'out_channels', ())
     for path, part in feature_consumers(cfg.model) if channels else ():
-        actual, expected = part.in_channels, expected_in_channels(part, channels)
+        actual = part.in_channels
+        try:
+            expected = expected_in_channels(part, channels)
+        except (IndexError, TypeError) as error:
+            raise InputError(
+                f'{path}: in_channels = {actual} and in_index = {part.get("in_index")} do not select among the '
+                f'{len(channels)} feature maps of the backbone'
+            ) from error
         if actual != expected if isinstance(actual, int) else list(actual) != expected:
             option = ','.join(str(expected).strip('[]').split(', '))
             raise InputError(
@@ -37,14 +49,20 @@ def check_model(cfg: 'Config', training: bool) -> None:
     """Refuse a model that cannot be built, or cannot be trained with its batch size.
 
     Raises:
-        InputError: a part has unusable arguments, or a batch norm would see a single value per channel.
+        InputError: a part has unusable arguments or other channels than the backbone, a batch norm would see a single
+            value per channel, or the disk has no space for a checkpoint.
     """
-    model = _build(cfg, 'model')
-    if (
-        training
-        and (cfg.get('train_dataloader') or {}).get('batch_size') == 1
-        and cfg.get('launcher', 'none') == 'none'
-    ):
+    try:
+        model = _build(cfg, 'model')
+    except InputError:
+        check_channels(cfg)  # a more precise message, if they are the reason
+        raise
+    check_channels(cfg, getattr(model, 'backbone', None))
+    if not training:
+        return
+    if cfg.get('work_dir'):
+        _check_space(cfg.work_dir, model)
+    if (cfg.get('train_dataloader') or {}).get('batch_size') == 1 and cfg.get('launcher', 'none') == 'none':
         _check_batch_of_one(model, _image_size(cfg))
 
 
@@ -65,8 +83,9 @@ def _build(cfg: 'Config', path: str) -> Any:
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401  both register their models
     import torch
-    from mmengine.registry import MODELS
+    from mmengine.registry import MODELS, init_default_scope
 
+    init_default_scope(scope(cfg))
     part = cfg.model.backbone if path == 'model.backbone' else cfg.model
     try:
         try:
@@ -84,11 +103,13 @@ def explain(cfg: 'Config', error: Exception) -> str:
     """Return why the model could not be built; for a `type` that is not registered, its place and a similar name."""
     text = shorten(one_line(error), 1000)
     unknown = re.match(r'(\S+) is not in the .* registry', text)
+    unregistered = 'Cannot find None in registry' in text  # from mmcv, which does not name it
     argument = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     for part in parts(cfg, 'model'):
-        if unknown and part.content.get('type') == unknown[1]:
-            known = look_up(unknown[1], scope(cfg), REGISTRIES['model'])[1]
-            return f"{part.path}.type = '{unknown[1]}' is not registered{nearest(unknown[1], known)}"
+        name = str(part.content.get('type'))
+        if (unknown and name == unknown[1]) or (unregistered and part.kind is None):
+            known = look_up(name, scope(cfg), REGISTRIES['model'])[1]
+            return f"{part.path}.type = '{name}' is not registered{nearest(name, known)}"
         if argument and part.kind is not None and argument[1] in part.content:
             accepted = signature(part.kind)
             if not accepted.is_open and argument[1] not in accepted.parameters:

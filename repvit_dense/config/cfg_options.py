@@ -57,13 +57,15 @@ def apply_option(cfg: 'Config', option: str) -> None:
             exists, old = _item(parent, rest[0])
             path = '.'.join(steps[:-1])
             parameter = (accepted(cfg, path) or {}).get(rest[0]) if isinstance(parent, dict) else None
-            value = _convert(text, _kinds_allowed(exists, old, parameter, key.startswith('model.')))
+            value = _convert(text, _kinds_allowed(exists, old, parameter, rest[0]))
             if isinstance(old, list | tuple) and isinstance(value, list | tuple):
                 value = type(old)(value)
                 if old and all(_is_number(item) for item in old) and not all(_is_number(item) for item in value):
                     raise _Refused(f'{key} must be a list of numbers, as {list(old)}')
         else:
             value = parse(text)
+            for i in range(len(steps) - len(rest) + 1, len(steps)):
+                _check_key(cfg, {}, steps[: i + 1], [])
         cfg.merge_from_dict({key: value})
     except _Refused as error:
         raise InputError(f'--cfg-options {option}: {error}') from error
@@ -86,7 +88,7 @@ def _descend(cfg: 'Config', steps: list[str]) -> tuple[Any, list[str]]:
         elif not isinstance(value, dict):
             raise _Refused(f'cannot be applied, {path} is {_WORDS.get(_kind(value), "no dictionary")}')
         elif step not in value or (not i and step not in (accepted(cfg, '') or ())):
-            _check_key(cfg, value, steps[: i + 1])
+            _check_key(cfg, value, steps[: i + 1], steps[i + 1 :])
         exists, inner = _item(value, step)
         if i == len(steps) - 1 or not exists or inner is None:
             return value, steps[i:]
@@ -100,10 +102,10 @@ def _item(parent: Any, step: str) -> tuple[bool, Any]:
     return True, parent[int(step)]
 
 
-def _check_key(cfg: 'Config', parent: dict, steps: list[str]) -> None:
+def _check_key(cfg: 'Config', parent: dict, steps: list[str], rest: list[str]) -> None:
     """Refuse a new key that nothing reads, and the name of a variable of the config file."""
     path, key = '.'.join(steps[:-1]), steps[-1]
-    known = accepted(cfg, path)
+    known = dict.fromkeys(parent) if path == 'default_hooks' and rest and rest != ['type'] else accepted(cfg, path)
     if key == 'launcher' and not path:
         raise _Refused('use --launcher')
     if known is not None and key not in known:
@@ -202,7 +204,8 @@ def _convert(text: str, allowed: set[str] | None) -> Any:
         return int(value)
     if 'str' in allowed and kind != 'none':
         return _unquote(text.strip())
-    words = ' or '.join(_WORDS[name] for name in _WORDS if name in allowed)
+    named = allowed - {'int'} if 'float' in allowed else allowed
+    words = ' or '.join(_WORDS[name] for name in _WORDS if name in named)
     raise _Refused(f'must be {words}, not {_WORDS[kind]}')
 
 
@@ -210,7 +213,7 @@ def _unquote(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] in '\'"' and text[-1] == text[0] else text
 
 
-def _kinds_allowed(exists: bool, old: Any, parameter: inspect.Parameter | None, in_model: bool) -> set[str] | None:
+def _kinds_allowed(exists: bool, old: Any, parameter: inspect.Parameter | None, key: str) -> set[str] | None:
     """Return the kinds of values that may replace an old one; None for any.
 
     They are the kind of the old value, and those that the constructor names or has as its default.
@@ -223,8 +226,8 @@ def _kinds_allowed(exists: bool, old: Any, parameter: inspect.Parameter | None, 
             return None
     if exists and old is not None:
         allowed |= _similar_kinds(old, exact=annotated is not None)
-        if annotated is None and in_model and isinstance(old, list | tuple | int | float) and not isinstance(old, bool):
-            allowed |= {'list', 'int'}  # one number of channels, or one per level
+        if annotated is None and key in ('in_channels', 'in_index'):
+            allowed |= {'list', 'int'}  # one number, or one per level
     elif annotated is None and not allowed - {'none'}:
         return None
     return allowed or None

@@ -92,7 +92,7 @@ def class_heads(model: dict, path: str = 'model') -> Iterator[tuple[str, dict]]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return '; did you mean NAME?', or an empty text if no known name is similar."""
-    similar = difflib.get_close_matches(name, [word for word in known if isinstance(word, str)], n=1, cutoff=0.5)
+    similar = difflib.get_close_matches(name, [word for word in known if isinstance(word, str)], n=1, cutoff=0.6)
     return f"; did you mean '{similar[0]}'?" if similar else ''
 
 

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from repvit_dense.config.structure import class_heads, metrics
+from repvit_dense.config.structure import class_heads, metrics, scope
 from repvit_dense.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 LARGEST_SEED = 2**32 - 1
+LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
+START_METHODS = ('fork', 'spawn', 'forkserver')
 
 
 class Limit(NamedTuple):
@@ -22,14 +24,14 @@ class Limit(NamedTuple):
         maximum: largest value.
         is_whole: only integers.
         is_exclusive: the minimum itself is refused.
-        or_none: None is accepted.
+        others: further values that are accepted.
     """
 
     minimum: float
     maximum: float = math.inf
     is_whole: bool = True
     is_exclusive: bool = False
-    or_none: bool = False
+    others: tuple[object, ...] = ()
 
     def __str__(self) -> str:
         kind = 'a whole number' if self.is_whole else 'a number'
@@ -39,8 +41,8 @@ class Limit(NamedTuple):
 
     def allows(self, value: object) -> bool:
         """Return whether a value is within the limit."""
-        if value is None:
-            return self.or_none
+        if not isinstance(value, bool) and value in self.others:
+            return True
         if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
             return False
         return (value > self.minimum if self.is_exclusive else value >= self.minimum) and value <= min(
@@ -54,19 +56,19 @@ SHARE = Limit(0, 1, is_whole=False)
 LOADER = {
     'batch_size': COUNT,
     'num_workers': FROM_ZERO,
-    'prefetch_factor': Limit(1, or_none=True),
-    'num_batch_per_epoch': Limit(1, or_none=True),
+    'prefetch_factor': Limit(1, others=(None,)),
+    'num_batch_per_epoch': Limit(1, others=(None,)),
     'times': COUNT,
 }
 SCHEDULE = {
     'begin': FROM_ZERO,
     'end': COUNT,
-    'T_max': Limit(1, or_none=True),
+    'T_max': Limit(1, others=(None,)),
     'step_size': COUNT,
     'total_iters': COUNT,
     'gamma': POSITIVE,
     'start_factor': POSITIVE,
-    'eta_min': Limit(0, is_whole=False, or_none=True),
+    'eta_min': Limit(0, is_whole=False, others=(None,)),
     'power': POSITIVE,
 }
 # Section -> last key -> limit; the key may stand anywhere in the section.
@@ -91,9 +93,9 @@ LIMITS = {
         'decay_mult': NOT_NEGATIVE,
     },
     'param_scheduler': SCHEDULE,
-    'default_hooks': {'max_keep_ckpts': Limit(-1)},
-    'randomness': {'seed': Limit(0, LARGEST_SEED, or_none=True)},
-    'auto_scale_lr': {'base_batch_size': Limit(1, or_none=True)},
+    'default_hooks': {'max_keep_ckpts': Limit(1, others=(-1,)), 'interval': Limit(1, others=(-1,))},
+    'randomness': {'seed': Limit(0, LARGEST_SEED, others=(None,))},
+    'auto_scale_lr': {'base_batch_size': Limit(1, others=(None,))},
     'log_processor': {'window_size': COUNT},
 }
 NEEDED = {
@@ -121,6 +123,11 @@ def check_sections(cfg: 'Config', splits: Sequence[str] = ()) -> None:
             kinds = (dict, list, tuple) if section.endswith('evaluator') else (dict,)
             if cfg.get(section) is not None and not isinstance(cfg[section], kinds):
                 raise InputError(f'{section} = {shorten(repr(cfg[section]))}: must be a dictionary')
+        loader = cfg.get(f'{split}_dataloader')
+        if loader and not isinstance(loader.get('dataset'), dict):
+            raise InputError(
+                f'{split}_dataloader.dataset = {shorten(repr(loader.get("dataset")))}: must be a dictionary'
+            )
     hooks = cfg.get('custom_hooks')
     if hooks is not None and not isinstance(hooks, list | tuple):
         raise InputError(f'custom_hooks = {shorten(repr(hooks))}: must be a list of dictionaries, each with a type')
@@ -155,9 +162,38 @@ def check_values(cfg: 'Config') -> None:
         for metric in metrics(cfg, split):
             if not isinstance(metric, dict):
                 raise InputError(f'{split}_evaluator = {metric!r}: must be a dictionary with a type')
+        if loader and not any(step.get('type') for step in _pipelines(loader.get('dataset'))):
+            raise InputError(f'{split}_dataloader.dataset: has no pipeline, which loads and packs the images')
+    _check_words(cfg)
     _check_schedule(cfg)
     _check_class_weights(cfg)
     _check_normalisation(cfg)
+
+
+def _pipelines(dataset: Any) -> Iterator[dict]:
+    """Yield the transforms of a data set and of the data sets inside it."""
+    if isinstance(dataset, dict):
+        yield from (step for step in dataset.get('pipeline') or () if isinstance(step, dict))
+        for part in (dataset.get('dataset'), *(dataset.get('datasets') or ())):
+            yield from _pipelines(part)
+
+
+def _check_words(cfg: 'Config') -> None:
+    """Refuse words of which mmengine and mmseg know only a few."""
+    environment = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    test = cfg.model.get('test_cfg') or {}
+    words = [
+        ('log_level', cfg.get('log_level', 'INFO'), LEVELS),
+        ('env_cfg.mp_cfg.mp_start_method', environment.get('mp_start_method', 'fork'), (*START_METHODS, None)),
+    ]
+    if scope(cfg) == 'mmseg':
+        words.append(('model.test_cfg.mode', test.get('mode', 'whole'), ('whole', 'slide')))
+        if test.get('mode') == 'slide' and not (test.get('crop_size') and test.get('stride')):
+            raise InputError("model.test_cfg: mode='slide' needs crop_size and stride")
+    for path, word, known in words:
+        if word not in known:
+            names = ', '.join(map(str, known))
+            raise InputError(f'{path} = {shorten(repr(word))}: must be one of {names}')
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str, Any]]:

@@ -23,7 +23,7 @@ def work_dir(cfg, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('work_dir')
     meta = {'dataset_meta': {'classes': CLASSES, 'palette': [(10 * i, 0, 0) for i in range(8)]}}
-    meta['cfg'] = meta['config'] = cfg.pretty_text
+    meta['cfg'] = cfg.pretty_text
     torch.save({'state_dict': build_model(cfg).state_dict(), 'meta': meta}, folder / 'epoch_1.pth')
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
     cfg.dump(folder / 'repvit_maskrcnn_shapes.py')
@@ -64,7 +64,7 @@ def settle(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(DenseRunner, 'from_cfg', from_cfg)
     monkeypatch.setattr(config, 'prepare_data', lambda cfg: None)
-    monkeypatch.setattr(config, 'check', lambda cfg, splits: None)
+    monkeypatch.setattr(config, 'check_data', lambda cfg, splits: None)
 
     def call(*arguments):
         with pytest.raises(Caught) as caught:

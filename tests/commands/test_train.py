@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -204,9 +205,12 @@ def test_more_checkpoints(settle, text, expected):
 def test_an_operation_that_is_not_deterministic(refuse_in_a_line, settle, monkeypatch):
     from repvit_dense.engine.runner import DenseRunner
 
-    def from_cfg(cfg):
-        raise RuntimeError('roi_align_backward_kernel does not have a deterministic implementation, but you set ...')
+    class Runner:
+        message_hub = SimpleNamespace(runtime_info={'max_iters': 1})
 
-    monkeypatch.setattr(DenseRunner, 'from_cfg', from_cfg)
+        def train(self):
+            raise RuntimeError('roi_align_backward_kernel does not have a deterministic implementation, but you ...')
+
+    monkeypatch.setattr(DenseRunner, 'from_cfg', lambda cfg: Runner())
     message = refuse_in_a_line('train', SHAPES, '--deterministic')
     assert '--deterministic: roi_align_backward_kernel of this model' in message

@@ -1,0 +1,124 @@
+"""Values, types and arguments that no training can use are refused before it starts."""
+
+import copy
+import math
+
+import pytest
+
+from repvit_dense import config
+from repvit_dense.config import arguments, keys, scores, values
+from repvit_dense.errors import InputError
+
+
+@pytest.fixture(scope='module')
+def loaded():
+    return {name: config.load(name) for name in ('repvit_maskrcnn_coco', 'repvit_segformer_shapes')}
+
+
+@pytest.fixture
+def change(loaded):
+    """Return `change(key, value)`, a config with another value."""
+
+    def call(key, value, name='repvit_segformer_shapes'):
+        cfg = copy.deepcopy(loaded[name])
+        cfg.merge_from_dict({key: value})
+        return cfg
+
+    return call
+
+
+def check(cfg):
+    values.check_sections(cfg, ('train', 'val'))
+    keys.check_keys(cfg)
+    arguments.check_arguments(cfg)
+    values.check_values(cfg)
+    scores.check_scores(cfg)
+
+
+@pytest.mark.parametrize('name', config.names())
+def test_packaged_configs_pass(name):
+    check(config.load(name))
+
+
+@pytest.mark.parametrize(
+    'key, value, words',
+    [
+        ('train_dataloader.batch_size', 0, 'whole number of at least 1'),
+        ('train_dataloader.batch_size', 2.0, 'whole number of at least 1'),
+        ('train_dataloader.batch_size', True, 'whole number of at least 1'),
+        ('train_dataloader.num_workers', -1, 'whole number of at least 0'),
+        ('train_dataloader.prefetch_factor', 0, 'at least 1'),
+        ('train_dataloader.batchsize', 2, "did you mean 'batch_size'"),
+        ('train_dataloader.dataset', None, 'must be a dictionary'),
+        ('train_dataloader.dataset.type', 'BaseSegDatset', "did you mean 'BaseSegDataset'"),
+        ('train_dataloader.dataset.data_rot', 'x', "did you mean 'data_root'"),
+        ('train_dataloader.dataset.pipeline', [], 'has no pipeline'),
+        ('train_dataloader.dataset.pipeline.1.type', 'LoadAnnotation', "did you mean 'LoadAnnotations'"),
+        ('train_dataloader.dataset.pipeline', [5], r'pipeline\.0 = 5: must be a dictionary with a type'),
+        ('train_dataloader.dataset.pipeline', [{'x': 1}], r'pipeline\.0: has no type'),
+        ('train_dataloader.dataset.pipeline.1', {'type': 'RandomFlip', 'prob': 3}, 'RandomFlip cannot be built'),
+        ('train_dataloader.sampler.type', 5, r'sampler\.type = 5: must be the name of a class'),
+        ('train_cfg', None, 'has no train_cfg, which training needs'),
+        ('train_cfg.max_iters', 0, 'whole number of at least 1'),
+        ('train_cfg.val_interval', 0, 'at least 1'),
+        ('optim_wrapper.optimizer.lr', 0, 'must be a number above 0'),
+        ('optim_wrapper.optimizer.lr', math.nan, 'Invalid learning rate: nan'),
+        ('optim_wrapper.optimizer.lr', math.inf, 'must be a number above 0'),
+        ('optim_wrapper.optimizer.betas', (2, 3), 'AdamW cannot be built'),
+        ('optim_wrapper.optimizer.type', 'AdamWW', "did you mean 'AdamW'"),
+        ('param_scheduler.0.end', 0, 'at least 1'),
+        ('param_scheduler.1.begin', 10**6, 'before it begins'),
+        ('param_scheduler.0.type', 'LinearLr', "did you mean 'LinearLR'"),
+        ('default_hooks.checkpoint.interval', 0, 'at least 1'),
+        ('default_hooks.checkpoint.save_best', 'mIOU', r'not a score of val_evaluator \(aAcc, mIoU, mAcc\)'),
+        ('default_hooks.loger.interval', 1, r'default_hooks\.loger: has no type'),
+        ('custom_hooks', 5, 'must be a list of dictionaries'),
+        ('custom_hooks', [{'type': 'EMAHook', 'momentun': 1}], "did you mean 'momentum'"),
+        ('custom_hooks', [{'type': 'DenseRecentCheckpoint'}], "did you mean 'DenseRecentCheckpointHook'"),
+        ('val_evaluator.iou_metrics', ['IoU'], 'must be some of mIoU, mDice, mFscore'),
+        ('val_evaluator', None, 'has no val_evaluator, which validation needs'),
+        ('val_evaluator', 5, 'must be a dictionary'),
+        ('visualizer.vis_backends.0.type', 'LocalBackend', "did you mean 'LocalVisBackend'"),
+        ('randomness', {'seed': -1}, 'whole number from 0 to 4294967295'),
+        ('randomness', {'seed': 2**32}, 'whole number from 0 to 4294967295'),
+        ('randomness', 5, 'must be a dictionary'),
+        ('log_level', 'LOUD', 'must be one of DEBUG'),
+        ('env_cfg.mp_cfg.mp_start_method', 'thread', 'must be one of fork, spawn'),
+        ('model', None, 'has no model'),
+        ('model.test_cfg.mode', 'hole', 'must be one of whole, slide'),
+        ('model.test_cfg', {'mode': 'slide'}, 'needs crop_size and stride'),
+        ('model.decode_head.num_classes', 0, 'at least 1'),
+        ('model.decode_head.loss_decode.class_weight', [1, 2], 'has 2 numbers, but 12 are needed'),
+        ('model.data_preprocessor.std', [1, 0, 1], r'std = \[1, 0, 1\]: must be a list of numbers per channel'),
+        ('model.data_preprocessor.mean', [1, 2], 'mean and std must have one number per channel each'),
+        ('model.backbone.drop_path_rate', math.nan, r'model\.backbone\.drop_path_rate = nan: is not a number'),
+        ('work_dir', 5, 'work_dir = 5: must be text'),
+        ('default_scope', 'nope', "must be 'mmdet' or 'mmseg'"),
+    ],
+)
+def test_a_value_is_refused(change, key, value, words):
+    with pytest.raises(InputError, match=words):
+        check(change(key, value))
+
+
+def test_workers_that_persist_must_exist(change):
+    with pytest.raises(InputError, match='persistent_workers = True: needs num_workers of at least 1'):
+        check(change('train_dataloader', {'num_workers': 0, 'persistent_workers': True}))
+
+
+@pytest.mark.parametrize('save_best', ['auto', None, 'coco/segm_mAP_50', ['coco/bbox_mAP', 'coco/segm_mAP']])
+def test_scores_of_detectors(change, save_best):
+    check(change('default_hooks.checkpoint.save_best', save_best, 'repvit_maskrcnn_coco'))
+
+
+def test_milestones_after_the_end_are_said(change, capsys):
+    check(change('train_cfg.max_epochs', 9, 'repvit_maskrcnn_coco'))
+    assert 'the training ends after 9 epochs, so the learning rate does not change at 11' in capsys.readouterr().err
+
+
+def test_a_test_needs_no_training(change):
+    cfg = change('train_cfg', None)
+    cfg.train_dataloader = cfg.optim_wrapper = cfg.param_scheduler = None
+    values.check_sections(cfg, ('test',))
+    with pytest.raises(InputError, match='has no train_dataloader'):
+        values.check_sections(cfg, ('train',))
