@@ -115,6 +115,36 @@ def test_the_annotations_as_results_have_perfect_metrics(load, artifact, truth, 
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-3)
 
 
+def test_ids_of_every_kind_have_perfect_metrics(load, artifact, truth, root, monkeypatch):
+    """The labels of the categories are their order in the file, whatever their ids."""
+    file, kinds = root / 'annotations/instances_val2017.json', [lambda n: f'{n}', lambda n: -n, lambda n: 2**70 + n]
+    content = json.loads(file.read_text())
+    order = {entry['id']: number for number, entry in enumerate(content['categories'])}
+    blank, expected = np.zeros((96, 128, 3), np.uint8), TASKS['repvit_maskrcnn_shapes'][2]
+    results = {image['file_name']: truth['roi'](Path(image['file_name'])) for image in content['images']}
+    for image in content['images']:
+        image['id'] = kinds[image['id'] % 3](image['id'])
+    for category in content['categories']:
+        category['id'] = kinds[category['id'] % 3](category['id'])
+    categories = [category['id'] for category in content['categories']]
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = kinds[number % 3](number)
+        annotation['image_id'] = kinds[annotation['image_id'] % 3](annotation['image_id'])
+        annotation['category_id'] = categories[order[annotation['category_id']]]
+        del annotation['iscrowd']
+    renamed = file.with_name('renamed.json')
+    renamed.write_text(json.dumps(content))
+    monkeypatch.setattr(
+        Predictor,
+        'stream',
+        lambda self, paths: (Result(blank, THINGS, **results[Path(path).name]) for path in paths),
+    )
+    cfg = load('repvit_maskrcnn_shapes')
+    cfg.test_dataloader.dataset.ann_file = cfg.test_evaluator.ann_file = str(renamed)
+    metrics = run(cfg, artifact('roi', classes=THINGS))
+    assert {key: metrics[key] for key in expected} == expected
+
+
 @pytest.mark.parametrize('name', TASKS)
 def test_an_untrained_artifact_has_low_metrics(load, artifact, name):
     kind, classes, expected = TASKS[name]
