@@ -123,7 +123,7 @@ def read(folder: str | Path) -> Manifest:
     is_package = TARGETS[content['target']].model.endswith('.mlpackage')
     if not (is_folder if is_package else is_file)(model):
         kind = 'folder' if is_package else 'file'
-        problem = f'is no {kind}' if os.path.lexists(model) else 'is missing'
+        problem = f'is not a {"folder" if is_package else "regular file"}' if os.path.lexists(model) else 'is missing'
         raise InputError(f'{model}: the model {kind} {problem}; {COPY}')
     _model_files(folder, content['model'])
     return Manifest(**{'files': None} | content)

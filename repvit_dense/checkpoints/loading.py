@@ -106,9 +106,15 @@ def _select_for_peer(module: 'base.Peer', state: dict) -> tuple[dict, str, list[
         return saved, f'weights of a {type(module).__name__}', []
     if layout := getattr(module, 'layout', None):  # the last step of the ladder is a RepViT
         state = convert(state, layout)
-    state, unused = module.from_published(_strip_prefix(state, net))
+    keys = ', '.join(list(state)[:3])
+    try:
+        state, unused = module.from_published(_strip_prefix(state, net))
+    except Exception as error:  # conversions of other packages rely on the names and shapes of their networks
+        raise CheckpointError(
+            f'weights of another architecture than {module.name}, with keys such as {keys} '
+            f'({type(error).__name__}: {error})'
+        ) from error
     if not state.keys() & net.keys():
-        keys = ', '.join(list(state)[:3])
         raise CheckpointError(f'weights of another architecture than {module.name}, with keys such as {keys}')
     for key in net:
         if key in state and net[key].shape != state[key].shape:

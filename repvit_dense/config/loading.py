@@ -70,7 +70,7 @@ def _from_checkpoint(path: Path) -> 'Config':
     from repvit_dense.checkpoints.reading import read
 
     meta = read(path, 'meta').get('meta')
-    text = meta.get('config_text') if isinstance(meta, dict) else None
+    text = meta.get('config_text', meta.get('cfg')) if isinstance(meta, dict) else None  # mmengine writes `cfg` now
     if not isinstance(text, str):
         raise InputError(f'{path}: no config in this checkpoint; name its config, then the checkpoint')
     return from_text(text, path)

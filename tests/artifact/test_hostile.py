@@ -160,10 +160,10 @@ def test_a_manifest_that_is_a_pipe(folder):
 def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder(folder, tmp_path):
     (folder / 'model.xml').unlink()
     (folder / 'model.xml').mkdir()
-    assert 'model.xml: the model file is no file' in refusal(folder)
+    assert 'model.xml: the model file is not a regular file' in refusal(folder)
     (folder / 'model.mlpackage').touch()
     edit(folder, target='coreml', model='model.mlpackage')
-    assert 'model.mlpackage: the model folder is no folder' in refusal(folder)
+    assert 'model.mlpackage: the model folder is not a folder' in refusal(folder)
 
 
 def test_a_manifest_of_version_1_is_read(described, image):
