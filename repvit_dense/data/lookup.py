@@ -68,7 +68,7 @@ def image_folder(root: Path, file: Path, content: dict, folder: Path | None = No
         The folder; and None if the file names fit as they are, else the number of leading folders to leave out.
 
     Raises:
-        InputError: no candidate holds any of these images.
+        InputError: no candidate holds any of these images, or there are none.
     """
     split = split_of(file.stem)
     children = [path for base in (root, root / 'images') if is_folder(base) for path in sorted(base.iterdir())]
@@ -82,6 +82,8 @@ def image_folder(root: Path, file: Path, content: dict, folder: Path | None = No
         best = _fullest(candidates, variants)
         if best is not None:
             return best.relative_to(root).as_posix(), number
+    if not names:
+        raise InputError(f'{file}: lists no images')
     raise InputError(
         f'{file}: its images ({", ".join(names[:3])}, ...) are in none of {", ".join(str(path) for path in candidates)}'
     )

@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from repvit_dense import config
+from repvit_dense.commands import doctor, test, train
+from repvit_dense.commands.base import open_config
 from repvit_dense.config.editing import ignore_value
 from repvit_dense.config.structure import pipeline_steps
 from repvit_dense.errors import InputError
@@ -56,6 +58,14 @@ def test_a_name_and_the_option(masks, semantic, split):
     ignore_value(semantic, 7)
     assert labels(semantic, split) == [0, 255, 1, 255]
     assert semantic.model.decode_head.num_classes == 2
+
+
+@pytest.mark.parametrize('command', [doctor, test, train])
+def test_the_option_of_the_commands(masks, command, tmp_path):
+    data = masks(['road', 'car', 'sky'])
+    cfg = open_config(command.Options('repvit_segformer_shapes', data=data, ignore_index=7), tmp_path / 'work')
+    assert [step['label_map'] for step in loaders(cfg)] == [[[7, 255]]] * 3
+    assert findings(cfg) == []
 
 
 def test_the_checks_know_both(masks, semantic):

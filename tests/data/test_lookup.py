@@ -84,7 +84,12 @@ def test_image_folder(tree, names, folder, number):
     assert image_folder(tree, tree / 'train.json', content) == (folder, number)
 
 
-@pytest.mark.parametrize('names', [['2.png'], [], ['\ud800', 'x' * 5000, 'a\0', '/' * 3000, '']])
+@pytest.mark.parametrize('names', [['2.png'], ['\ud800', 'x' * 5000, 'a\0', '/' * 3000, '']])
 def test_images_that_are_nowhere_or_in_a_test_split(tree, names):
     with pytest.raises(InputError, match='are in none of'):
         image_folder(tree, tree / 'all.json', {'images': [{'file_name': name} for name in names]})
+
+
+def test_a_file_without_images(tree):
+    with pytest.raises(InputError, match='all.json: lists no images'):
+        image_folder(tree, tree / 'all.json', {'images': []})

@@ -6,6 +6,7 @@ The files are `annotations/*.json` with `train` and `val` in their names; or one
 
 import re
 from pathlib import Path
+from typing import Any
 
 from repvit_dense.data.annotations import build_source
 from repvit_dense.data.geometry import polygon_area
@@ -141,8 +142,8 @@ def _complete(content: dict) -> list[str]:
         if entry.get('iscrowd') is None:
             entry['iscrowd'] = 0
             crowds += 1
-        if entry.get('area') is None:
-            entry['area'] = _area(entry)
+        if entry.get('area') is None and (area := _area(entry)) is not None:
+            entry['area'] = area
             areas += 1
     changes = ((crowds, "no 'iscrowd', which is taken as 0"), (areas, "no 'area', which is computed"))
     return [f'{count:,} annotations have {text}' for count, text in changes if count]
@@ -150,18 +151,23 @@ def _complete(content: dict) -> list[str]:
 
 def _area(entry: dict) -> float | None:
     """Return the area of an object in square pixels; None if neither its mask nor its box are numbers."""
-    mask, box = entry.get('segmentation'), entry.get('bbox')
-    try:
-        if isinstance(mask, dict) and isinstance(mask['counts'], list):
-            return float(sum(mask['counts'][1::2]))
-        if isinstance(mask, dict):
-            from pycocotools import mask as codec
+    for key, measure in (('segmentation', _mask_area), ('bbox', lambda box: box[2] * box[3])):
+        try:
+            if entry.get(key):
+                return float(measure(entry[key]))
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+            continue  # the checks say what is wrong with it
+    return None
 
-            if not COMPRESSED.fullmatch(mask['counts']):  # pycocotools reads on behind the end of an incomplete text
-                return None
-            return float(codec.area({'size': mask['size'], 'counts': mask['counts'].encode()}))
-        if mask:
-            return float(sum(polygon_area(polygon) for polygon in mask))
-        return float(box[2] * box[3])  # type: ignore[index]
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
-        return None  # the checks say what is wrong with it
+
+def _mask_area(mask: Any) -> float:
+    """Return the area of a mask as polygons, run lengths or compressed run lengths."""
+    if isinstance(mask, list):
+        return sum(polygon_area(polygon) for polygon in mask)
+    if isinstance(mask['counts'], list):
+        return sum(mask['counts'][1::2])
+    from pycocotools import mask as codec
+
+    if not COMPRESSED.fullmatch(mask['counts']):  # pycocotools reads on behind the end of an incomplete text
+        raise ValueError('incomplete run lengths')
+    return codec.area({'size': mask['size'], 'counts': mask['counts'].encode()})

@@ -195,20 +195,21 @@ def test_missing_crowds_and_areas_are_completed_in_a_copy(folder, value, mask):
     [
         ({'size': [8, 10], 'counts': [10, 5, 60, 5]}, 10),
         ({'size': [8, 10], 'counts': '0`2'}, 80),
-        ({'size': [8, 10], 'counts': 'o'}, None),
-        ({'size': 3, 'counts': 4}, None),
+        ({'size': [8, 10], 'counts': 'o'}, 20),
+        ({'size': 3, 'counts': 4}, 20),
         ([[0, 0, 4, 0, 4, 4], [5, 5, 6, 5, 6, 6]], 8.5),
-        ([['a']], None),
-        ([[]], None),
-        ('text', None),
+        ([['a']], 20),
+        ([[]], 20),
+        ('text', 20),
+        ([], 20),
     ],
 )
 def test_areas_of_masks(folder, mask, area):
     def change(content):
         del content['annotations'][1]['area']
-        content['annotations'][1]['segmentation'] = mask
+        content['annotations'][1] |= {'segmentation': mask, 'bbox': [1, 1, 5, 4]}
 
-    source = two_splits(folder, change).find()
+    source = two_splits(folder, change).find('detection')
     assert folder.read(source.train)['annotations'][1].get('area') == area
 
 
