@@ -56,9 +56,9 @@ class Annotations:
     """
 
     def __init__(self, file: str | Path):
-        self.file = file
+        self.file, content = file, read_bytes(file)
         try:
-            self.dataset = json.loads(read_bytes(file))
+            self.dataset = json.loads(content)
             self.images = {record['id']: number for number, record in enumerate(self.dataset['images'], 1)}
             self.cats = {record['id']: record for record in self.dataset['categories']}
             self.sizes = {self.images[r['id']]: (int(r['height']), int(r['width'])) for r in self.dataset['images']}

@@ -33,6 +33,8 @@ def check_place(out: Path) -> None:
             )
         with tempfile.TemporaryDirectory(dir=existing):
             pass
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise InputError(f'{out}: cannot be written ({reason}); name another folder: --out DIR') from error

@@ -351,6 +351,11 @@ def test_a_mask_that_cannot_be_decoded_is_refused_for_masks_only(tmp_path, objec
     assert scores([metric], names(objects), results)[0]['bbox_mAP'] > 0.1
 
 
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r'^\S*/none.json: cannot be read'):
+        dense_coco_metric(ann_file=str(tmp_path / 'none.json'))
+
+
 def test_detections_of_an_image_that_the_file_does_not_list(tmp_path, objects):
     results = exact(objects)
     results[0][1]['img_id'] = 'other'
