@@ -164,7 +164,8 @@ def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path,
         _check_class_counts(cfg, file, len(classes), len(meta['thing_classes']))
     else:
         masks = task(cfg) == 'instance'
-        polygons = training and any(step.get('poly2mask') is False for step in dataset.get('pipeline') or ())
+        steps = [step for step in dataset.get('pipeline') or () if isinstance(step, dict)]
+        polygons = training and any(step.get('poly2mask') is False for step in steps)
         report = checks.instances(file, images, classes, masks, training=training, polygons_only=polygons, **settings)
         _check_class_counts(cfg, file, len(classes), len(classes))
     return file, report

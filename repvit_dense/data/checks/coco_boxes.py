@@ -9,7 +9,7 @@ from repvit_dense.data.checks.report import Finding, findings_of
 
 MARGIN = 1  # pixels by which a box or polygon may exceed its image: annotation tools round outwards
 SIMILAR = 0.25  # smallest IoU of a box and the extent of its mask
-MOST = 0.8  # share of the objects that tells what is meant by all
+MOST = 0.8  # share of the objects that decides for all
 FACTOR = 4  # by which `area` may differ from the area of the mask or box, which tools compute in several ways
 
 
@@ -80,8 +80,24 @@ def box_findings(objects: Objects, extents: np.ndarray | None = None) -> list[Fi
         return [Finding('error', message, [])]
     return [
         *findings_of('error', '{} boxes reach outside their image by more than its own size', objects.names(far)),
-        *findings_of('warning', '{} boxes reach outside their image and are cut', objects.names(outside & ~far)),
+        *outside_findings('boxes', objects, outside & ~far),
     ]
+
+
+def outside_findings(name: str, objects: Objects, outside: np.ndarray) -> list[Finding]:
+    """Return a finding about boxes or masks that reach outside their image; most of them cannot be meant to.
+
+    Args:
+        name: plural noun for them.
+        objects: their objects.
+        outside: `(N,)` which of them do.
+    """
+    if 2 * outside.sum() > len(outside):
+        message = (
+            f'{{}} of {len(outside):,} {name} reach outside their image; were they drawn on images of another size?'
+        )
+        return findings_of('error', message, objects.names(outside))
+    return findings_of('warning', f'{{}} {name} reach outside their image and are cut', objects.names(outside))
 
 
 def _seem_to_be_corners(objects: Objects, outside: np.ndarray, extents: np.ndarray | None) -> bool:

@@ -14,6 +14,7 @@ from repvit_dense.data.checks.coco_boxes import (
     area_findings,
     box_findings,
     objects_of,
+    outside_findings,
     place_findings,
     repeated_objects,
 )
@@ -146,7 +147,7 @@ def _mask_findings(objects: Objects, masks: coco_masks.Masks) -> list[Finding]:
     return [
         *findings,
         *findings_of('error', '{} masks lie outside their image or exceed it by its own size', objects.names(away)),
-        *findings_of('warning', '{} masks reach outside their image and are cut', objects.names(outside & ~away)),
+        *outside_findings('masks', objects, outside & ~away),
         *place_findings(objects, masks.corners, masks.areas),
     ]
 
@@ -177,7 +178,8 @@ def _remaining(
     level = 'error' if is_lost else 'warning'
     findings = [finding for text, dropped in drops for finding in findings_of(level, text, objects.names(dropped))]
     if is_lost:
-        findings.append(Finding('error', 'no object is left to learn from', []))
+        crowds = f'; {objects.crowd.sum():,} are crowds (iscrowd)' if objects.crowd.any() else ''
+        findings.append(Finding('error', f'no object is left to learn from{crowds}', []))
 
     kept = np.array([min(record['width'], record['height']) >= settings.min_size for record in records])
     if settings.filter_empty:

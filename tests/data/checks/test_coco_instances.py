@@ -69,6 +69,11 @@ def test_errors_of_an_annotation(coco, changes, message):
         ({'annotations': lambda a: [{**e, 'bbox': [2, 2, 6, 6]} for e in a], 'masks': False}, 'bbox seems to hold'),
         ({'annotations': lambda a: [{**e, 'area': 0} for e in a]}, '2 objects have an area of 0 or less'),
         ({'annotations': lambda a: [{**e, 'ignore': 1} for e in a]}, 'no object is left to learn from'),
+        ({'annotations': lambda a: [{**e, 'iscrowd': 1} for e in a]}, 'no object is left to learn from; 2 are crowds'),
+        (
+            {'annotations': lambda a: [{**e, 'bbox': [-3, 2, 13, 4]} for e in a]},
+            '2 of 2 boxes reach outside their image; were',
+        ),
         ({'min_size': 9}, '2 images have a side under 9 pixels and are left out'),
         ({'min_size': 9}, 'no image with objects and sides from 9 pixels is left'),
     ],
