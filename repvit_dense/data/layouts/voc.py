@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
 from repvit_dense.data.lookup import child, in_test_folder, read_lines
-from repvit_dense.data.reading import SUFFIXES, image_size, images_in
+from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.data.voc_labels import parse_labels
 from repvit_dense.errors import InputError
@@ -165,7 +165,13 @@ def _read_files(
 ) -> Iterator[tuple[Path, tuple[int, int], list[tuple[str, dict]], list[str]]]:
     """Yield path, size, class names and entries of the objects, and faults of the labels, of each image."""
     for name, image in images.items():
-        size, file = image_size(image), files.get(name) or files.get(name.rpartition('/')[2])
+        try:
+            header = loaded_header(image)
+        except InputError as error:
+            yield image, (0, 0), [], [str(error)]
+            continue
+        size, file = header.size, files.get(name) or files.get(name.rpartition('/')[2])
+        counts['turned'] += header.orientation > 1
         objects, faults = parse_labels(file, size, counts) if file else ([], [])
         counts['labelled' if file else 'unlabelled'] += 1
         yield image, size, objects, [f'{file}: {fault}' for fault in faults]
@@ -177,6 +183,7 @@ def _summary(counts: Counter) -> str:
         'polygons': '{} have polygons',
         'difficult': '{} are difficult, which count neither in training nor in evaluation',
         'cut': '{} reach outside their image and are cut off at its border',
+        'turned': '{} images are turned or mirrored by their EXIF orientation, labels are for the image as it is shown',
         'unlabelled': '{} images without a label file count as images without objects',
     }
     parts = [f'{counts["objects"]:,} objects, the first pixel has the coordinate 1']

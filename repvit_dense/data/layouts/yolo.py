@@ -8,7 +8,7 @@ from pathlib import Path
 
 from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
 from repvit_dense.data.lookup import child, in_test_folder, locate, read_lines
-from repvit_dense.data.reading import SUFFIXES, image_size, images_in, read_text, read_yaml
+from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.data.yolo_labels import parse_labels
 from repvit_dense.errors import InputError
@@ -165,7 +165,13 @@ def _listed(file: Path, folders: list[Path]) -> list[Path]:
 
 def _pictures(images: list[Path], labels: '_LabelFiles', classes: int, counts: Counter) -> Iterator[Picture]:
     for image in images:
-        size, file = image_size(image), labels.find(image)
+        try:
+            header = loaded_header(image)
+        except InputError as error:
+            labels.faults.append(str(error))
+            continue
+        size, file = header.size, labels.find(image)
+        counts['turned'] += header.orientation > 1
         objects: list[dict] = []
         if file is None:
             counts['unlabelled'] += 1
@@ -180,7 +186,7 @@ class _LabelFiles:
 
     Attributes:
         used: label files of images.
-        faults: descriptions of lines that are not valid.
+        faults: descriptions of lines that are not valid, and of images that cannot be read.
     """
 
     def __init__(self) -> None:
@@ -235,6 +241,7 @@ def _summary(counts: Counter) -> str:
         'confidences': '{} lines have a sixth number, which is taken as a confidence and ignored',
         'repeated': '{} repeated lines are left out',
         'cut': '{} objects reach outside their image and are cut off at its border',
+        'turned': '{} images are turned or mirrored by their EXIF orientation, labels are for the image as it is shown',
     }
     parts = [f'{counts["boxes"]:,} boxes and {counts["polygons"]:,} polygons']
     if counts['boxes'] and counts['polygons']:

@@ -17,10 +17,11 @@ class Folder:
         self.root, self.store = root, root.parent / 'work/coco'
         root.mkdir()
 
-    def image(self, name, size=(10, 8)):
-        path = self.root / name
+    def image(self, name, size=(10, 8), orientation=1):
+        path, exif = self.root / name, Image.Exif()
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', size).save(path)
+        exif[0x112] = orientation
+        Image.new('RGB', size).save(path, **({'exif': exif} if orientation > 1 else {}))
         return path
 
     def write(self, name, content):

@@ -262,3 +262,14 @@ def test_entities_in_xml_are_refused(voc):
 def test_the_message_for_a_missing_package_has_the_command_that_installs_it(voc, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'defusedxml.ElementTree', None)
     assert 'pip install repvit_dense[convert]' in voc.refusal('detection')
+
+
+def test_images_that_cannot_be_read_are_all_named(voc):
+    for stem in ('a', 'c'):
+        voc.write(f'JPEGImages/{stem}.jpg', '')
+    assert voc.refusal('detection').count('the file is empty, 0 bytes') == 2
+
+
+def test_labels_are_for_the_turned_image(voc):
+    voc.image('JPEGImages/a.jpg', (20, 40), orientation=6)
+    assert '1 images are turned or mirrored by their EXIF orientation' in voc.find('detection').notes[0]

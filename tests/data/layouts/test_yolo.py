@@ -372,3 +372,20 @@ def test_another_yaml_file_does_not_hide_a_coco_data_set(folder):
     folder.coco('all.json', ['1.png', '2.png'])
     folder.write('pipeline.yaml', 'stages: [a]')
     assert folder.find('detection').classes == ('cat', 'dog')
+
+
+def test_images_that_cannot_be_read_are_all_named(yolo):
+    folder = yolo()
+    folder.write('images/train/empty.png', '')
+    folder.write('images/val/html.jpg', '<html>')
+    message = folder.refusal('detection')
+    assert 'empty.png: cannot be read as an image (the file is empty' in message
+    assert "html.jpg: cannot be read as an image (it begins with b'<html>'" in message
+
+
+def test_labels_are_for_the_turned_image(yolo):
+    folder = yolo()
+    folder.image('images/train/train.png', (20, 40), orientation=6)
+    source = folder.find('detection')
+    assert folder.read(source.train)['images'][0]['width'] == 40
+    assert '1 images are turned or mirrored by their EXIF orientation' in source.notes[0]
