@@ -41,8 +41,14 @@ def polygon_area(points: Sequence[float]) -> float:
 
 def _inside(points: Sequence[float], size: tuple[int, int], counts: Counter) -> list[float]:
     """Return alternating x and y, cut off at the border of the image."""
-    if any(not -size[index % 2] <= value <= 2 * size[index % 2] for index, value in enumerate(points)):
-        raise ValueError('a coordinate is far outside the image')
+    outside = False
+    for axis, length in enumerate(size):
+        least, most = min(points[axis::2]), max(points[axis::2])
+        if least < -length or most > 2 * length:
+            raise ValueError('a coordinate is far outside the image')
+        outside |= least < 0 or most > length
+    if not outside:
+        return list(points)
     inside = [min(max(value, 0), size[index % 2]) for index, value in enumerate(points)]
     counts['cut'] += any(abs(a - b) > VISIBLE for a, b in zip(inside, points, strict=True))
     return inside
