@@ -84,11 +84,11 @@ def _check_header(file: BinaryIO, name: str | Path, max_pixels: int) -> None:
 
 def _check_size(width: int, height: int, name: object, max_pixels: int) -> None:
     limit = min(max_pixels, MAX_TOTAL)
-    if width * height > limit or max(width, height) > MAX_SIDE:
-        raise InputError(
-            f'{name}: has {width}x{height} pixels, at most {limit:,} are read, and {MAX_SIDE:,} on a side; reduce it'
-            f'{"" if max_pixels >= MAX_TOTAL else ", or raise --max-pixels (max_pixels=)"}'
-        )
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f'{name}: has {width}x{height} pixels, at most {MAX_SIDE:,} are read on a side; reduce it')
+    if width * height > limit:
+        remedy = 'reduce it' if limit == MAX_TOTAL else 'reduce it, or raise --max-pixels (max_pixels=)'
+        raise InputError(f'{name}: has {width}x{height} pixels, at most {limit:,} are read; {remedy}')
 
 
 def _decode(content: bytes, name: str | Path, max_pixels: int) -> np.ndarray:
@@ -97,19 +97,26 @@ def _decode(content: bytes, name: str | Path, max_pixels: int) -> np.ndarray:
     try:
         with _quiet():
             pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-            frames = 1
-            if pixels is not None and content.startswith(FRAMES):
-                frames = len(cv2.imdecodemulti(buffer, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(0, 2))[1])
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
         pixels = None
     # Some OpenCV builds fill the missing part of a truncated JPEG with grey: its end marker must follow its last scan.
     truncated = content.startswith(b'\xff\xd8') and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')
     if pixels is None or truncated:
         reason = 'truncated' if truncated else 'damaged, or of a kind that OpenCV does not decode'
         raise InputError(f'{name}: cannot be read as an image ({reason})')
-    if frames > 1:
+    if content.startswith(FRAMES) and _has_frames(buffer):
         warn(f'{name}: has several pages or frames; the first is used')
     return pixels
+
+
+def _has_frames(content: np.ndarray) -> bool:
+    try:
+        with _quiet():
+            return len(cv2.imdecodemulti(content, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(0, 2))[1]) > 1
+    except (cv2.error, TypeError):  # OpenCV before 4.11 cannot decode some of the frames
+        return False
 
 
 @contextmanager

@@ -153,8 +153,9 @@ def _predict_all(model: 'ImageModel', paths: list[Path], options: Options) -> Pr
                 raise
             output.finish()
     except OSError as error:
+        path = error.filename2 or error.filename or output.folder
         raise InputError(
-            f'{output.folder}: cannot be written ({error.strerror}); '
+            f'{path}: cannot be written ({error.strerror}); '
             f'{len(output.captions)} of {len(paths)} images are in predictions.jsonl'
         ) from error
     if output.failed:
