@@ -52,6 +52,7 @@ assert type(mmengine.__loader__).__module__ == type(mmengine.__spec__.loader).__
     'backbones': 'from repvit_dense.backbones import RepViT\n' + REGISTERED,
     'checkpoint': 'from repvit_dense.checkpoints.loading import load_checkpoint\n' + REGISTERED,
     'engine': 'from repvit_dense.engine.runner import DenseRunner\n' + REGISTERED,
+    'metric': 'from repvit_dense.compat.coco_metric import dense_coco_metric\n' + REGISTERED,
     'custom_imports': f"""
 import pathlib, tempfile
 from mmengine.config import Config

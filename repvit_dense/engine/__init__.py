@@ -1,8 +1,7 @@
 """Hooks, loops and the runner that mmengine lacks. Importing this package registers them."""
 
-from repvit_dense.compat.coco_metric import dense_coco_metric
-from repvit_dense.compat.panoptic_metric import dense_panoptic_metric
-from repvit_dense.compat.ssd_head import dense_ssd_head
+# Modules, not their functions: if one of them is imported first, it imports mmengine, which imports this package.
+from repvit_dense.compat import coco_metric, panoptic_metric, ssd_head
 from repvit_dense.engine.curves import DenseCurvesHook
 from repvit_dense.engine.fusing import DenseFuseHook
 from repvit_dense.engine.guard import DenseNonFiniteLossHook, DenseSaveOnSignalHook
@@ -23,7 +22,7 @@ __all__ = [
     'DenseRecentCheckpointHook',
     'DenseCurvesHook',
     'DenseSaveOnSignalHook',
-    'dense_coco_metric',
-    'dense_panoptic_metric',
-    'dense_ssd_head',
+    'coco_metric',
+    'panoptic_metric',
+    'ssd_head',
 ]
