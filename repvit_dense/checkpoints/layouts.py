@@ -15,8 +15,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-# Import the module, not its names: if mmengine imports the backbones first, this line runs before they are defined.
-from repvit_dense.backbones import repvit
 from repvit_dense.checkpoints.reading import CheckpointError
 from repvit_dense.checkpoints.unpickling import OtherTensor
 from repvit_dense.errors import shorten
@@ -74,6 +72,8 @@ class Layout:
     widths: tuple[int, ...]
 
     def __str__(self) -> str:
+        from repvit_dense.backbones import repvit  # not above, see `reading`
+
         numbers = f'depths {" ".join(map(str, self.depths))}, widths {" ".join(map(str, self.widths))}'
         for arch, row in repvit.ARCHS.items():
             if (row['depths'], row['embed_dims']) == (self.depths, self.widths):
@@ -89,6 +89,8 @@ def detect_layout(state_dict: Mapping) -> Layout:
     """
     state_dict, _ = extract_state_dict(state_dict)
     if any(_LEGACY.search(key) for key in state_dict):
+        from repvit_dense.backbones import repvit
+
         raise CheckpointError(
             "timm's older repvit_m1, _m2 or _m3: another architecture under the same name (its 1x1 branch has a batch "
             f'norm); take weights of one of {", ".join(repvit.ARCHS)}'

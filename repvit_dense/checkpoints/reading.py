@@ -1,4 +1,8 @@
-"""Read a checkpoint from a path, a URL or a catalogue name without running any code from it."""
+"""Read a checkpoint from a path, a URL or a catalogue name without running any code from it.
+
+Functions import mmengine and the backbones: the first import of mmengine registers the parts of this package, some of
+which need this module.
+"""
 
 import functools
 import io
@@ -12,12 +16,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import torch
-from mmengine.dist import get_dist_info
-from mmengine.logging import print_log
 from safetensors import safe_open
 
-# Import the modules, not their names: if mmengine imports the backbones first, this line runs before they are defined.
-from repvit_dense.backbones import catalogue
 from repvit_dense.checkpoints import unpickling
 from repvit_dense.checkpoints.archive import Archive, Damaged, is_archive
 from repvit_dense.errors import InputError, shorten
@@ -81,7 +81,7 @@ def _check_meta(path: Path, meta: Any) -> None:
                 f'get it again, or remove meta[{names!r}]'
             )
         if not (isinstance(palette, str | None) or (isinstance(palette, list | tuple) and all(map(_is_rgb, palette)))):
-            print_log(f'{path}: its palette is no list of RGB colours, and is not used', logger='current')
+            _log(f'{path}: its palette is no list of RGB colours, and is not used')
             del part[colours]
 
 
@@ -91,8 +91,16 @@ def _is_rgb(colour: Any) -> bool:
     return all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
 
 
+def _log(text: str, level: int = logging.INFO) -> None:
+    from mmengine.logging import print_log
+
+    print_log(text, logger='current', level=level)
+
+
 def _locate(source: str) -> Path:
     """Return the local file of a source; download it first if necessary."""
+    from repvit_dense.backbones import catalogue
+
     if '://' not in source:
         path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises an error for an unknown user
         if os.path.exists(path):  # noqa: PTH110  unlike Path.exists it raises no error for an impossible name
@@ -119,6 +127,8 @@ def _resolve_scheme(source: str) -> str:
         return source
     from mmengine.runner import checkpoint as hub
 
+    from repvit_dense.backbones import catalogue
+
     tables = dict.fromkeys(('torchvision', 'modelzoo'), hub.get_torchvision_models)
     tables |= dict.fromkeys(('open-mmlab', 'openmmlab'), hub.get_external_models)
     if scheme not in tables:
@@ -134,6 +144,8 @@ def _resolve_scheme(source: str) -> str:
 
 def _fetch(url: str, name: str) -> Path:
     """Return the cached file of this name; the first process downloads it while the others wait."""
+    from mmengine.dist import get_dist_info
+
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     rank, world_size = get_dist_info()
     try:
@@ -149,7 +161,7 @@ def _fetch(url: str, name: str) -> Path:
 
 def _download(url: str, path: Path) -> None:
     """Download to `path`; a file that is visibly no checkpoint is deleted again."""
-    print_log(f'Downloading {url} to {path}', logger='current')
+    _log(f'Downloading {url} to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # renames when complete
@@ -239,7 +251,7 @@ def _read_torch(path: Path, layout: str, device: torch.device) -> Any:
 def _read_zip(path: Path, file: BinaryIO, size: int, device: torch.device) -> Any:
     archive = Archive(file)
     if not archive.has_checksums:
-        print_log(f'{path}: has no checksums, damage to it cannot be noticed', logger='current', level=logging.WARNING)
+        _log(f'{path}: has no checksums, damage to it cannot be noticed', logging.WARNING)
     if 'byteorder' in archive and archive.read('byteorder') != b'little':
         raise Damaged('it was written on a big-endian machine')
 

@@ -10,12 +10,14 @@ import re
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mmengine.logging import HistoryBuffer
 
 # Memory that a pickle may ask for: a constant and a multiple of the file's size. Checkpoints need less than twice it.
 BUDGET, BUDGET_PER_BYTE = 2**26, 8
@@ -288,26 +290,34 @@ def _statistic(owner: Any, name: str) -> Any:
     """Stand in for `getattr`, by which the statistics of a HistoryBuffer are pickled; allow nothing else."""
     if getattr(owner, 'build', None) is not _history or name not in ('min', 'max', 'current', 'mean'):
         raise Untrusted('builtins.getattr')
-    return getattr(HistoryBuffer, name)
+    return getattr(_history_class(), name)
 
 
-def _history() -> HistoryBuffer:
-    return HistoryBuffer.__new__(HistoryBuffer)
+def _history() -> 'HistoryBuffer':
+    return _history_class().__new__(_history_class())
+
+
+def _history_class() -> 'type[HistoryBuffer]':
+    from mmengine.logging import HistoryBuffer  # not above, see `reading`
+
+    return HistoryBuffer
 
 
 def _set_state(item: Any, state: Any) -> None:
     """Set the attributes of an object."""
     if isinstance(item, _Number | _Array):
         item.set_state(state)
-    elif isinstance(item, HistoryBuffer):
+    elif isinstance(item, argparse.Namespace) and type(state) is dict and all(isinstance(key, str) for key in state):
+        vars(item).update(state)
+    elif isinstance(item, OrderedDict):
+        pass  # a state dict has `_metadata`, which nothing here needs
+    elif isinstance(item, _history_class()):
         item.max_length = int(state['max_length'])
         for name in ('_log_history', '_count_history'):
             if not isinstance(state[name], np.ndarray):
                 raise TypeError('a history of no numbers')
             setattr(item, name, state[name])
-    elif isinstance(item, argparse.Namespace) and type(state) is dict and all(isinstance(key, str) for key in state):
-        vars(item).update(state)
-    elif not isinstance(item, OrderedDict):  # a state dict has `_metadata`, which nothing here needs
+    else:
         raise TypeError(f'attributes of a {type(item).__name__}')
 
 

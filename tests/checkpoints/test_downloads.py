@@ -10,7 +10,6 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
 from repvit_dense.backbones import catalogue
-from repvit_dense.checkpoints import reading
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
 
@@ -108,7 +107,7 @@ def test_only_the_first_rank_downloads(server, cache_dir, monkeypatch, rank, dow
             cache_dir.mkdir(parents=True)
             torch.save({'a': torch.ones(1)}, cache_dir / 'a.pth')
 
-    monkeypatch.setattr(reading, 'get_dist_info', lambda: (rank, 2))
+    monkeypatch.setattr('mmengine.dist.get_dist_info', lambda: (rank, 2))
     monkeypatch.setattr(torch.distributed, 'barrier', barrier)
     read(f'{address}/a.pth')
     assert reached == [downloads]
@@ -117,7 +116,7 @@ def test_only_the_first_rank_downloads(server, cache_dir, monkeypatch, rank, dow
 
 def test_after_a_failed_download_the_other_ranks_continue(server, cache_dir, monkeypatch):
     reached = []
-    monkeypatch.setattr(reading, 'get_dist_info', lambda: (0, 2))
+    monkeypatch.setattr('mmengine.dist.get_dist_info', lambda: (0, 2))
     monkeypatch.setattr(torch.distributed, 'barrier', lambda: reached.append(True))
     with pytest.raises(CheckpointError):
         read(f'{server[0]}/missing.pth')

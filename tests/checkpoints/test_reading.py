@@ -1,6 +1,8 @@
 """Every format and source is read; a message names the file and its fault."""
 
 import argparse
+import ast
+import inspect
 import pickle
 import re
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from repvit_dense.checkpoints import archive, layouts, reading, unpickling
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
 
@@ -113,3 +116,12 @@ def test_numbers_and_arrays_of_numpy_are_read(tmp_path):
     assert all(np.array_equal(back[key], content[key]) for key in content)
     again = pickle.loads(pickle.dumps(back))
     assert type(again['a']) is np.ndarray
+
+
+@pytest.mark.parametrize('module', [reading, layouts, unpickling, archive])
+def test_a_module_that_is_imported_first_does_not_import_mmengine_before_it_is_complete(module):
+    """The end of mmengine's import registers the parts of this package, which import these modules."""
+    for statement in ast.parse(inspect.getsource(module)).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            assert 'mmengine' not in ast.unparse(statement)
+            assert 'backbones' not in ast.unparse(statement)
