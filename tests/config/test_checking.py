@@ -201,37 +201,6 @@ def test_other_types_of_data_sets_are_not_checked(cfg):
     config.check(cfg, ('train',))
 
 
-@pytest.mark.parametrize(
-    'loader, words',
-    [
-        ({'type': 'LoadImageFromFile'}, 'turned by their EXIF orientation'),
-        ({'type': 'mmdet.LoadImageFromFile', 'imdecode_backend': 'pillow'}, 'turned by their EXIF orientation'),
-        ({'type': 'LoadImageFromFile', 'color_type': 'color_ignore_orientation'}, ''),
-        ({'type': 'LoadImageFromFile', 'imdecode_backend': 'turbojpeg'}, ''),
-        ({'type': 'LoadImageFromFile', 'imdecode_backend': 'tifffile'}, ''),
-        ({'type': 'LoadMultiChannelImageFromFiles'}, ''),
-    ],
-)
-def test_images_are_checked_as_their_loader_reads_them(cfg, root, loader, words):
-    from repvit_dense.config.checking import data_reports
-
-    exif = Image.Exif()
-    exif[0x112] = 6
-    content = json.loads((root / ANNOTATIONS).read_text())
-    content['images'][0] |= {'width': 6}
-    (root / ANNOTATIONS).write_text(json.dumps(content))
-    Image.new('L', (6, 4)).save(root / IMAGES / '0.jpg', exif=exif)
-    cfg.train_dataloader.dataset.pipeline = [loader]
-    [(_, report)] = data_reports(cfg, ('train',))
-    errors = [finding.message for finding in report.findings if finding.level == 'error']
-    assert (len(errors) == 1 and re.search(words, errors[0])) if words else errors == []
-
-
-def test_validation_images_that_are_training_images_are_a_warning(cfg, capsys):
-    config.check(cfg, ('train', 'val'))
-    assert '4 validation images are training images, too' in capsys.readouterr().err
-
-
 # --- model ---
 
 
