@@ -325,6 +325,6 @@ def test_a_run_is_scored_resumed_tested_and_drawn(root, tmp_path):
     }
     _, metrics = run('test', load_from=str(best), **pictures)
     assert metrics['mIoU'] == max(record['mIoU'] for record in records if 'mIoU' in record)
-    assert sorted(path.name for path in (tmp_path / 'p').iterdir()) == ['000000000001.png', '000000000002.png']
-    with Image.open(tmp_path / 'p/000000000001.png') as picture:
-        assert picture.size == (2 * WIDTH, HEIGHT)  # ground truth beside prediction
+    assert sorted(path.name for path in (tmp_path / 'p').iterdir()) == ['000000000001.jpg', '000000000002.jpg']
+    with Image.open(tmp_path / 'p/000000000001.jpg') as picture:
+        assert picture.width / picture.height == 2 * WIDTH / HEIGHT  # ground truth beside prediction
