@@ -141,30 +141,30 @@ def duplicate_ids(name: str, ids: list) -> list[Finding]:
     return findings_of('error', f'{{}} {name} ids are used more than once', duplicates)
 
 
-def unlisted_images(annotations: list[dict], records: list[dict]) -> list[Finding]:
-    """Return findings about annotations of images that do not exist, which loaders skip.
+def unlisted(annotations: list[dict], noun: str, entries: list[dict], level: str, result: str = '') -> list[Finding]:
+    """Return findings about annotations that refer to an image or a category that does not exist.
 
     Args:
         annotations: complete entries.
-        records: all entries of the images.
+        noun: 'image' or 'category'.
+        entries: all images or categories.
+        level: of the finding.
+        result: effect of the fault, for the message.
     """
-    known = {record['id'] for record in records if 'id' in record}
-    unknown = [entry for entry in annotations if entry['image_id'] not in known]
+    key = f'{noun}_id'
+    known = {entry['id'] for entry in entries if 'id' in entry}
+    unknown = [entry for entry in annotations if entry[key] not in known]
     texts = set(map(str, known)) if unknown else set()
     twins: list[str] = []
     orphans: list[str] = []
     for entry in unknown:
-        (twins if str(entry['image_id']) in texts else orphans).append(_reference(entry))
-    alike = '{} annotations have an image_id that is text where the id of the image is a number, or vice versa'
+        name = f'annotation {entry["id"]}: ' if 'id' in entry else f'{key} '
+        (twins if str(entry[key]) in texts else orphans).append(f'{name}{entry[key]!r}')
+    alike = f'{{}} annotations have a text as {key}, and the {noun} has a number as id, or vice versa'
     return [
         *findings_of('error', alike, twins),
-        *findings_of('warning', '{} annotations have an image that the file does not list, and are left out', orphans),
+        *findings_of(level, f'{{}} annotations have an unknown {key}, which no {noun} has{result}', orphans),
     ]
-
-
-def _reference(entry: dict) -> str:
-    image = repr(entry['image_id'])
-    return f'annotation {entry["id"]}: {image}' if 'id' in entry else f'image_id {image}'
 
 
 def image_findings(records: list[dict], min_size: int = 0) -> list[Finding]:

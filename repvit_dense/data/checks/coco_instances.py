@@ -31,7 +31,7 @@ from repvit_dense.data.checks.coco_file import (
     listed_images,
     missing_images,
     similar_names,
-    unlisted_images,
+    unlisted,
 )
 from repvit_dense.data.checks.report import Finding, Report, findings_of
 from repvit_dense.data.reading import read_coco
@@ -83,8 +83,8 @@ def instances(
         findings += duplicate_ids(name, [entry['id'] for entry in entries])
     findings += missing_images(images, records)
     findings += image_findings(records, min_size)
-    findings += _category_findings(annotations, categories)
-    findings += unlisted_images(annotations, content['images'])
+    findings += unlisted(annotations, 'category', categories, 'error')
+    findings += unlisted(annotations, 'image', content['images'], 'warning', ', and are left out')
     objects = objects_of(annotations, records)
     drops = _dropped_boxes(objects)
     measured = None
@@ -100,12 +100,6 @@ def instances(
         findings += _remaining(records, objects, drops, selected, Filter(filter_empty, min_size, training))
     summary = f'{len(records):,} images, {len(annotations):,} objects, {len(classes)} classes'
     return Report(summary, findings, listed_images(images, records))
-
-
-def _category_findings(annotations: list[dict], categories: list[dict]) -> list[Finding]:
-    known = {category['id'] for category in categories}
-    unknown = (f'annotation {a["id"]}: {a["category_id"]!r}' for a in annotations if a['category_id'] not in known)
-    return findings_of('error', '{} annotations have a category that the file does not list', unknown)
 
 
 def _dropped_boxes(objects: Objects) -> list[tuple[str, np.ndarray]]:

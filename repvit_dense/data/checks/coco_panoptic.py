@@ -1,5 +1,6 @@
 """Check COCO panoptic annotations and their PNG files."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ from repvit_dense.data.checks.coco_file import (
     listed_images,
     missing_images,
     similar_names,
-    unlisted_images,
+    unlisted,
 )
 from repvit_dense.data.checks.report import Finding, Report, findings_of, sample
 from repvit_dense.data.reading import read_coco, read_pixels
@@ -84,7 +85,7 @@ def panoptic(
         findings += duplicate_ids(name, ids)
     findings += missing_images(images, records)
     findings += image_findings(records, min_size)
-    findings += unlisted_images(annotations, content['images'])
+    findings += unlisted(annotations, 'image', content['images'], 'warning', ', and are left out')
     findings += _segment_findings(annotations, {category['id'] for category in categories})
 
     segments = objects_of(list(_segments(annotations)), records, 'segment')
@@ -157,32 +158,32 @@ def _map_findings(
     by_image = {annotation['image_id']: annotation for annotation in annotations}
     names = {record['id']: record['file_name'].replace('.jpg', '.png') for record in records}  # as mmdet does
     without = (r['file_name'] for r in records if not by_image.get(r['id'], {}).get('segments_info'))
-    stated = {
-        number: str(by_image[number].get('file_name', name)) for number, name in names.items() if number in by_image
-    }
-    files = existing_files(folder, {*names.values(), *stated.values()})
+    stated = {number: by_image.get(number, {}).get('file_name') for number in names}
+    expected = {n: str(stated[n] or f'{os.path.splitext(name)[0]}.png') for n, name in names.items()}  # noqa: PTH122
+    files = existing_files(folder, {*names.values(), *expected.values()})
+    hint = 'exists, but the loader looks for the name of the image with .jpg replaced by .png'
     missing = (
-        f'{name}; the file names {stated[number]}, but the loader replaces .jpg in the name of the image by .png'
-        if _differ(stated.get(number, name), name) and stated[number] in files
-        else name
-        for number, name in names.items()
+        f'{name}: {expected[n]} {hint}' if expected[n] in files else name
+        for n, name in names.items()
         if name not in files
     )
     other = (
-        f'{stated[n]} for {name}' for n, name in names.items() if name in files and _differ(stated.get(n, name), name)
+        f'{stated[n]} for {name}'
+        for n, name in names.items()
+        if stated[n] and name in files and _differ(stated[n], name)
     )
     findings = [
         *findings_of('warning', '{} images have no segments, and all their pixels are ignored', without),
         *findings_of('error', f'{{}} of the {len(names):,} maps are not in {folder}', missing),
-        *findings_of('warning', '{} annotations name another map than that which the loader reads', other),
+        *findings_of('warning', '{} annotations name another map than the one that the loader reads', other),
     ]
     chosen, checked = sample([r for r in records if names[r['id']] in files and r['id'] in by_image], 'maps')
     return findings + _pixel_findings(folder, chosen, names, by_image, segments), checked
 
 
-def _differ(stated: str, read: str) -> bool:
+def _differ(stated: object, read: str) -> bool:
     """Return whether two names of maps differ, apart from folders."""
-    return PurePosixPath(stated).name != PurePosixPath(read).name
+    return PurePosixPath(str(stated)).name != PurePosixPath(read).name
 
 
 def _pixel_findings(

@@ -18,7 +18,18 @@ from repvit_dense.errors import InputError
 REMOVED = object()
 NAN, INFINITE = float('nan'), float('inf')
 VALUES = [REMOVED, None, True, False, 0, 1, 2, -1, 2.5, NAN, INFINITE, 1e18, 10**400, '', '0', '1']
-VALUES += ['\ud800', 'a\0b', [], [[]], [1, 2, 3, 4], [[1, 1, 5, 1, 5, 5]], {}, {'size': [8, 10], 'counts': 'o'}]
+VALUES += [
+    '..',
+    '/',
+    '\ud800',
+    'a\0b',
+    [],
+    [[]],
+    [1, 2, 3, 4],
+    [[1, 1, 5, 1, 5, 5]],
+    {},
+    {'size': [8, 10], 'counts': 'o'},
+]
 BOX = {'bbox': [2, 2, 4, 4], 'area': 16, 'iscrowd': 0, 'category_id': 1}
 MASKS = (
     [[2, 2, 6, 2, 6, 6, 2, 6]],

@@ -37,11 +37,11 @@ def test_values_that_cannot_be_read(coco, changes, fault):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        ({'category_id': 7}, '1 annotations have a category that the file does not list'),
-        ({'category_id': '1'}, '1 annotations have a category that the file does not list'),
+        ({'category_id': 7}, '1 annotations have an unknown category_id, which no category has'),
+        ({'category_id': '1'}, '1 annotations have a text as category_id, and the category has'),
         (
             {'image_id': '1'},
-            '1 annotations have an image_id that is text where',
+            '1 annotations have a text as image_id, and the image has',
         ),
         ({'bbox': [1e14, 2, 4, 4]}, '1 boxes reach outside their image by more than its own size (annotation 1)'),
         ({'bbox': [2, -9, 4, 14]}, '1 boxes reach outside their image by more than its own size (annotation 1)'),
@@ -96,7 +96,7 @@ def test_errors_of_a_file(coco, changes, message):
         ({'ignore': 1}, "1 objects have the mark 'ignore' and are left out"),
         (
             {'image_id': 9},
-            '1 annotations have an image that the file does not list, and are left out',
+            '1 annotations have an unknown image_id, which no image has, and are left out',
         ),
         ({'iscrowd': 1}, '1 of the 2 images have no object, or only crowds (1.jpg)'),
     ],
@@ -169,7 +169,7 @@ def test_incomplete_entries_are_named_and_the_others_are_checked(coco):
     assert errors[:2] == [
         '1 of the 2 annotations have missing or impossible values '
         '(id 1: bbox is missing; area is missing (--data PATH adds it))',
-        '1 annotations have a category that the file does not list (annotation 3: 7)',
+        '1 annotations have an unknown category_id, which no category has (annotation 3: 7)',
     ]
 
 

@@ -101,16 +101,16 @@ def test_lists_of_segments_that_are_none(drawn, segments):
             '1 masks do not lie in the box of their object',
         ),
         (lambda c: segment(c).update(area=90_000), 'warning', '1 areas fit neither box nor mask'),
-        (lambda c: c['annotations'][1].update(image_id='2'), 'error', '1 annotations have an image_id that is text'),
+        (lambda c: c['annotations'][1].update(image_id='2'), 'error', '1 annotations have a text as image_id'),
         (
             lambda c: c['annotations'][1].update(image_id=9),
             'warning',
-            '1 annotations have an image that the file does not',
+            '1 annotations have an unknown image_id, which no',
         ),
         (
             lambda c: c['annotations'][1].update(file_name='x.png'),
             'warning',
-            '1 annotations name another map than that',
+            '1 annotations name another map than the one that',
         ),
     ],
 )
@@ -183,12 +183,19 @@ def test_segment_ids_that_all_images_share(drawn, monkeypatch):
     assert finding.message.startswith('many images have the same segment ids')
 
 
-def test_a_map_named_as_in_the_annotation_only(drawn):
-    (drawn / 'train2017/000000000001.png').rename(drawn / 'train2017/1.JPEG')
-    report = check(drawn, lambda content: content['images'][0].update(file_name='1.JPEG'))
-    [finding] = report.findings
+@pytest.mark.parametrize('named', [True, False])
+def test_a_map_that_the_loader_does_not_look_for(drawn, named):
+    def change(content):
+        content['images'][0].update(file_name='000000000001.JPEG')
+        if not named:
+            del content['annotations'][0]['file_name']
+
+    image = drawn / 'train2017/000000000001.png'
+    image.rename(image.with_suffix('.JPEG'))
+    [finding] = check(drawn, change).findings
     assert finding.offenders == [
-        '1.JPEG; the file names 000000000001.png, but the loader replaces .jpg in the name of the image by .png'
+        '000000000001.JPEG: 000000000001.png exists, '
+        'but the loader looks for the name of the image with .jpg replaced by .png'
     ]
 
 
