@@ -34,26 +34,21 @@ MOST = 5  # examples in a message
 
 def recognise(root: Path) -> bool:
     """Return whether the folder has a class list or, for one split, images with masks."""
-    return _class_file(root) is not None or any(_image_and_mask_folders(root, split) for split in SPLITS)
+    return bool(_class_files(root)) or any(_image_and_mask_folders(root, split) for split in SPLITS)
 
 
 def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; lists of images are written to `store` if there are links to folders."""
-    file = _class_file(root)
-    if file is None:
+    files = _class_files(root)
+    if not files:
         raise InputError(
             f'{root}: a folder with semantic masks needs its class names in classes.txt, one per line, in the order of '
             "the masks' values"
         )
-    values = _read_values(file)
-    classes, reduce_zero_label, label_map = _labels(file, values)
-    notes = []
-    ignored = [f"{value} ('{name}')" for value, name in values.items() if name.lower() in IGNORED_NAMES]
-    if ignored:
-        notes.append(f'{file}: pixels of value {", ".join(ignored)} are ignored, because of the name')
+    values = _read_values(files[0])
+    classes, reduce_zero_label, label_map = _labels(files[0], values)
+    notes = _notes(root, files, values)
     splits = []
-    for folder in [*_folders_of_split(root, 'test'), *_folders_of_split(child(root, 'images'), 'test')]:
-        notes.append(f'{folder}: a test split, which is not used')
     for split in SPLITS:
         folders = _image_and_mask_folders(root, split)
         if folders is None:
@@ -77,8 +72,20 @@ def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **
     return {'data_root': str(root), 'data_prefix': {'img_path': str(images), 'seg_map_path': str(masks)}, **arguments}
 
 
-def _class_file(root: Path) -> Path | None:
-    return next((file for name in CLASS_FILES if is_file(file := child(root, name))), None)
+def _class_files(root: Path) -> list[Path]:
+    return [file for name in CLASS_FILES if is_file(file := child(root, name))]
+
+
+def _notes(root: Path, files: list[Path], values: dict[int, str]) -> list[str]:
+    """Return messages about values that are ignored, and about files that are not used."""
+    notes = [f'{other}: not used, because there is {files[0].name}' for other in files[1:]]
+    if min(values) == 1:
+        notes.append(f'{files[0]}: the names begin at the value 1, so pixels of value 0 are ignored')
+    ignored = [f"{value} ('{name}')" for value, name in values.items() if name.lower() in IGNORED_NAMES]
+    if ignored:
+        notes.append(f'{files[0]}: pixels of value {", ".join(ignored)} are ignored, because of the name')
+    tests = [*_folders_of_split(root, 'test'), *_folders_of_split(child(root, 'images'), 'test')]
+    return notes + [f'{folder}: a test split, which is not used' for folder in tests]
 
 
 def _read_values(file: Path) -> dict[int, str]:

@@ -54,6 +54,7 @@ def test_class_list_in_json(masks, content, classes, reduced):
     source = masks(classes=content, file='classes.json').find('semantic')
     assert source.classes == classes
     assert source.train['reduce_zero_label'] is reduced
+    assert ('pixels of value 0 are ignored' in ' '.join(source.notes)) == reduced
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_class_list_in_json(masks, content, classes, reduced):
 def test_values_of_ignored_names(masks, content, classes, reduced, label_map):
     source = masks(classes=content, file='classes.json').find('semantic')
     assert (source.classes, source.train['reduce_zero_label'], source.label_map) == (classes, reduced, label_map)
-    assert ' are ignored, because of the name' in source.notes[0]
+    assert ' are ignored, because of the name' in source.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,12 @@ def test_an_invalid_text_file_is_refused(masks, text, message):
     refusal = masks(classes=text).refusal('semantic')
     assert 'classes.txt: ' in refusal
     assert message in refusal
+
+
+def test_a_second_class_list_is_not_used(masks):
+    folder = masks()
+    folder.write('classes.json', ['a', 'b'])
+    assert folder.find('semantic').notes == (f'{folder.root}/classes.json: not used, because there is classes.txt',)
 
 
 def test_masks_without_a_class_list_are_refused(masks):
