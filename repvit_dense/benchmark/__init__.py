@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from repvit_dense.benchmark.settings import BenchmarkSettings
+from repvit_dense.benchmark.settings import BenchmarkSettings, check
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 from repvit_dense.memory import keep_freed_memory
@@ -22,10 +22,7 @@ def run(settings: BenchmarkSettings) -> dict:
     Raises:
         InputError: an option cannot be used; nothing was measured.
     """
-    for name in ('json', 'plot'):
-        file = getattr(settings, name)
-        if file and not file.parent.is_dir():
-            raise InputError(f'--{name} {file}: there is no directory {file.parent}')
+    check(settings)
     from repvit_dense.benchmark import table
 
     results = measure(settings)

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from repvit_dense.errors import InputError
+from repvit_dense.files import check_writable, is_folder
 from repvit_dense.options import option, whole_number
 
 MEASUREMENTS = ('inference', 'training', 'startup', 'loading')
 PRECISIONS = ('fp32', 'bf16')
 positive_int = whole_number(1, 65_536)
+CHARTS = ('.png', '.svg', '.pdf', '.jpg')
 MAX_PIXELS = 1_000_000_000  # of a batch: 12 GB
 
 
@@ -40,3 +43,26 @@ class BenchmarkSettings:
     compile: bool = option(False, help='run through torch.compile')
     json: Path | None = option(None, type=Path, metavar='FILE', help='also write all results to a JSON file')
     plot: Path | None = option(None, type=Path, metavar='FILE', help='also draw the times as a bar chart')
+
+
+def check(settings: BenchmarkSettings) -> None:
+    """Refuse a batch that is too large and files that cannot be written, before anything is measured.
+
+    Raises:
+        InputError: names the option.
+    """
+    height, width = settings.size
+    if settings.batch * height * width > MAX_PIXELS:
+        raise InputError(
+            f'--batch {settings.batch} --size {height} {width}: more than {MAX_PIXELS:,} pixels; choose smaller ones'
+        )
+    for name, file in (('json', settings.json), ('plot', settings.plot)):
+        if file is None:
+            continue
+        if not is_folder(file.parent):
+            raise InputError(f'--{name} {file}: there is no directory {file.parent}')
+        if is_folder(file):
+            raise InputError(f'--{name} {file}: is a folder; name a file')
+        if name == 'plot' and file.suffix.lower() not in CHARTS:
+            raise InputError(f'--plot {file}: the name must end in {", ".join(CHARTS)}')
+        check_writable(file)

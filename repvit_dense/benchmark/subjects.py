@@ -18,6 +18,7 @@ from repvit_dense.benchmark.timing import Stopwatch, TimedCall
 from repvit_dense.benchmark.training import TrainingStep, mean_squares
 from repvit_dense.benchmark.workload import Workload
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_folder
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -201,7 +202,7 @@ def find(name: str, workload: Workload) -> AnySubject:
     from repvit_dense.artifact.manifest import is_artifact
     from repvit_dense.backbones import catalogue
 
-    if Path(name).is_dir():
+    if is_folder(name):
         if not is_artifact(Path(name)):
             raise InputError(f'{name}: this folder holds no artifact (no manifest.json)')
         return ArtifactSubject(name, workload)

@@ -50,11 +50,18 @@ class Workload(NamedTuple):
 
 
 def check_device(device: str) -> None:
-    """Raise InputError if `--device` names a GPU and PyTorch has none."""
+    """Raise InputError if PyTorch has no such device."""
     import torch
 
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise InputError(f'--device {device}: PyTorch finds no GPU on this machine')
+    try:
+        kind = torch.device(device).type
+        torch.zeros(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f'--device {device}: {" ".join(str(error).split())}') from error
+    if kind == 'meta' or (kind == 'cpu' and device != 'cpu'):
+        raise InputError(f'--device {device}: nothing is computed there; use cpu or cuda')
 
 
 def device_name(device: str) -> str:

@@ -24,12 +24,22 @@ class Options:
 
 
 def run(options: Options) -> list[str]:
-    """List the backbones and configs that other commands take by name."""
+    """List the backbones and configs that other commands take by name.
+
+    Raises:
+        InputError: none of them matches.
+    """
+    if options.kind == 'backbones' and options.task:
+        raise InputError(f'--task {options.task}: goes with configs: list configs --task {options.task}')
+    names = (
+        list_backbones(options.pattern) if options.kind == 'backbones' else list_configs(options.pattern, options.task)
+    )
+    if not names:
+        task = f' for {options.task} labels' if options.task else ''
+        raise InputError(f"{options.pattern}: none of the {options.kind}{task} matches; '*' stands for any characters")
     if options.kind == 'backbones':
-        names = list_backbones(options.pattern)
         _print_backbones(names)
     else:
-        names = list_configs(options.pattern, options.task)
         print(*names, sep='\n')
     return names
 

@@ -113,7 +113,7 @@ def _checkpoint_interval(text: str | None) -> dict[str, int]:
     """Convert '200' or '5m' to arguments of DenseRecentCheckpointHook; {} for None."""
     if text is None:
         return {}
-    match = re.fullmatch(r'0*([1-9]\d*)(m?)', str(text))
+    match = re.fullmatch(r'0{0,9}([1-9][0-9]{0,8})(m?)', str(text))
     if not match:
         raise InputError(
             f"--checkpoint-every {text}: '{text}' is neither a number of iterations (200) nor of minutes (5m)"
@@ -125,7 +125,8 @@ def _resume(cfg: 'Config', resume: str | Path | None) -> None:
     """Set the checkpoint to continue from; after torchrun restarted a dead job it is the last one."""
     from repvit_dense.checkpoints.work_dir import last_checkpoint
 
-    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '')
+    restarted = restarts.isdecimal() and restarts.strip('0') != ''
     last = last_checkpoint(cfg.work_dir) if restarted or resume == 'auto' else None
     checkpoint = last or (str(resume) if resume and resume != 'auto' else None)
     if checkpoint:

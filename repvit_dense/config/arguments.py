@@ -48,8 +48,12 @@ TAKEN_OUT = {
     'optim_wrapper': ('constructor', 'optimizer', 'paramwise_cfg'),
     'param_scheduler': ('convert_to_iter_based', 'epoch_length'),
     **dict.fromkeys(('default_hooks', 'custom_hooks'), ('priority',)),
+    'nms': ('class_agnostic', 'split_thr', 'iou_thr'),
 }
-SUPPLIED = ('save_dir', 'dataloader', 'dataset', 'evaluator', 'optimizer', 'params', 'runner', 'sampler', 'batch_size')
+SUPPLIED = (
+    *('boxes', 'scores', 'dets', 'iou_threshold'),
+    *('save_dir', 'dataloader', 'dataset', 'evaluator', 'optimizer', 'params', 'runner', 'sampler', 'batch_size'),
+)
 
 
 class Part(NamedTuple):
@@ -117,7 +121,8 @@ def find(name: Any, path: str, library: str, registries: tuple[str, ...]) -> Any
     kind, known = look_up(name, library, registries)
     if kind is None:
         kinds = ' or '.join(registry.lower().replace('_', ' ') for registry in registries)
-        raise InputError(f"{path}.type = '{name}': not registered among the {kinds}{nearest(name, known)}")
+        place = path if path.endswith('constructor') else f'{path}.type'
+        raise InputError(f"{place} = '{name}': not registered among the {kinds}{nearest(name, known)}")
     return kind
 
 
@@ -190,7 +195,10 @@ def signature(kind: Any) -> Signature:
         others = next((parameter.name for parameter in own if parameter.kind is parameter.VAR_KEYWORD), None)
         if others is None:
             return Signature(parameters, tuple(required), False)
-        if not _passes_on(function, others):
+        goes_to = _destination(function, others)
+        if goes_to == 'nowhere':
+            break
+        if goes_to == 'elsewhere':
             known = _receiver(kind)
             return Signature({**parameters, **known}, tuple(required), not known)
     return Signature(parameters, tuple(required), False)
@@ -209,12 +217,12 @@ def _receiver(kind: Any) -> dict[str, inspect.Parameter]:
     return {}
 
 
-def _passes_on(function: Any, name: str) -> bool:
-    """Return whether `**name` of a constructor goes to the constructor of a base and nowhere else."""
+def _destination(function: Any, name: str) -> str:
+    """Return where `**name` of a constructor goes: to the constructor of a 'base', 'nowhere' or 'elsewhere'."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
-        return False
+        return 'elsewhere'
     uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
     passed = [
         keyword.value
@@ -223,7 +231,9 @@ def _passes_on(function: Any, name: str) -> bool:
         for keyword in node.keywords
         if keyword.arg is None
     ]
-    return bool(uses) and all(use in passed for use in uses)
+    if not uses:
+        return 'nowhere'
+    return 'base' if all(use in passed for use in uses) else 'elsewhere'
 
 
 def check_arguments(cfg: 'Config', sections: Sequence[str] = tuple(REGISTRIES)) -> None:
@@ -239,7 +249,9 @@ def check_arguments(cfg: 'Config', sections: Sequence[str] = tuple(REGISTRIES)) 
     init_default_scope(scope(cfg))
     for section in sections:
         for part in parts(cfg, section):
-            if section != 'model' and part.kind is not None:
+            if part.path.endswith('.nms'):
+                _check_nms(part)
+            elif section != 'model' and part.kind is not None:
                 _bind(part, section)
                 _try(part)
 
@@ -254,6 +266,16 @@ def _bind(part: Part, section: str) -> None:
     missing = [key for key in accepted.required if key not in part.content and key not in SUPPLIED]
     if missing:
         raise InputError(f'{part.path}: {name} needs the argument {", ".join(missing)}')
+
+
+def _check_nms(part: Part) -> None:
+    """Refuse a non-maximum suppression that mmcv does not have; it evaluates the `type` as Python."""
+    module = import_module('mmcv.ops.nms')  # `mmcv.ops.nms` itself is the function
+    kinds = {name: getattr(module, name) for name in ('nms', 'soft_nms', 'nms_match', 'nms_quadri', 'nms_rotated')}
+    name = part.content['type']
+    if name not in kinds:
+        raise InputError(f'{part.path}.type = {name!r}: must be one of {", ".join(kinds)}')
+    _bind(part._replace(kind=kinds[name]), 'nms')
 
 
 def _try(part: Part) -> None:

@@ -1,8 +1,11 @@
 """Build the model of a config on PyTorch's meta device, which takes no memory, and run it there."""
 
 import copy
+import os
 import re
 import shutil
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +65,57 @@ def check_model(cfg: 'Config', training: bool) -> None:
         return
     if cfg.get('work_dir'):
         _check_space(cfg.work_dir, model)
-    if (cfg.get('train_dataloader') or {}).get('batch_size') == 1 and cfg.get('launcher', 'none') == 'none':
-        _check_batch_of_one(model, _image_size(cfg))
+    _check_custom_keys(cfg, model)
+    batch_size = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if batch_size == 1 and _is_alone(cfg):
+        norm = _norm_without_variance(model, _image_size(cfg))
+        if norm:
+            raise InputError(
+                f'train_dataloader.batch_size = 1: the batch norm {norm} of this model sees one value per channel '
+                'then, and cannot be trained. Use 2 images or more: --cfg-options train_dataloader.batch_size=2, or '
+                'several processes (--launcher), whose batch norms are synchronised'
+            )
+
+
+def check_last_batch(cfg: 'Config', images: int) -> None:
+    """Refuse a last batch of an epoch with a single image, if a batch norm would see a single value per channel.
+
+    Args:
+        cfg: the config.
+        images: number of images of an epoch.
+
+    Raises:
+        InputError: says how to avoid it.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    size = loader.get('batch_size', 1)
+    drop_last = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
+    if drop_last or size == 1 or images % size != 1 or not _is_alone(cfg):
+        return
+    norm = _norm_without_variance(_build(cfg, 'model'), _image_size(cfg))
+    if norm:
+        raise InputError(
+            f'train_dataloader: the last of {images} images is alone in its batch of at most {size}; the '
+            f'batch norm {norm} of this model sees one value per channel then, and cannot be trained. Leave the image '
+            'out: --cfg-options train_dataloader.drop_last=True, or change train_dataloader.batch_size'
+        )
+
+
+def _is_alone(cfg: 'Config') -> bool:
+    """Return whether the training has a single process; the batch norms of several are synchronised."""
+    return cfg.get('launcher', 'none') == 'none' or os.environ.get('WORLD_SIZE') == '1'
+
+
+def _check_custom_keys(cfg: 'Config', model: 'nn.Module') -> None:
+    """Warn of settings for parameters that the model does not have."""
+    keys = ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
+    names = [name for name, _ in model.named_parameters()]
+    for key in keys:
+        if not any(key in name for name in names):
+            print(
+                f"warning: optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has '{key}' in its name",
+                file=sys.stderr,
+            )
 
 
 def _check_space(work_dir: str, model: 'nn.Module') -> None:
@@ -101,7 +153,7 @@ def _build(cfg: 'Config', path: str) -> Any:
 
 def explain(cfg: 'Config', error: Exception) -> str:
     """Return why the model could not be built; for a `type` that is not registered, its place and a similar name."""
-    text = shorten(one_line(error), 1000)
+    text = shorten(one_line(error), 1000) or str(traceback.extract_tb(error.__traceback__)[-1].line)  # an assertion
     unknown = re.match(r'(\S+) is not in the .* registry', text)
     unregistered = 'Cannot find None in registry' in text  # from mmcv, which does not name it
     argument = re.search(r"got an unexpected keyword argument '(\w+)'", text)
@@ -118,36 +170,28 @@ def explain(cfg: 'Config', error: Exception) -> str:
     return f'{type(error).__name__}: {text}'
 
 
-def _check_batch_of_one(model: 'nn.Module', size: int) -> None:
-    """Refuse a model in which a live batch norm sees a map of one pixel, of one image: it has no variance."""
+def _norm_without_variance(model: 'nn.Module', size: int) -> str | None:
+    """Return the name of a live batch norm that sees a map of one pixel, of one image; None if there is none."""
     import torch
 
-    inner: list[str] = []
-    names = {module: name for name, module in model.named_modules()}
-
-    def remember(module: 'nn.Module', _: Any) -> None:
-        inner[:] = [names[module]]
-
-    handles = [module.register_forward_pre_hook(remember) for module in names if 'BatchNorm' in type(module).__name__]
+    norms = {module: name for name, module in model.named_modules() if 'BatchNorm' in type(module).__name__}
+    entered: list[str] = []
+    handles = [module.register_forward_pre_hook(lambda module, _: entered.append(norms[module])) for module in norms]
     model.to('meta').train()
+    heads = getattr(model, 'auxiliary_head', None)
+    heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads] if heads is not None else []
+    runs: list[Any] = [model._forward, *(lambda images, head=head: head(model.extract_feat(images)) for head in heads)]
+    found = None
     with torch.device('meta'), torch.no_grad():
-        heads = getattr(model, 'auxiliary_head', None)
-        heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads] if heads is not None else []
-        for run in (model._forward, *(lambda images, head=head: head(model.extract_feat(images)) for head in heads)):
+        for run in runs:
             try:
                 run(torch.zeros(1, 3, size, size))
-            except ValueError as error:
+            except Exception as error:  # not all of mmdet's heads run without images; the parts before them did
                 if 'more than 1 value per channel' in str(error):
-                    raise InputError(
-                        f'train_dataloader.batch_size = 1: the batch norm {inner[0]} of this model sees one value per '
-                        'channel then, and cannot be trained. Use 2 images or more: --cfg-options '
-                        'train_dataloader.batch_size=2, or several processes (--launcher), whose batch norms are '
-                        'synchronised'
-                    ) from error
-            except Exception:  # noqa: S110  not all of mmdet's heads run without images; what ran so far is checked
-                pass
+                    found = entered[-1]
     for handle in handles:
         handle.remove()
+    return found
 
 
 def _image_size(cfg: 'Config') -> int:

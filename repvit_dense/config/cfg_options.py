@@ -53,19 +53,16 @@ def apply_option(cfg: 'Config', option: str) -> None:
         raise InputError(f"--cfg-options takes key=value pairs, such as train_cfg.max_epochs=1; got '{option}'")
     try:
         parent, rest = _descend(cfg, steps)
-        if len(rest) == 1:
-            exists, old = _item(parent, rest[0])
-            path = '.'.join(steps[:-1])
-            parameter = (accepted(cfg, path) or {}).get(rest[0]) if isinstance(parent, dict) else None
-            value = _convert(text, _kinds_allowed(exists, old, parameter, rest[0]))
-            if isinstance(old, list | tuple) and isinstance(value, list | tuple):
-                value = type(old)(value)
-                if old and all(_is_number(item) for item in old) and not all(_is_number(item) for item in value):
-                    raise _Refused(f'{key} must be a list of numbers, as {list(old)}')
-        else:
-            value = parse(text)
-            for i in range(len(steps) - len(rest) + 1, len(steps)):
-                _check_key(cfg, {}, steps[: i + 1], [])
+        for i in range(len(steps) - len(rest) + 1, len(steps)):
+            _check_key(cfg, {}, steps[: i + 1], [])
+        exists, old = _item(parent, rest[0]) if len(rest) == 1 else (False, None)
+        in_dictionary = isinstance(parent, dict) or len(rest) > 1
+        parameter = (accepted(cfg, '.'.join(steps[:-1])) or {}).get(steps[-1]) if in_dictionary else None
+        value = _convert(text, _kinds_allowed(exists, old, parameter, steps[-1]))
+        if isinstance(old, list | tuple) and isinstance(value, list | tuple):
+            value = type(old)(value)
+            if old and all(_is_number(item) for item in old) and not all(_is_number(item) for item in value):
+                raise _Refused(f'{key} must be a list of numbers, as {list(old)}')
         cfg.merge_from_dict({key: value})
     except _Refused as error:
         raise InputError(f'--cfg-options {option}: {error}') from error

@@ -63,6 +63,9 @@ def check_keys(cfg: 'Config') -> None:
     Raises:
         InputError: names the key and the most similar one.
     """
+    constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
+    if constructor is not None:
+        find(constructor, 'optim_wrapper.constructor', scope(cfg), ('OPTIM_WRAPPER_CONSTRUCTORS',))
     loaders = [f'{split}_dataloader' for split in SPLITS]
     for path in (
         *FIXED,
@@ -104,7 +107,7 @@ def _untyped(cfg: 'Config', path: str) -> Parameters | None:
         return {**signature(DataLoader).parameters, **dict.fromkeys(LOADER_KEYS)}
     if path == 'optim_wrapper.paramwise_cfg':
         name = cfg.optim_wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'
-        kind = find(name, 'optim_wrapper', scope(cfg), ('OPTIM_WRAPPER_CONSTRUCTORS',))
+        kind = find(name, 'optim_wrapper.constructor', scope(cfg), ('OPTIM_WRAPPER_CONSTRUCTORS',))
         return dict.fromkeys(names_read((kind,), r'\w*paramwise_cfg'))
     if path.startswith('optim_wrapper.paramwise_cfg.custom_keys.'):
         return dict.fromkeys(('lr_mult', 'decay_mult'))

@@ -10,6 +10,7 @@ from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_dataset
 from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.source import CONFIG_FOLDERS
+from repvit_dense.config.structure import nearest
 from repvit_dense.config.values import check_sections
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_file, is_folder
@@ -91,7 +92,7 @@ def find(path: str | Path) -> Path:
             return candidate
     if os.path.lexists(path) and not is_folder(path):
         raise InputError(f'{path}: not a config; it is no regular file')
-    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(names())}')
+    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(names())}{nearest(path.name, names())}')
 
 
 def names() -> list[str]:

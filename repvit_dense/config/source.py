@@ -1,6 +1,7 @@
 """Read the file of a config and its bases: a Python file is executed, a YAML or JSON file is data."""
 
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,18 @@ def read(file: Path) -> 'Config':
         return Config.fromfile(file)
     except InputError:
         raise
-    except SystemExit as error:
-        raise InputError(f'{file}: cannot read this config: it ended Python, sys.exit({error.code})') from error
-    except Exception as error:  # a config is Python and may raise anything
+    except BaseException as error:  # a config is Python and may raise anything
+        if isinstance(error, KeyboardInterrupt) and 'KeyboardInterrupt' not in _last_line(error):
+            raise  # Ctrl-C
+        if isinstance(error, SystemExit):
+            raise InputError(f'{file}: cannot read this config: it ended Python, sys.exit({error.code})') from error
         text = shorten(' '.join(str(error).split()), 1000)
         raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {text}') from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of code that raised an error."""
+    return traceback.extract_tb(error.__traceback__)[-1].line or ''
 
 
 def _check_bases(file: Path, chain: tuple[Path, ...]) -> None:
@@ -51,7 +59,9 @@ def _check_bases(file: Path, chain: tuple[Path, ...]) -> None:
     from mmengine.config import Config
 
     for base in Config._get_base_files(str(file)):
-        if isinstance(base, str) and '{{' not in base:  # mmengine fills in templates later
+        if not isinstance(base, str):
+            raise InputError(f'{file}: _base_ must be a file name or a list of them, not {shorten(repr(base))}')
+        if '{{' not in base:  # mmengine fills in templates later
             path = _base_path(base, file, chain)
             if path.suffix in DATA_SUFFIXES:
                 _merge(path, (*chain, file.resolve()))

@@ -65,7 +65,7 @@ def feature_consumers(model: 'ConfigDict') -> 'Iterator[tuple[str, ConfigDict]]'
     if neck:
         yield ('model.neck.0', neck[0]) if isinstance(neck, list) else ('model.neck', neck)
         return
-    for key in ('bbox_head', 'mask_head', 'panoptic_head', 'decode_head', 'auxiliary_head'):
+    for key in ('rpn_head', 'bbox_head', 'mask_head', 'panoptic_head', 'decode_head', 'auxiliary_head'):
         parts = model.get(key) or ()
         for i, part in enumerate(parts if isinstance(parts, list) else [parts] if parts else ()):
             if 'in_channels' in part:

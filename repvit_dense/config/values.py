@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 LARGEST_SEED = 2**32 - 1
-LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
+LOG_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 START_METHODS = ('fork', 'spawn', 'forkserver')
 
 
@@ -35,6 +35,8 @@ class Limit(NamedTuple):
 
     def __str__(self) -> str:
         kind = 'a whole number' if self.is_whole else 'a number'
+        if self.maximum < math.inf and self.is_exclusive:
+            return f'{kind} above {self.minimum}, at most {self.maximum}'
         if self.maximum < math.inf:
             return f'{kind} from {self.minimum} to {self.maximum}'
         return f'{kind} above {self.minimum}' if self.is_exclusive else f'{kind} of at least {self.minimum}'
@@ -50,20 +52,23 @@ class Limit(NamedTuple):
         )
 
 
-COUNT, FROM_ZERO = Limit(1), Limit(0)
+LEVELS = ('', '[]', '[][]')  # a number, or one in a list
+COUNT, FROM_ZERO, MAYBE_COUNT = Limit(1), Limit(0), Limit(1, others=(None,))
 POSITIVE, NOT_NEGATIVE = Limit(0, is_whole=False, is_exclusive=True), Limit(0, is_whole=False)
 SHARE = Limit(0, 1, is_whole=False)
+SIZE = Limit(0, 65_536, is_whole=False, is_exclusive=True, others=(-1, math.inf, None))  # of an image, in pixels
 LOADER = {
-    'batch_size': COUNT,
-    'num_workers': FROM_ZERO,
-    'prefetch_factor': Limit(1, others=(None,)),
-    'num_batch_per_epoch': Limit(1, others=(None,)),
+    'batch_size': Limit(1, 65_536),
+    'num_workers': Limit(0, 1024),
+    **{f'{name}{level}': SIZE for name in ('crop_size', 'img_scale', 'scale', 'scales', 'size') for level in LEVELS},
+    'prefetch_factor': MAYBE_COUNT,
+    'num_batch_per_epoch': MAYBE_COUNT,
     'times': COUNT,
 }
 SCHEDULE = {
     'begin': FROM_ZERO,
     'end': COUNT,
-    'T_max': Limit(1, others=(None,)),
+    'T_max': MAYBE_COUNT,
     'step_size': COUNT,
     'total_iters': COUNT,
     'gamma': POSITIVE,
@@ -73,6 +78,12 @@ SCHEDULE = {
 }
 # Section -> last key -> limit; the key may stand anywhere in the section.
 LIMITS = {
+    'model': {
+        'drop_path_rate': SHARE,
+        'loss_weight': NOT_NEGATIVE,
+        'num': Limit(1, others=(-1,)),
+        **dict.fromkeys(('channels', 'feat_channels', 'out_channels', 'pad_size_divisor', 'size_divisor'), MAYBE_COUNT),
+    },
     'train_dataloader': LOADER,
     'val_dataloader': LOADER,
     'test_dataloader': LOADER,
@@ -95,7 +106,7 @@ LIMITS = {
     'param_scheduler': SCHEDULE,
     'default_hooks': {'max_keep_ckpts': Limit(1, others=(-1,)), 'interval': Limit(1, others=(-1,))},
     'randomness': {'seed': Limit(0, LARGEST_SEED, others=(None,))},
-    'auto_scale_lr': {'base_batch_size': Limit(1, others=(None,))},
+    'auto_scale_lr': {'base_batch_size': MAYBE_COUNT},
     'log_processor': {'window_size': COUNT},
 }
 NEEDED = {
@@ -127,6 +138,12 @@ def check_sections(cfg: 'Config', splits: Sequence[str] = ()) -> None:
         if loader and not isinstance(loader.get('dataset'), dict):
             raise InputError(
                 f'{split}_dataloader.dataset = {shorten(repr(loader.get("dataset")))}: must be a dictionary'
+            )
+        if loader and not isinstance(loader.get('sampler'), dict):
+            raise InputError(f'{split}_dataloader: has no sampler')
+        if loader and not isinstance(loader.get('batch_sampler'), dict | None):
+            raise InputError(
+                f'{split}_dataloader.batch_sampler = {loader.batch_sampler!r}: must be a dictionary or None'
             )
     hooks = cfg.get('custom_hooks')
     if hooks is not None and not isinstance(hooks, list | tuple):
@@ -165,6 +182,8 @@ def check_values(cfg: 'Config') -> None:
         if loader and not any(step.get('type') for step in _pipelines(loader.get('dataset'))):
             raise InputError(f'{split}_dataloader.dataset: has no pipeline, which loads and packs the images')
     _check_words(cfg)
+    _check_ends(cfg)
+    _check_unit(cfg)
     _check_schedule(cfg)
     _check_class_weights(cfg)
     _check_normalisation(cfg)
@@ -183,7 +202,7 @@ def _check_words(cfg: 'Config') -> None:
     environment = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
     test = cfg.model.get('test_cfg') or {}
     words = [
-        ('log_level', cfg.get('log_level', 'INFO'), LEVELS),
+        ('log_level', cfg.get('log_level', 'INFO'), LOG_LEVELS),
         ('env_cfg.mp_cfg.mp_start_method', environment.get('mp_start_method', 'fork'), (*START_METHODS, None)),
     ]
     if scope(cfg) == 'mmseg':
@@ -207,6 +226,36 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             stack += [(f'{path}.{i}', f'{key}[]', part) for i, part in enumerate(value)]
         else:
             yield path, key, value
+
+
+def _check_ends(cfg: 'Config') -> None:
+    """Refuse a loop over a sampler that never ends."""
+    by_epoch = 'max_epochs' in (cfg.get('train_cfg') or {})
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        endless = [
+            key for key in ('sampler', 'batch_sampler') if 'Infinite' in str((loader.get(key) or {}).get('type'))
+        ]
+        if endless and (split != 'train' or by_epoch):
+            reason = 'an epoch would never end' if split == 'train' else 'the evaluation would never end'
+            raise InputError(
+                f'{split}_dataloader.{endless[0]}.type = {loader[endless[0]].type!r}: {reason}; use DefaultSampler'
+            )
+
+
+def _check_unit(cfg: 'Config') -> None:
+    """Refuse what counts epochs in a training that counts iterations: it would never happen."""
+    if 'max_iters' not in (cfg.get('train_cfg') or {}):
+        return
+    schedulers = cfg.get('param_scheduler') or []
+    named = {f'param_scheduler.{i}': part for i, part in enumerate(schedulers) if isinstance(schedulers, list)}
+    named['default_hooks.checkpoint'] = (cfg.get('default_hooks') or {}).get('checkpoint') or {'by_epoch': False}
+    for path, part in named.items():
+        if part.get('by_epoch', True):
+            raise InputError(
+                f'{path}.by_epoch = {part.get("by_epoch", "True (the default)")}: the training counts iterations '
+                f'(train_cfg.max_iters), so this would never happen. Set it: --cfg-options {path}.by_epoch=False'
+            )
 
 
 def _check_schedule(cfg: 'Config') -> None:
@@ -266,5 +315,9 @@ def _check_normalisation(cfg: 'Config') -> None:
             continue
         if not isinstance(values, list | tuple) or not all(limit.allows(value) for value in values):
             raise InputError(f'model.data_preprocessor.{name} = {values!r}: must be a list of numbers per channel')
+    size = processor.get('size')
+    for side in size if isinstance(size, list | tuple) else [size]:
+        if side is not None and not SIZE.allows(side):
+            raise InputError(f'model.data_preprocessor.size = {size}: must be {SIZE}')
     if len(mean or ()) != len(std or ()):
         raise InputError('model.data_preprocessor: mean and std must have one number per channel each')

@@ -4,6 +4,7 @@ from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from repvit_dense.config.building import check_last_batch
 from repvit_dense.engine.seeding import resumable, seed_all, seed_samples
 
 
@@ -39,6 +40,10 @@ class _Resumable:
 @LOOPS.register_module()
 class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
     """A training loop by epochs that can resume within an epoch."""
+
+    def __init__(self, runner, dataloader: dict, *args, **kwargs):
+        super().__init__(runner, dataloader, *args, **kwargs)
+        check_last_batch(runner.cfg, len(self.dataloader.dataset))
 
     def run_epoch(self) -> None:
         """Run the rest of the epoch."""

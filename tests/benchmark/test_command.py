@@ -1,6 +1,8 @@
 """Test the command `benchmark` from its options to the table, the JSON file and the chart."""
 
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,10 +57,26 @@ def test_the_number_of_threads_is_restored(monkeypatch):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize('value', ['0', '-1', 'x'])
+@pytest.mark.parametrize('value', ['0', '-1', 'x', '1_0', '9' * 30, '65537'])
 def test_counts_must_be_positive(value):
-    with pytest.raises((ValueError, settings.argparse.ArgumentTypeError)):
+    with pytest.raises(argparse.ArgumentTypeError):
         settings.positive_int(value)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'batch': 60_000, 'size': (512, 512)}, 'more than 1,000,000,000 pixels'),
+        ({'json': Path()}, r'--json \.: is a folder'),
+        ({'plot': Path('times.nope')}, r'the name must end in \.png'),
+        ({'device': 'nope'}, '--device nope: '),
+        ({'device': 'cpu:7'}, '--device cpu:7: nothing is computed there'),
+        ({'device': 'meta'}, '--device meta: nothing is computed there'),
+    ],
+)
+def test_options_that_cannot_be_used(options, words):
+    with pytest.raises(InputError, match=words):
+        benchmark.run(small('m0_6', **options))
 
 
 @pytest.mark.parametrize('option', ['json', 'plot'])

@@ -90,10 +90,10 @@ def test_a_work_dir_without_checkpoints(refuse_in_a_line, tmp_path):
     assert 'empty: no checkpoint in this folder' in refuse_in_a_line('test', SHAPES, 'empty')
 
 
-def test_a_last_checkpoint_that_is_gone(refuse_in_a_line, tmp_path):
+def test_a_last_checkpoint_that_is_gone(refuse, tmp_path):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run/last_checkpoint').write_text('/elsewhere/epoch_3.pth')
-    message = refuse_in_a_line('train', SHAPES, '--work-dir', 'run', '--resume')
+    message = refuse('train', SHAPES, '--work-dir', 'run', '--resume')
     assert 'last_checkpoint names /elsewhere/epoch_3.pth, which is not there' in message
     assert '--resume CHECKPOINT' in message
 

@@ -24,6 +24,29 @@ def test_a_batch_norm_after_a_global_pool_needs_two_images(name, module):
     building.check_model(cfg, training=True)
 
 
+@pytest.mark.parametrize(
+    'images, changes, refused',
+    [(5, {}, True), (4, {}, False), (5, {'drop_last': True}, False), (5, {'batch_size': 3}, False)],
+)
+def test_a_last_batch_of_one_image(images, changes, refused):
+    cfg = config.load('repvit_deeplabv3_voc', backbone='m0_6')
+    cfg.train_dataloader.update({'batch_size': 2, **changes})
+    if refused:
+        with pytest.raises(InputError, match='the last of 5 images is alone .* train_dataloader.drop_last=True'):
+            building.check_last_batch(cfg, images)
+    else:
+        building.check_last_batch(cfg, images)
+
+
+def test_settings_of_parameters_that_do_not_exist(capsys):
+    cfg = config.load('repvit_segformer_shapes')
+    cfg.merge_from_dict({'optim_wrapper.paramwise_cfg.custom_keys': {'head': {}, 'hed': {}}})
+    building.check_model(cfg, training=True)
+    assert capsys.readouterr().err == (
+        "warning: optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has 'hed' in its name\n"
+    )
+
+
 @pytest.mark.parametrize('name', ['repvit_segformer_shapes', 'repvit_semfpn_shapes', 'repvit_maskrcnn_shapes'])
 def test_other_heads_train_with_one_image(name):
     building.check_model(config.load(name, ['train_dataloader.batch_size=1']), training=True)

@@ -124,6 +124,7 @@ def test_the_value_of_a_text(text, expected):
         ('train_dataloader.dataset.pipeline=5', 'must be a list or None, not a whole number'),
         ('custom_hooks=5', 'must be a list or None, not a whole number'),
         ('model=ResNet', 'must be a dictionary or None, not text'),
+        ('randomness.deterministic=5', 'must be True or False, not a whole number'),
         ('resume=abc', 'must be True or False, not text'),
         ('model.data_preprocessor.mean=[a,b,c]', 'must be a list of numbers'),
         ("model.backbone=dict(type='x')", 'a dictionary cannot be given; set its keys one by one'),

@@ -250,6 +250,8 @@ def test_number_of_features(cfg):
 
 def test_a_head_without_neck(cfg):
     del cfg.model['neck']
+    assert 'model.rpn_head.in_channels = 64, but the backbone gives 320' in refusal(cfg)
+    cfg.model.rpn_head.in_channels = 320
     cfg.model.bbox_head = {'type': 'X', 'in_channels': [1, 2], 'num_classes': 3}
     assert 'model.bbox_head.in_channels = [1, 2]' in refusal(cfg)
 

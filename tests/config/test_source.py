@@ -27,7 +27,10 @@ def refusal(folder, name, text):
         ('1 / 0', 'cannot read this config: ZeroDivisionError'),
         ('import sys; sys.exit()', 'it ended Python, sys.exit(None)'),
         ('raise SystemExit(0)', 'it ended Python, sys.exit(0)'),
+        ('raise KeyboardInterrupt', 'cannot read this config: KeyboardInterrupt'),
+        ('raise GeneratorExit', 'cannot read this config: GeneratorExit'),
         ('x = 1\0', 'cannot read this config'),
+        ('_base_ = 5', '_base_ must be a file name or a list of them, not 5'),
         ("_base_ = './none.py'", 'its _base_ ./none.py was not found'),
         ("_base_ = ['b.py']", 'its _base_ c.py was not found'),
         ("_base_ = 'a.py'", 'its _base_ leads back to itself (a.py -> a.py)'),
@@ -84,6 +87,12 @@ def test_a_data_file_changes_its_bases(tmp_path, suffix):
     cfg = config.load(tmp_path / 'child.json')
     assert cfg.to_dict() == expected.to_dict()
     assert cfg.filename == str(tmp_path / 'child.json')
+
+
+def test_ctrl_c_while_a_config_is_read(tmp_path):
+    (tmp_path / 'a.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGINT); x = [i for i in range(9)]')
+    with pytest.raises(KeyboardInterrupt):
+        config.load(tmp_path / 'a.py')
 
 
 def test_two_bases_with_the_same_key(tmp_path):

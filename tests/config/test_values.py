@@ -43,10 +43,10 @@ def test_packaged_configs_pass(name):
 @pytest.mark.parametrize(
     'key, value, words',
     [
-        ('train_dataloader.batch_size', 0, 'whole number of at least 1'),
-        ('train_dataloader.batch_size', 2.0, 'whole number of at least 1'),
-        ('train_dataloader.batch_size', True, 'whole number of at least 1'),
-        ('train_dataloader.num_workers', -1, 'whole number of at least 0'),
+        ('train_dataloader.batch_size', 0, 'whole number from 1 to 65536'),
+        ('train_dataloader.batch_size', 2.0, 'whole number from 1'),
+        ('train_dataloader.batch_size', True, 'whole number from 1'),
+        ('train_dataloader.num_workers', -1, 'whole number from 0 to 1024'),
         ('train_dataloader.prefetch_factor', 0, 'at least 1'),
         ('train_dataloader.batchsize', 2, "did you mean 'batch_size'"),
         ('train_dataloader.dataset', None, 'must be a dictionary'),
@@ -66,6 +66,20 @@ def test_packaged_configs_pass(name):
         ('optim_wrapper.optimizer.lr', math.inf, 'must be a number above 0'),
         ('optim_wrapper.optimizer.betas', (2, 3), 'AdamW cannot be built'),
         ('optim_wrapper.optimizer.type', 'AdamWW', "did you mean 'AdamW'"),
+        ('train_dataloader.sampler', None, 'has no sampler'),
+        ('train_dataloader.num_workers', 2000, 'whole number from 0 to 1024'),
+        (
+            'train_dataloader.dataset.pipeline',
+            [{'type': 'Resize', 'scale': (0, 0)}],
+            r'scale\.\d = 0: must be a number',
+        ),
+        ('val_dataloader.sampler.type', 'InfiniteSampler', 'the evaluation would never end'),
+        ('val_evaluator.iou_metric', ['mIoU'], "did you mean 'iou_metrics'"),
+        ('optim_wrapper.constructor', 'DefaultConstructor', r"constructor = 'DefaultConstructor': not registered"),
+        ('param_scheduler.0.by_epoch', True, r'counts iterations .* param_scheduler\.0\.by_epoch=False'),
+        ('default_hooks.checkpoint.by_epoch', True, r'default_hooks\.checkpoint\.by_epoch=False'),
+        ('model.data_preprocessor.size', (0, 0), 'must be a number above 0'),
+        ('model.backbone.drop_path_rate', 5, 'a number from 0 to 1'),
         ('param_scheduler.0.end', 0, 'at least 1'),
         ('param_scheduler.1.begin', 10**6, 'before it begins'),
         ('param_scheduler.0.type', 'LinearLr', "did you mean 'LinearLR'"),
@@ -91,7 +105,7 @@ def test_packaged_configs_pass(name):
         ('model.decode_head.loss_decode.class_weight', [1, 2], 'has 2 numbers, but 12 are needed'),
         ('model.data_preprocessor.std', [1, 0, 1], r'std = \[1, 0, 1\]: must be a list of numbers per channel'),
         ('model.data_preprocessor.mean', [1, 2], 'mean and std must have one number per channel each'),
-        ('model.backbone.drop_path_rate', math.nan, r'model\.backbone\.drop_path_rate = nan: is not a number'),
+        ('model.decode_head.loss_decode.eps', math.nan, r'loss_decode\.eps = nan: is not a number'),
         ('work_dir', 5, 'work_dir = 5: must be text'),
         ('default_scope', 'nope', "must be 'mmdet' or 'mmseg'"),
     ],
@@ -104,6 +118,28 @@ def test_a_value_is_refused(change, key, value, words):
 def test_workers_that_persist_must_exist(change):
     with pytest.raises(InputError, match='persistent_workers = True: needs num_workers of at least 1'):
         check(change('train_dataloader', {'num_workers': 0, 'persistent_workers': True}))
+
+
+@pytest.mark.parametrize(
+    'key, value, words',
+    [
+        ('model.test_cfg.rcnn.nms.type', 'exec("1")', r"nms\.type = 'exec\(\"1\"\)': must be one of nms, soft_nms"),
+        ('model.test_cfg.rpn.nms.iou', 0.5, r'nms\.iou: nms has no such argument'),
+        ('model.neck.out_channels', 0, 'at least 1'),
+        (
+            'model.roi_head.bbox_head.loss_cls.class_weight',
+            [1.0] * 80,
+            'but 81 are needed.* the last for the background',
+        ),
+        ('param_scheduler.1.milestones', [8, 'x'], 'must be a list of whole numbers'),
+        ('train_dataloader.sampler.type', 'InfiniteSampler', 'an epoch would never end'),
+        ('train_dataloader.batch_sampler', 5, 'must be a dictionary or None'),
+        ('val_evaluator', {'metric': ['bbox', 'mask']}, 'must be some of bbox, segm'),
+    ],
+)
+def test_a_value_of_a_detector_is_refused(change, key, value, words):
+    with pytest.raises(InputError, match=words):
+        check(change(key, value, 'repvit_maskrcnn_coco'))
 
 
 @pytest.mark.parametrize('save_best', ['auto', None, 'coco/segm_mAP_50', ['coco/bbox_mAP', 'coco/segm_mAP']])
