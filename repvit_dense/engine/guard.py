@@ -1,6 +1,7 @@
 """Stop a run cleanly: on a signal or an error with a checkpoint to resume from, on a non-finite loss with a reason."""
 
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from torch.utils.data._utils import signal_handling
 
 from repvit_dense.engine.failures import explain, is_full
 from repvit_dense.engine.resumable import describe_last, save_resumable, set_checkpoints_aside
+from repvit_dense.errors import InputError
 
 # Seconds in which a second signal counts as the first: `timeout` sends one to the process and one to its group.
 ECHO = 0.3
@@ -70,14 +72,15 @@ class DenseSaveOnSignalHook(Hook):
     def __init__(self):
         self._received = None
         self._times = {}  # when each signal came first
-        self._validating = False
+        self._validating = self._failed = False
         self._worker_error = None  # torch's description of the first data-loading worker that died
         self._previous = {}  # handlers by signal
         self._previous_child = None
 
     def before_train(self, runner) -> None:
         """Install the handlers; run the validation that a stopped training still lacks."""
-        self._received, self._times, self._validating, self._worker_error = None, {}, False, None
+        self._received, self._times, self._worker_error = None, {}, None
+        self._validating = self._failed = False
         self._pid = os.getpid()
         if threading.current_thread() is threading.main_thread():  # Python installs no handlers in any other
             self._install()
@@ -155,8 +158,9 @@ class DenseSaveOnSignalHook(Hook):
         iterations = getattr(runner._train_loop, 'iter', None)  # None outside a training
         if isinstance(error, TrainingStopped) or iterations is None:
             return
-        if self._worker_error and not self._received:
-            time.sleep(ECHO)  # a signal to all processes may reach a worker first
+        self._failed = True
+        if multiprocessing.active_children() and not self._received:
+            time.sleep(ECHO)  # a dead worker breaks its connection first; a signal to all may reach it first
         saved = None
         if iterations and not is_full(error) and self._between_iterations(runner):
             if self._validating:
@@ -169,7 +173,9 @@ class DenseSaveOnSignalHook(Hook):
         if self._received and not is_full(error):
             raise self._stop(runner, iterations, saved) from error
         reason = explain(error, runner, self._worker_error)
-        if reason and iterations:
+        if reason and not iterations:
+            raise InputError(reason) from error
+        if reason:
             raise TrainingStopped(f'{reason}. {describe_last(runner)}', exit_code=2) from error
 
     def _between_iterations(self, runner) -> bool:
@@ -188,8 +194,9 @@ class DenseSaveOnSignalHook(Hook):
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler or signal.SIG_DFL)
-        if self._previous_child and not (self._received or self._worker_error):
-            # Otherwise torch's handler would complain about the workers that have died already.
+        # torch's handler would complain about workers that have died, or die with the objects of a failed run.
+        died = self._received or self._worker_error or (self._failed and multiprocessing.active_children())
+        if self._previous_child and not died:
             signal.signal(signal.SIGCHLD, self._previous_child)
         self._previous_child = None
 

@@ -20,7 +20,7 @@ from repvit_dense.engine.failures import explain
 from repvit_dense.engine.plain import plain, restore_histories
 from repvit_dense.engine.resumable import set_last_checkpoint
 from repvit_dense.engine.same_run import check_same_run, data_of
-from repvit_dense.engine.samples import name_errors
+from repvit_dense.engine.samples import end_failed_workers, name_errors
 from repvit_dense.errors import InputError
 from repvit_dense.files import replacing, write_text
 from repvit_dense.memory import no_collector
@@ -42,7 +42,10 @@ class DenseRunner(Runner):
     def __init__(self, *args, **kwargs):
         self._obsolete = []  # checkpoints that the next one replaces
         with compat.patched(read):
-            super().__init__(*args, **kwargs)
+            try:
+                super().__init__(*args, **kwargs)
+            except OSError as error:  # the work dir or the log
+                raise InputError(f'{error.filename or self.work_dir}: {error.strerror}') from error
 
     def train(self):
         """Train; return the model."""
@@ -99,6 +102,7 @@ class DenseRunner(Runner):
         with no_collector():
             loader = Runner.build_dataloader(*args, **kwargs)
         name_errors(loader)
+        end_failed_workers(loader)
         return loader
 
     def build_logger(self, *args, **kwargs):
@@ -200,9 +204,11 @@ class DenseRunner(Runner):
 
 
 def _on_log_error(logger: logging.Logger, handler: logging.Handler, record: logging.LogRecord) -> None:
-    if not isinstance(sys.exc_info()[1], OSError):
+    error = sys.exc_info()[1]  # logging calls this while it handles the error
+    if not isinstance(error, OSError):
         logging.Handler.handleError(handler, record)
         return
     logger.removeHandler(handler)
     if isinstance(handler, logging.FileHandler):
-        raise  # noqa: PLE0704  logging calls this while it handles the error
+        error.filename = handler.baseFilename
+        raise error

@@ -1,6 +1,9 @@
-"""Name the file of a sample that cannot be loaded."""
+"""Name the file of a sample that cannot be loaded, and end the data-loading workers that fail."""
 
+import os
+import sys
 from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +30,25 @@ def name_errors(dataloader: DataLoader) -> None:
         if hasattr(part, 'prepare_data'):
             part.prepare_data = partial(_prepare, part, part.prepare_data)
     dataset.__getitems__ = partial(_load, dataset)  # torch loads batches through this method if it exists
+
+
+def end_failed_workers(dataloader: DataLoader) -> None:
+    """End a data-loading worker that cannot pass on a batch, because shared memory is full.
+
+    It would only print a traceback, and the run would wait for the batch for ever.
+    """
+    dataloader.worker_init_fn = partial(_start_worker, dataloader.worker_init_fn)
+
+
+def _start_worker(init, worker: int) -> None:
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)
+    if init:
+        init(worker)
+
+
+def _end_worker(error: Exception, batch: Any) -> None:
+    print(f'A batch cannot be passed on to the training: {error}', file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def load_sample(dataset: Dataset, index: int) -> Any:
