@@ -129,20 +129,21 @@ def _dropped_masks(objects: Objects, masks: coco_masks.Masks, polygons_only: boo
 
 def _mask_findings(objects: Objects, masks: coco_masks.Masks) -> list[Finding]:
     """Find masks that cannot be decoded or lie outside their box (errors), and those that are cut (warnings)."""
-    findings = []
-    for fault, (level, message) in coco_masks.MESSAGES.items():
-        chosen = np.zeros(len(objects.entries), bool)
-        chosen[masks.faults.get(fault, [])] = True
-        findings += findings_of(level, message, objects.names(chosen & ((masks.areas > 0) | (level == 'error'))))
     corners, sizes = np.nan_to_num(masks.corners), objects.sizes
     away = ((corners[:, 2:] <= 0) | (corners[:, :2] >= sizes)).any(1) & (masks.areas > 0)
     away |= ((corners[:, :2] < -sizes) | (corners[:, 2:] > 2 * sizes)).any(1)
     outside = ((corners[:, :2] < -MARGIN) | (corners[:, 2:] > sizes + MARGIN)).any(1)
+    findings = []
+    for fault, (level, message) in coco_masks.MESSAGES.items():
+        chosen = np.zeros(len(objects.entries), bool)
+        chosen[masks.faults.get(fault, [])] = True
+        chosen &= ~away & ((masks.areas > 0) | (level == 'error'))
+        findings += findings_of(level, message, objects.names(chosen))
     return [
         *findings,
         *findings_of('error', '{} masks lie outside their image or exceed it by its own size', objects.names(away)),
         *outside_findings('masks', objects, outside & ~away),
-        *place_findings(objects, masks.corners, masks.areas),
+        *place_findings(objects, masks.corners, np.where(away, 0, masks.areas)),
     ]
 
 

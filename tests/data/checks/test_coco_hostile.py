@@ -73,8 +73,13 @@ def paths(content, path=()):
 
 
 def mutations(content):
-    """Yield copies of the content, each with one value replaced or removed."""
-    for *parents, last in paths(content):
+    """Yield copies of the content, each with one value replaced or removed.
+
+    Of the annotations after the first, which differ in their masks only, just the mask is changed.
+    """
+    chosen = [path for path in paths(content) if path[:1] != ('annotations',) or 0 in path[1:2] or len(path) < 2]
+    chosen += [path for path in paths(content) if path not in chosen and 'segmentation' in path]
+    for *parents, last in chosen:
         for value in VALUES:
             changed = copy.deepcopy(content)
             entry = changed

@@ -110,7 +110,7 @@ def test_masks_that_are_cut_or_dropped(coco, mask, message):
 )
 def test_masks_outside_the_image(coco, polygon):
     errors = [text for level, text in coco.check_first(segmentation=[polygon]) if level == 'error']
-    assert '1 masks lie outside their image or exceed it by its own size (annotation 1)' in errors
+    assert errors == ['1 masks lie outside their image or exceed it by its own size (annotation 1)']
 
 
 def test_a_polygon_that_takes_too_much_memory(coco, monkeypatch):
