@@ -167,12 +167,12 @@ def _model_files(folder: Path, model: str) -> dict[str, Path]:
     Raises:
         InputError: one of them links out of the folder, or is no regular file.
     """
-    inside, files = folder.resolve(), {}
+    inside, files = os.path.realpath(folder), {}
     for entry in sorted(folder.iterdir()):
         if entry.name != model and entry.suffix not in MODEL_SUFFIXES:
             continue
         for path in walk(entry) if is_folder(entry) else [entry]:
-            if not path.resolve().is_relative_to(inside):
+            if not Path(os.path.realpath(path)).is_relative_to(inside):
                 raise InputError(f'{path}: links out of the folder {folder}; put the file itself there')
             if not is_file(path):
                 raise InputError(f'{path}: cannot be read (not a regular file); {COPY}')

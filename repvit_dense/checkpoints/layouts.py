@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from repvit_dense.checkpoints.constructors import OtherTensor
 from repvit_dense.checkpoints.reading import CheckpointError
-from repvit_dense.checkpoints.unpickling import OtherTensor
 from repvit_dense.errors import shorten
 
 LAYOUTS = ('repvit_dense', 'official', 'timm', 'timm_features')

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from repvit_dense.backbones import base, repvit
 from repvit_dense.checkpoints.layouts import Layout, convert, detect_layout, extract_state_dict, rename_keys
 from repvit_dense.checkpoints.reading import CheckpointError, read
+from repvit_dense.errors import printable
 
 MOST_LOOKUPS = 1_000_000  # bounds the time that a crafted state dict takes
 # Parts beside the backbone of a classification network; any other part belongs to a detector or segmentor.
@@ -38,7 +39,7 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
         CheckpointError: the checkpoint cannot be read or does not fit exactly. The module is unchanged.
     """
     already_read = isinstance(source, Mapping)
-    checkpoint, name = (source, 'these weights') if already_read else (read(source, map_location), str(source))
+    checkpoint, name = (source, 'these weights') if already_read else (read(source, map_location), printable(source))
     while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.module
     # These tensors share their memory with the module.

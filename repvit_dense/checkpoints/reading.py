@@ -20,7 +20,8 @@ from safetensors import safe_open
 
 from repvit_dense.checkpoints import unpickling
 from repvit_dense.checkpoints.archive import Archive, Damaged, is_archive
-from repvit_dense.errors import InputError, shorten
+from repvit_dense.checkpoints.constructors import Untrusted
+from repvit_dense.errors import InputError, printable, shorten
 from repvit_dense.files import open_regular
 
 SAFETENSORS_DTYPES = ('F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I8', 'U8', 'BOOL')
@@ -50,9 +51,14 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
     Raises:
         CheckpointError: the file is missing, truncated, not a checkpoint or unsafe, or the download failed.
     """
-    path = _locate(os.fspath(source))
+    try:
+        path = _locate(os.fspath(source))
+        layout = _format(path)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:  # a malformed URL, a name that is too long for the cache
+        raise CheckpointError(f'{source!s}: cannot be read ({error})') from error
     device = torch.device(map_location if isinstance(map_location, str | torch.device) else 'cpu')
-    layout = _format(path)
     content = _read_safetensors(path, device) if layout == 'safetensors' else _read_torch(path, layout, device)
     if not isinstance(content, dict):
         raise CheckpointError(f'{path}: contains a {type(content).__name__}, not a checkpoint with named weights')
@@ -94,7 +100,7 @@ def _is_rgb(colour: Any) -> bool:
 def _log(text: str, level: int = logging.INFO) -> None:
     from mmengine.logging import print_log
 
-    print_log(text, logger='current', level=level)
+    print_log(printable(text), logger='current', level=level)
 
 
 def _locate(source: str) -> Path:
@@ -230,7 +236,7 @@ def _read_torch(path: Path, layout: str, device: torch.device) -> Any:
         size = os.fstat(file.fileno()).st_size
         try:
             return (_read_zip if layout == 'zip' else _read_legacy)(path, file, size, device)
-        except unpickling.Untrusted as error:
+        except Untrusted as error:
             raise CheckpointError(
                 f'{path}: not trusted, and nothing in it was executed: it refers to {error}, which weights do '
                 'not need but a malicious file would. Get it from a source you trust, preferably as .safetensors'

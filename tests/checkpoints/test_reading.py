@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from repvit_dense.checkpoints import archive, layouts, reading, unpickling
+from repvit_dense.checkpoints import archive, constructors, layouts, reading, unpickling
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
 
@@ -97,6 +97,11 @@ def test_a_list_is_refused(tmp_path):
         ('s3://bucket/a.pth', "'s3://' cannot be read safely; download"),
         ('torchvision://resnet5', r'unknown model.*nearest: .*resnet50'),
         ('.', 'cannot be read'),
+        ('http://[', 'cannot be read'),
+        ('http://localhost:1/' + 'x' * 5000, 'cannot be read'),
+        ('~nobody-here/a.pth', 'no such file'),
+        ('\0', 'no such file'),
+        ('\udcff', 'no such file'),
     ],
 )
 def test_a_missing_source_is_named(source, words):
@@ -110,6 +115,9 @@ def test_numbers_and_arrays_of_numpy_are_read(tmp_path):
         'b': np.float32(1.5),
         'c': np.array([1, 2], '>i4'),
         'd': np.bool_(True),
+        'e': np.array([]),
+        'f': bytearray(b'x'),
+        'g': b'',
     }
     torch.save(content, tmp_path / 'a.pth')
     back = read(tmp_path / 'a.pth')
@@ -118,7 +126,7 @@ def test_numbers_and_arrays_of_numpy_are_read(tmp_path):
     assert type(again['a']) is np.ndarray
 
 
-@pytest.mark.parametrize('module', [reading, layouts, unpickling, archive])
+@pytest.mark.parametrize('module', [reading, layouts, unpickling, constructors, archive])
 def test_a_module_that_is_imported_first_does_not_import_mmengine_before_it_is_complete(module):
     """The end of mmengine's import registers the parts of this package, which import these modules."""
     for statement in ast.parse(inspect.getsource(module)).body:
