@@ -136,7 +136,10 @@ def _images(file: Path, base: Path, split: str, entry: object, notes: list[str])
         raise InputError(f"{file}: '{split}' is a URL; download the data and name its folder")
     entry = entry.replace('\\', '/')
     candidates = [base / entry, base / entry.removeprefix('../')]
-    path = next((path for path in candidates if is_folder(path)), None) or locate([base], entry)
+    folders = [path for path in candidates if is_folder(path)]
+    if candidates[0] != candidates[1] and folders:
+        notes.append(f"{file}: '{split}: {entry}' is taken as {folders[0].resolve()}")
+    path = folders[0] if folders else locate([base], entry)
     if path is None and not os.path.lexists(candidates[0]):
         raise InputError(f'{file}: {candidates[0]} does not exist')
     if path is None or not is_folder(path):

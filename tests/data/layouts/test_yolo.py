@@ -346,6 +346,13 @@ def test_an_invalid_yaml_file_is_refused(yolo, text, message):
     assert 'data.yaml: ' in refusal or '/dev/zero' in refusal
 
 
+def test_a_folder_above_is_taken_if_it_exists_and_a_note_says_so(yolo, tmp_path):
+    folder = yolo(text=YAML.replace('images/train', '../images/train'))
+    assert f"'train: ../images/train' is taken as {folder.root}/images/train" in folder.find('detection').notes[1]
+    folder.image('../images/train/x.png')
+    assert f"'train: ../images/train' is taken as {tmp_path}/images/train" in folder.find('detection').notes[1]
+
+
 def test_a_path_that_does_not_exist_is_said(yolo):
     source = yolo(text=f'path: ../datasets/x\n{YAML}').find('detection')
     assert "its 'path' ../datasets/x does not exist, so paths are relative to" in source.notes[1]
