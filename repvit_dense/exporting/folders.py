@@ -93,7 +93,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         full = [path for path in (folder.parent, Path(tempfile.gettempdir())) if _is_full(path)]
         if not full and not isinstance(error, OSError):
             raise
-        reason = f'the disk of {full[0]} is full' if full else error.strerror or error
+        reason = f'the disk of {full[0]} is full' if full else getattr(error, 'strerror', None) or error
         raise InputError(f'{folder}: cannot be written ({reason})') from error
     finally:
         remove(partial)
