@@ -48,7 +48,7 @@ def compare_outputs(
     """Compare the outputs of PyTorch with those of the artifact.
 
     Args:
-        task: key of `manifest.OUTPUTS`.
+        task: key of `rules.OUTPUTS`.
         pairs: outputs of PyTorch and of the artifact for each batch.
         tolerance: the matching criteria.
         mask_threshold: mask values above it are inside.
@@ -136,7 +136,7 @@ def count_repeated(
     """Count detections, or pixels of a class map, that occur in any of the references; return count and total.
 
     Args:
-        task: key of `manifest.OUTPUTS`.
+        task: key of `rules.OUTPUTS`.
         outputs: outputs for one batch.
         references: other outputs for the same batch.
         tolerance: the matching criteria.

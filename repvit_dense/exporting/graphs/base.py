@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from repvit_dense.artifact.manifest import OUTPUTS
+from repvit_dense.artifact.rules import OUTPUTS
 
 
 class Graph(nn.Module):
@@ -13,7 +13,7 @@ class Graph(nn.Module):
         plain: use only operators that every runtime has: no NMS or RoIAlign operator, tensors of rank 5 at most.
 
     Attributes:
-        task: key of `manifest.OUTPUTS`.
+        task: key of `rules.OUTPUTS`.
         mask_kind: `'roi'` for masks that cover their boxes, as probabilities; `'image'` for masks that cover the
             padded image at a lower resolution, as logits, which are resized later; None without masks.
         postprocess: thresholds that the predictor applies, ready for JSON.
