@@ -44,10 +44,14 @@ def examine(report: Report, turned: bool = True) -> Report:
     headers = read_headers(image.path for image in report.images)
     masks = read_headers((image.mask for image in report.images if image.mask), _mask_header)
     names = {image.path: image.name for image in report.images}
+    undecoded = [
+        name for finding in report.findings if 'cannot be decoded' in finding.message for name in finding.offenders
+    ]
+    named = {name.partition(': ')[0] for name in undecoded}
     unreadable = (
         f'{names.get(path, path)}: {_reason(path, outcome)}'
         for path, outcome in [*headers.items(), *masks.items()]
-        if isinstance(outcome, InputError)
+        if isinstance(outcome, InputError) and path not in named
     )
     findings = findings_of('error', '{} image files cannot be read', unreadable)
     sized: list[Sized] = []

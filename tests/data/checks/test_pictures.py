@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from repvit_dense.data.checks import pictures
-from repvit_dense.data.checks.report import ImageEntry, Report
+from repvit_dense.data.checks.report import Finding, ImageEntry, Report
 
 EXIF, OTHER, UNSURE = 'turned by their EXIF orientation', 'another size', 'turned or mirrored'
 
@@ -119,6 +119,14 @@ def test_masks_have_the_size_of_the_loaded_image(draw, tmp_path):
     assert OTHER in check((draw(size=(41, 20)), None, mask))[0][1]
     mask.write_bytes(b'')
     assert 'mask.png: the file is empty' in check((draw(), None, mask))[0][1]
+
+
+def test_files_that_another_finding_names_are_not_named_again(tmp_path):
+    path = tmp_path / 'mask.png'
+    path.touch()
+    finding = Finding('error', '1 masks cannot be decoded', [f'{path}: cannot be read'])
+    report = pictures.examine(Report('', [finding], [ImageEntry('a.jpg', 'a.jpg', None, str(path))]))
+    assert report.findings == [finding]
 
 
 def test_other_processes_of_a_job_leave_it_to_the_first(draw, monkeypatch):
