@@ -120,7 +120,6 @@ OPTIONS_OF_KEYS = {
     'work_dir': 'work_dir',
     'randomness.seed': 'seed',
     'randomness.deterministic': 'deterministic',
-    'train_cfg.max_epochs': 'epochs',
     'load_from': 'resume',
 }
 

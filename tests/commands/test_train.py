@@ -126,7 +126,6 @@ def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, o
     [
         (['--seed', '1'], 'randomness.seed=2'),
         (['--work-dir', 'w'], 'work_dir=v'),
-        (['--epochs', '1'], 'train_cfg.max_epochs=2'),
     ],
 )
 def test_a_value_that_is_given_twice(refuse_in_a_line, option, key):
