@@ -41,7 +41,7 @@ def end_failed_workers(dataloader: DataLoader) -> None:
 
 
 def _start_worker(init, worker: int) -> None:
-    Queue._on_queue_feeder_error = staticmethod(_end_worker)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     if init:
         init(worker)
 
