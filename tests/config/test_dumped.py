@@ -85,6 +85,12 @@ def test_types_outside_the_registries_are_refused(text, value):
         config.from_text(text.format(value))
 
 
+def test_an_expression_as_a_type_is_refused():
+    """mmcv evaluates the type of a non-maximum suppression."""
+    with pytest.raises(InputError, match='is not a registered name'):
+        config.from_text("a = dict(nms=dict(type='exec(input())'))")
+
+
 def test_registered_names_with_a_scope_are_read():
     cfg = config.from_text("a = dict(type='mmpretrain.ConvNeXt', file='a.b.c', constructor='DefaultOptimWrapper')")
     assert cfg.a.type == 'mmpretrain.ConvNeXt'
