@@ -113,7 +113,9 @@ def test_a_truncated_image_has_no_size(tmp_path):
     Image.effect_noise((60, 40), 90).save(tmp_path / 'a.jpg')
     content = (tmp_path / 'a.jpg').read_bytes()
     (tmp_path / 'a.jpg').write_bytes(content[:-400])
-    with pytest.raises(InputError, match='a.jpg: cannot be read as an image .OpenCV cannot decode it; its end is missing'):
+    with pytest.raises(
+        InputError, match='a.jpg: cannot be read as an image .OpenCV cannot decode it; its end is missing'
+    ):
         image_size(tmp_path / 'a.jpg')
     (tmp_path / 'a.jpg').write_bytes(content + bytes(200))  # the end marker is there, but not at the end
     assert image_size(tmp_path / 'a.jpg') == (60, 40)
