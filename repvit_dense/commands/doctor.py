@@ -81,7 +81,7 @@ class Diagnosis:
         lines = [f'{level:{widths[0]}}  {subject:{widths[1]}}  {text}' for level, subject, text in rows]
         for check, (level, subject, text) in zip(self.checks, rows, strict=True):
             if check.offenders:
-                lines += ['', f'{level} in {subject}: {shorten(text, 100)}']
+                lines += ['', f'{level} in {subject}: {shorten(text, 500)}']
                 lines += [f'  {printable(name)}'.replace('\n', ' ') for name in check.offenders[:NAMED]]
                 if len(check.offenders) > NAMED:
                     lines.append(f'  and {len(check.offenders) - NAMED:,} more')
