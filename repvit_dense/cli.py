@@ -191,20 +191,25 @@ def _run(arguments: argparse.Namespace) -> int:
         check(options)
         outcome = module.run(options)
     except InputError as error:
-        print('error:', _summary(error), file=sys.stderr)
+        _complain(f'error: {_summary(error)}')
         return 2
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+        _complain('interrupted')
         return 130
     except BrokenPipeError:
         raise
     except Exception as error:
         if hasattr(error, 'exit_code'):
-            print(error, file=sys.stderr)  # a training that was stopped and can be resumed
+            _complain(str(error))  # a training that was stopped and can be resumed
             return int(error.exit_code)
-        print(f'error: {_describe(error)} ({_write_trace(arguments)})', file=sys.stderr)
+        _complain(f'error: {_describe(error)} ({_write_trace(arguments)})')
         return 1
     return getattr(outcome, 'exit_code', 2 if getattr(outcome, 'failed', None) else 0)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone, the exit code is not
+        print(text, file=sys.stderr, flush=True)
 
 
 def _summary(error: Exception) -> str:

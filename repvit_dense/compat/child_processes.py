@@ -7,7 +7,7 @@ worker inherits everything and never unpickles the entry.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import process
 
 KEY = 'repvit_dense'
@@ -26,7 +26,8 @@ def prepare() -> Preparation:
 
     mmcv_ops.install()
     panoptic_api.install()
-    rescaling.install()
+    with suppress(ImportError):  # an incomplete mmcv, which its user will report
+        rescaling.install()
     return Preparation()
 
 

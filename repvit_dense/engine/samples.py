@@ -3,7 +3,6 @@
 import os
 import sys
 from functools import partial
-from multiprocessing.queues import Queue
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -41,6 +40,8 @@ def end_failed_workers(dataloader: DataLoader) -> None:
 
 
 def _start_worker(init, worker: int) -> None:
+    from multiprocessing.queues import Queue  # the worker has it already; importing this package must not add it
+
     Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     if init:
         init(worker)

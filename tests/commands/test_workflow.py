@@ -202,11 +202,11 @@ def test_pictures_and_page(project, tested):
     page = Page(folder / 'index.html')
     files = [(folder / unquote(source)).resolve() for source in page.sources]
     assert files[0] == project.work_dir / 'curves.png'
-    assert sorted(files[1:]) == sorted(folder.glob('*.png'))
+    assert sorted(files[1:]) == sorted(folder.glob('*.jpg'))
     assert len(files) == 1 + 3
     for file in files[1:]:
         with Image.open(file) as picture:
-            assert picture.size == (2 * 128, 96)  # ground truth beside prediction
+            assert picture.size == (3 * 2 * 128, 3 * 96)  # ground truth beside prediction, small images enlarged
     assert 'coco/segm_mAP' in page.text
 
 
