@@ -56,6 +56,10 @@ SUPPLIED = (
 )
 
 
+# Keys of dictionaries with names of classes or parameters, or with a `type` of their own.
+NO_PARTS = ('metainfo', 'paramwise_cfg', 'clip_grad', 'on_trace_ready')
+
+
 class Part(NamedTuple):
     """A dictionary with a `type`.
 
@@ -86,7 +90,7 @@ def _within(value: Any, path: str, key: str, library: str, registries: tuple[str
             if key in LISTS_OF_PARTS and not (isinstance(item, dict | list | tuple) or callable(item)):
                 raise InputError(f'{path}.{i} = {item!r}: must be a dictionary with a type')
             yield from _within(item, f'{path}.{i}', key, library, registries)
-    elif isinstance(value, dict) and key not in ('metainfo', 'paramwise_cfg'):  # names of classes, of parameters
+    elif isinstance(value, dict) and key not in NO_PARTS:
         name = value.get('type') or DEFAULT_TYPES.get(path)
         if name is not None:
             likely = BY_KEY.get(key)
@@ -264,7 +268,7 @@ def _bind(part: Part, section: str) -> None:
         if not accepted.is_open and key not in names:
             raise InputError(f'{part.path}.{key}: {name} has no such argument{nearest(key, names)}')
     missing = [key for key in accepted.required if key not in part.content and key not in SUPPLIED]
-    if missing:
+    if missing and not part.path.endswith(('collate_fn', 'worker_init_fn')):  # the data loader supplies them
         raise InputError(f'{part.path}: {name} needs the argument {", ".join(missing)}')
 
 

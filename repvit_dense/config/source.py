@@ -2,6 +2,8 @@
 
 import importlib.util
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +36,11 @@ def read(file: Path) -> 'Config':
     from mmengine.config import Config  # takes seconds to import
 
     try:
-        if file.suffix in DATA_SUFFIXES:
-            return Config(_merge(file, ()), filename=str(file))
-        _check_bases(file, ())
-        return Config.fromfile(file)
+        with _finding_bases():
+            if file.suffix in DATA_SUFFIXES:
+                return Config(_merge(file, ()), filename=str(file))
+            _check_bases(file, ())
+            return Config.fromfile(file)
     except InputError:
         raise
     except BaseException as error:  # a config is Python and may raise anything
@@ -47,6 +50,27 @@ def read(file: Path) -> 'Config':
             raise InputError(f'{file}: cannot read this config: it ended Python, sys.exit({error.code})') from error
         text = shorten(' '.join(str(error).split()), 1000)
         raise InputError(f'{file}: cannot read this config: {type(error).__name__}: {text}') from error
+
+
+@contextmanager
+def _finding_bases() -> Iterator[None]:
+    """Let `_base_` be `repvit_dense::NAME.py`, and `mmseg::PATH` under any name that mmseg is distributed by."""
+    from mmengine.config import Config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    find, package = Config._get_cfg_path, MODULE2PACKAGE['mmseg']
+
+    def find_packaged(base: str, filename: str) -> tuple[str, str | None]:
+        name = base.removeprefix('repvit_dense::')
+        if name == base:
+            return find(base, filename)
+        return next((str(folder / name) for folder in CONFIG_FOLDERS if is_file(folder / name)), name), None
+
+    Config._get_cfg_path, MODULE2PACKAGE['mmseg'] = staticmethod(find_packaged), 'mmseg'
+    try:
+        yield
+    finally:
+        Config._get_cfg_path, MODULE2PACKAGE['mmseg'] = staticmethod(find), package
 
 
 def _last_line(error: BaseException) -> str:

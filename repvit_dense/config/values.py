@@ -76,7 +76,7 @@ SCHEDULE = {
     'eta_min': Limit(0, is_whole=False, others=(None,)),
     'power': POSITIVE,
 }
-# Section -> last key -> limit; the key may stand anywhere in the section.
+# Section -> last key or whole path -> limit; the key may stand anywhere in the section.
 LIMITS = {
     'model': {
         'drop_path_rate': SHARE,
@@ -107,7 +107,7 @@ LIMITS = {
     'default_hooks': {'max_keep_ckpts': Limit(1, others=(-1,)), 'interval': Limit(1, others=(-1,))},
     'randomness': {'seed': Limit(0, LARGEST_SEED, others=(None,))},
     'auto_scale_lr': {'base_batch_size': MAYBE_COUNT},
-    'log_processor': {'window_size': COUNT},
+    'log_processor': {'window_size': Limit(1, others=('epoch', 'global')), 'log_processor.window_size': COUNT},
 }
 NEEDED = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -164,7 +164,8 @@ def check_values(cfg: 'Config') -> None:
     """
     for section in cfg:
         for path, key, value in _leaves(cfg[section], section):
-            limit = LIMITS.get(section, {}).get(key)
+            limits = LIMITS.get(section, {})
+            limit = limits.get(path, limits.get(key))
             if limit and not limit.allows(value):
                 raise InputError(f'{path} = {shorten(repr(value))}: must be {limit}')
             if isinstance(value, float) and math.isnan(value):
@@ -201,8 +202,10 @@ def _check_words(cfg: 'Config') -> None:
     """Refuse words of which mmengine and mmseg know only a few."""
     environment = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
     test = cfg.model.get('test_cfg') or {}
+    clipping = (cfg.get('optim_wrapper') or {}).get('clip_grad') or {}
     words = [
         ('log_level', cfg.get('log_level', 'INFO'), LOG_LEVELS),
+        ('optim_wrapper.clip_grad.type', clipping.get('type', 'norm'), ('norm', 'value')),
         ('env_cfg.mp_cfg.mp_start_method', environment.get('mp_start_method', 'fork'), (*START_METHODS, None)),
     ]
     if scope(cfg) == 'mmseg':
@@ -251,11 +254,16 @@ def _check_unit(cfg: 'Config') -> None:
     named = {f'param_scheduler.{i}': part for i, part in enumerate(schedulers) if isinstance(schedulers, list)}
     named['default_hooks.checkpoint'] = (cfg.get('default_hooks') or {}).get('checkpoint') or {'by_epoch': False}
     for path, part in named.items():
-        if part.get('by_epoch', True):
+        if part.get('by_epoch', True) and not _happens_anyway(part):
             raise InputError(
                 f'{path}.by_epoch = {part.get("by_epoch", "True (the default)")}: the training counts iterations '
                 f'(train_cfg.max_iters), so this would never happen. Set it: --cfg-options {path}.by_epoch=False'
             )
+
+
+def _happens_anyway(part: dict) -> bool:
+    """Return whether a schedule acts after validations, or is converted from epochs to iterations."""
+    return 'OnPlateau' in str(part.get('type')) or bool(part.get('convert_to_iter_based') and part.get('end'))
 
 
 def _check_schedule(cfg: 'Config') -> None:

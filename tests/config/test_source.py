@@ -89,6 +89,25 @@ def test_a_data_file_changes_its_bases(tmp_path, suffix):
     assert cfg.filename == str(tmp_path / 'child.json')
 
 
+@pytest.mark.parametrize(
+    'base, key',
+    [
+        ('repvit_dense::repvit_segformer_shapes.py', 'model'),
+        ('mmseg::_base_/schedules/schedule_20k.py', 'train_cfg'),
+        ('mmdet::_base_/schedules/schedule_1x.py', 'train_cfg'),
+    ],
+)
+def test_a_base_of_a_package(tmp_path, base, key):
+    (tmp_path / 'a.py').write_text(f'_base_ = {base!r}')
+    assert key in config.load(tmp_path / 'a.py')
+
+
+def test_a_base_that_the_package_lacks(tmp_path):
+    assert 'its _base_ repvit_dense::nope.py was not found' in refusal(
+        tmp_path, 'a.py', "_base_ = 'repvit_dense::nope.py'"
+    )
+
+
 def test_ctrl_c_while_a_config_is_read(tmp_path):
     (tmp_path / 'a.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGINT); x = [i for i in range(9)]')
     with pytest.raises(KeyboardInterrupt):

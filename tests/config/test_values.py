@@ -147,6 +147,45 @@ def test_scores_of_detectors(change, save_best):
     check(change('default_hooks.checkpoint.save_best', save_best, 'repvit_maskrcnn_coco'))
 
 
+CONVERTED = {'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 9, 'end': 9, 'convert_to_iter_based': True}
+
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('train_dataloader.collate_fn', {'type': 'default_collate'}),
+        ('optim_wrapper.clip_grad', {'type': 'value', 'clip_value': 0.2}),
+        ('custom_hooks', [{'type': 'ProfilerHook', 'on_trace_ready': {'type': 'tb_trace'}}]),
+        ('log_processor.custom_cfg', [{'data_src': 'loss', 'method_name': 'mean', 'window_size': 'global'}]),
+        ('param_scheduler', [{'type': 'ReduceOnPlateauLR', 'monitor': 'mIoU'}]),
+        ('param_scheduler', [CONVERTED]),
+    ],
+)
+def test_values_of_openmmlab_pass(change, key, value):
+    check(change(key, value))
+
+
+@pytest.mark.parametrize(
+    'key, value, words',
+    [
+        (
+            'optim_wrapper.clip_grad',
+            {'type': 'values', 'clip_value': 0.2},
+            r"clip_grad\.type = 'values': must be one of",
+        ),
+        ('log_processor.window_size', 'global', 'at least 1'),
+        (
+            'param_scheduler',
+            [{'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 9}],
+            'the training counts iterations',
+        ),
+    ],
+)
+def test_values_like_them_are_refused(change, key, value, words):
+    with pytest.raises(InputError, match=words):
+        check(change(key, value))
+
+
 def test_milestones_after_the_end_are_said(change, capsys):
     check(change('train_cfg.max_epochs', 9, 'repvit_maskrcnn_coco'))
     assert 'the training ends after 9 epochs, so the learning rate does not change at 11' in capsys.readouterr().err
