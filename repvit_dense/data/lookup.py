@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
-from repvit_dense.data.reading import read_text
+from repvit_dense.data.reading import SUFFIXES, read_text
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_file, is_folder
 
@@ -59,10 +60,11 @@ def locate(folders: Iterable[Path], name: str) -> Path | None:
 def image_folder(root: Path, file: Path, content: dict, folder: Path | None = None) -> tuple[str, int | None]:
     """Find the folder, relative to `root`, that the file names of an annotation file are relative to.
 
-    Candidates are `folder` if the layout names one, else the folders named after the split, `images/`, `root` and the
-    folder of the file; then every other folder in `root` that does not belong to a test split. The first one that has
-    the most of fifty images is taken. If none has any, the file names are tried with slashes for backslashes, and
-    without one, two, ... leading folders, see `shortened`.
+    Candidates are `folder` and the folders in it if the layout names one, else the folders named after the split,
+    `images/`, `root` and the folder of the file; then every other folder in `root` or `images/` that does not belong to
+    a test split. The first one that has the most of fifty images is taken; a folder of the other split only if no
+    candidate has any. If none has any, the file names are tried with slashes for backslashes, and without one, two, ...
+    leading folders, see `shortened`.
 
     Returns:
         The folder; and None if the file names fit as they are, else the number of leading folders to leave out.
@@ -70,23 +72,42 @@ def image_folder(root: Path, file: Path, content: dict, folder: Path | None = No
     Raises:
         InputError: no candidate holds any of these images, or there are none.
     """
-    split = split_of(file.stem)
-    children = [path for base in (root, root / 'images') if is_folder(base) for path in sorted(base.iterdir())]
+    split = split_of(folder.name if folder else file.stem)
+    children = [path for base in (root, child(root, 'images')) for path in _folders_in(base)]
     of_split = [path for path in children if split and split_of(path.name) == split]
-    candidates = [folder] if folder else [*of_split, child(root, 'images'), root, file.parent]
-    candidates += [path for path in sorted(root.iterdir()) if is_folder(path) and not TEST_FOLDER.fullmatch(path.name)]
-    candidates = list(dict.fromkeys(candidates))
+    candidates = [folder, *_folders_in(folder)] if folder else [*of_split, child(root, 'images'), root, file.parent]
+    candidates += [path for path in children if not TEST_FOLDER.fullmatch(path.name)]
+    candidates = [path for path in dict.fromkeys(candidates) if is_folder(path)]
+    last = [path for path in candidates if split and split_of(path.name) not in (split, None) and path != root]
+    first = [path for path in candidates if path not in last]
     names = [name for image in content['images'][:SAMPLED] if isinstance(name := image.get('file_name'), str) and name]
     for number in (None, *range(min(DEEPEST, max(map(_depth, names), default=0)) + 1)):
         variants = [name if number is None else shortened(name, number) for name in names]
-        best = _fullest(candidates, variants)
+        best = _fullest(first, variants) or _fullest(last, variants)
         if best is not None:
             return best.relative_to(root).as_posix(), number
     if not names:
         raise InputError(f'{file}: lists no images')
     raise InputError(
-        f'{file}: its images ({", ".join(names[:3])}, ...) are in none of {", ".join(str(path) for path in candidates)}'
+        f'{file}: its images ({", ".join(names[:3])}, ...) are in none of '
+        f'{", ".join(str(path) for path in candidates)}{_similar_file(candidates, names[0])}'
     )
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if is_folder(path)] if is_folder(folder) else []
+
+
+def _similar_file(folders: list[Path], name: str) -> str:
+    """Return the end of a message: a file whose name differs only in capitals, spaces or its suffix."""
+
+    def stem(path: PurePath) -> str:
+        return unquote(path.name).removesuffix(path.suffix).strip().lower()
+
+    wanted = {stem(PurePath(name.strip())), unquote(PurePath(name).name).strip().lower()}
+    paths = (path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
+    found = next((path for path in paths if stem(path) in wanted), None)
+    return f'; rename the images or correct the file names: there is {found}' if found else ''
 
 
 def _fullest(candidates: list[Path], names: list[str]) -> Path | None:

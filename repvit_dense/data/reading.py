@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import open_regular, read_bytes, walk
-from repvit_dense.image_header import Header, read_header
+from repvit_dense.image_header import MAX_PIXELS, Header, read_header
 from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 YAML_BYTES, YAML_NODES = 1_000_000, 100_000
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')  # control characters, halves of characters
 COCO_LISTS = ('images', 'annotations', 'categories')
+IDS = ('id', 'image_id', 'category_id')  # keys of ids in them
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -28,7 +29,12 @@ def images_in(folder: Path) -> list[Path]:
 
     Files named `._*`, which macOS writes beside the real ones, are left out.
     """
-    return sorted(p for p in walk(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith('._'))
+    return sorted(filter(is_image_name, walk(folder)))
+
+
+def is_image_name(path: Path) -> bool:
+    """Return whether a file has the suffix of an image and is not one that macOS writes beside the real ones."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith('._')
 
 
 def read_text(file: Path, limit: int | None = None) -> str:
@@ -111,27 +117,40 @@ def read_coco(file: Path) -> dict:
         InputError: the file cannot be read, is not JSON or is not a COCO annotation file.
     """
     content = read_json(file)
+    check_coco(file, content)
+    return content
+
+
+def check_coco(file: Path, content: Any) -> None:
+    """Raise InputError unless this is the content of a COCO annotation file, see `read_coco`."""
     missing = [key for key in COCO_LISTS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise InputError(f'{file}: not COCO annotations, it lacks the lists {", ".join(missing)}')
     for key in COCO_LISTS:
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise InputError(f'{file}: not COCO annotations, an entry of {key} is not a JSON object')
+    for key, list_name in (('id', 'categories'), *((k, n) for n in COCO_LISTS[:2] for k in IDS)):
+        entries = content[list_name]
+        wrong = [number for number, entry in enumerate(entries) if key in entry and not is_id(entry[key])]
+        if wrong:
+            value = entries[wrong[0]][key]
+            raise InputError(
+                f'{file}: {len(wrong):,} of the {len(entries):,} {list_name} have neither a whole number nor text '
+                f'as {key}; number {wrong[0]} has {shorten(value)}{remedy_for_float(value)}'
+            )
     for number, category in enumerate(content['categories']):
         name = category.get('name')
-        if not is_id(category.get('id')) or not isinstance(name, str):
+        if 'id' not in category or not isinstance(name, str):
             raise InputError(f'{file}: not COCO annotations, category number {number} has no id or no name')
         if not name.strip() or UNPRINTABLE.search(name):
             raise InputError(f'{file}: the category {category["id"]} is called {name!r}; give it a name of plain text')
-    for list_name, entries in (('images', content['images']), ('annotations', content['annotations'])):
-        for key in ('id', 'image_id', 'category_id'):
-            wrong = [number for number, entry in enumerate(entries) if key in entry and not is_id(entry[key])]
-            if wrong:
-                raise InputError(
-                    f'{file}: {len(wrong):,} of the {len(entries):,} {list_name} have neither a whole number nor text '
-                    f'as {key}; number {wrong[0]} has {shorten(entries[wrong[0]][key])}'
-                )
-    return content
+
+
+def remedy_for_float(value: Any) -> str:
+    """Return what to do about a whole number that is written with a fraction; nothing for any other value."""
+    if type(value) is not float or not value.is_integer():
+        return ''
+    return f'; write {value:.0f} without a fraction (--data FOLDER does so in a copy, for objects with boxes or masks)'
 
 
 def is_id(value: Any) -> bool:
@@ -169,6 +188,13 @@ def loaded_header(path: str | Path) -> Header:
     return Header(width, height, header.orientation if turned or header.orientation <= 4 else 1)
 
 
+def set_pixel_limit() -> None:
+    """Let Pillow, which loads masks, read `MAX_PIXELS` pixels; it refuses more than twice its own constant."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+
+
 def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
     """Return the pixels of an image, `(H, W)` or `(H, W, C)`; for an image with a palette, the palette indices.
 
@@ -182,6 +208,7 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    set_pixel_limit()
     try:
         with open_regular(path) as file, Image.open(file) as image:
             return np.asarray(image.convert(mode) if mode else image)
@@ -191,8 +218,7 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
         read_header(path)  # says more
         raise InputError(f'{path}: cannot be read as an image (of a format that Pillow does not know)') from error
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(f'{path}: has too many pixels, at most {limit:,} are read') from error
+        raise InputError(f'{path}: has too many pixels, at most {MAX_PIXELS:,} are read') from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
 

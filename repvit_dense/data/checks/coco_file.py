@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repvit_dense.data.checks.report import Finding, ImageEntry, findings_of
-from repvit_dense.data.reading import is_id
+from repvit_dense.data.reading import is_id, remedy_for_float
 from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import is_file
 from repvit_dense.image_header import MAX_PIXELS
@@ -119,10 +119,17 @@ def _label(number: int, entry: dict) -> str:
 def faults_of(entry: dict, kinds: dict[str, Kind]) -> list[str]:
     """Return a description of each key whose value is not of its kind."""
     return [
-        f'{key} is {_shown(entry[key])}, not {kind.text}' if key in entry else f'{key} is missing{kind.remedy}'
+        f'{key} is {_shown(entry[key])}, not {kind.text}{_remedy(entry[key], kind)}'
+        if key in entry
+        else f'{key} is missing{kind.remedy}'
         for key, kind in kinds.items()
         if not kind.holds(entry.get(key))
     ]
+
+
+def _remedy(value: Any, kind: Kind) -> str:
+    text = remedy_for_float(value)
+    return text if text and kind.holds(int(value)) else ''
 
 
 def _shown(value: Any) -> str:

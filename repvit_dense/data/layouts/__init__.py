@@ -73,7 +73,16 @@ def find(data: str, task: str, work_dir: str | os.PathLike) -> Source:
         for layout in layouts:
             if layout.recognise(root):
                 return layout.read(root, task, store)
+        inner = [path for path in sorted(root.iterdir()) if is_folder(path) and _is_recognised(path, layouts)]
     except PermissionError as error:
         raise InputError(f'{error.filename}: cannot be read or written ({error.strerror})') from error
     expected = '; or '.join(layout.EXPECTED for layout in layouts)
-    raise InputError(f'{root}: no data set for this {task} config in this folder. Expected: {expected}')
+    hint = f'. If {inner[0]} is the data set, name that folder' if len(inner) == 1 else ''
+    raise InputError(f'{root}: no data set for this {task} config in this folder. Expected: {expected}{hint}')
+
+
+def _is_recognised(folder: Path, layouts: list[Layout]) -> bool:
+    try:
+        return any(layout.recognise(folder) for layout in layouts)
+    except (InputError, OSError):
+        return False

@@ -11,7 +11,7 @@ from typing import Any
 from repvit_dense.data.annotations import build_source
 from repvit_dense.data.geometry import polygon_area
 from repvit_dense.data.lookup import child, image_folder, shortened, split_of
-from repvit_dense.data.reading import read_coco
+from repvit_dense.data.reading import COCO_LISTS, IDS, check_coco, read_json
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_folder
@@ -20,7 +20,15 @@ TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'annotations/*train*.json and annotations/*val*.json, or a single JSON file beside its images (COCO)'
 
 COMPRESSED = re.compile('([P-o]*[0-O])+')  # the run lengths of a compressed RLE mask
-OTHER_LABELS = ('captions', 'image_info', 'panoptic', 'person_keypoints', 'stuff')  # annotation files without instances
+EXACT = 2**53  # larger numbers with a fraction may have lost digits
+OTHER_LABELS = (
+    'captions',
+    'image_info',
+    'notes',
+    'panoptic',
+    'person_keypoints',
+    'stuff',
+)  # annotation files without instances
 
 
 def recognise(root: Path) -> bool:
@@ -35,9 +43,12 @@ def read(root: Path, task: str, store: Path) -> Source:
     notes = [f'{files.pop("test")}: a test split, which is not used'] if 'test' in files else []
     if not files:
         files, notes = _choose(root, _files_beside_images(root))
-    contents = {split: read_coco(file) for split, file in files.items()}
+    contents = {split: read_json(file) for split, file in files.items()}
     prefixes: dict[str, str] = {}
-    changed = {split: _complete(content) for split, content in contents.items()}
+    changed = {split: _without_fractions(content) for split, content in contents.items()}
+    for split, content in contents.items():
+        check_coco(files[split], content)
+        changed[split] += _complete(content)
     for split, file in files.items():
         prefixes[split], number = image_folder(root, file, contents[split], folders.get(split))
         if number is not None:
@@ -130,6 +141,20 @@ def _rename(file: Path, content: dict, number: int) -> str:
     for image, name in zip(content['images'], new, strict=True):
         image['file_name'] = name
     return f'its images are found as {new[0]} for {old[0]}, and so on'
+
+
+def _without_fractions(content: Any) -> list[str]:
+    """Write ids and sizes such as 640.0 as whole numbers, in content that may be anything; describe the changes."""
+    count = 0
+    for list_name in COCO_LISTS if isinstance(content, dict) else ():
+        entries = content.get(list_name)
+        for entry in entries if isinstance(entries, list) else ():
+            for key in (*IDS, 'width', 'height') if isinstance(entry, dict) else ():
+                value = entry.get(key)
+                if type(value) is float and value.is_integer() and abs(value) < EXACT:
+                    entry[key] = int(value)
+                    count += 1
+    return [f'{count:,} ids and sizes such as 1.0 are taken as whole numbers such as 1'] if count else []
 
 
 def _complete(content: dict) -> list[str]:

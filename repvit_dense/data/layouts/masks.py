@@ -81,6 +81,14 @@ def _notes(root: Path, files: list[Path], values: dict[int, str]) -> list[str]:
     notes = [f'{other}: not used, because there is {files[0].name}' for other in files[1:]]
     if min(values) == 1:
         notes.append(f'{files[0]}: the names begin at the value 1, so pixels of value 0 are ignored')
+    numbered = [re.match(r'(\d+)(?=[\s:.,=-]+\D)', name) for name in values.values()]
+    numbers = [int(match[1]) for match in numbered if match]
+    if len(numbers) == len(values) > 1 and sorted(numbers) in (
+        list(range(len(values))),
+        list(range(1, len(values) + 1)),
+    ):
+        value, name = next(iter(values.items()))
+        notes.append(f'{files[0]}: the numbers in the names are not used as values; the value {value} is {name!r}')
     ignored = [f"{value} ('{name}')" for value, name in values.items() if name.lower() in IGNORED_NAMES]
     if ignored:
         notes.append(f'{files[0]}: pixels of value {", ".join(ignored)} are ignored, because of the name')

@@ -224,3 +224,13 @@ def test_two_categories_with_the_same_name_are_refused(coco):
 def test_entries_that_are_not_objects_are_refused(coco, key):
     with pytest.raises(InputError, match=f'coco.json: not COCO annotations, an entry of {key}'):
         coco.check(**{key: [1]})
+
+
+@pytest.mark.parametrize(
+    'key, value, text',
+    [('width', 10.0, '; write 10 without a fraction (--data'), ('width', 0.0, ''), ('width', 9.5, '')],
+)
+def test_a_whole_number_with_a_fraction_has_a_remedy(coco, key, value, text):
+    [(level, message), *_] = coco.check(images=lambda images: [images[0] | {key: value}, images[1]])
+    assert f'{key} is {value}, not a positive whole number of pixels{text}' in message
+    assert ('without a fraction' in message) == bool(text)

@@ -277,3 +277,72 @@ def test_two_files_in_image_folders_are_refused(folder, name):
     for path in ('train/a', f'{name}/b' if name == 'train2' else name, 'val/a'):
         folder.coco(f'{path}.json', ['1.png'])
     assert folder.refusal()
+
+
+@pytest.mark.parametrize('fraction', [0.0, 0.5])
+def test_whole_numbers_with_a_fraction_are_completed_in_a_copy(folder, fraction):
+    def change(content):
+        for entry in (entry for entries in content.values() for entry in entries):
+            numbers = {key: float(entry[key]) for key in entry if key in ('id', 'image_id', 'category_id', 'width')}
+            entry.update(numbers)
+        content['images'][0]['id'] += fraction
+
+    two_splits(folder, change)
+    if fraction:
+        assert '1 of the 1 images have neither a whole number nor text as id; number 0 has 1.5' in folder.refusal()
+        return
+    source = folder.find()
+    content = folder.read(source.val)
+    assert {type(e[key]) for e in content['annotations'] for key in ('id', 'image_id', 'category_id')} == {int}
+    assert [type(content['images'][0][key]) for key in ('id', 'width')] == [int, int]
+    assert '10 ids and sizes such as 1.0 are taken as whole numbers such as 1' in source.notes[0]
+
+
+def test_a_whole_number_that_may_have_lost_digits_is_refused(folder):
+    two_splits(folder, lambda content: content['images'][0].update(id=2.0**53))
+    assert 'has 9007199254740992.0; write 9007199254740992 without' in folder.refusal()
+
+
+@pytest.mark.parametrize(
+    'annotations, images',
+    [
+        ('annotations/instances_{}.json', 'images/default'),
+        ('{}/labels.json', '{}/data'),
+        ('{}/labels.json', '{}/images'),
+    ],
+)
+def test_folders_of_images_in_folders(folder, annotations, images):
+    for split in ('train', 'val'):
+        folder.image(f'{images.format(split)}/{split}.png')
+        folder.coco(annotations.format(split), [f'{split}.png'])
+    source = folder.find()
+    assert [part['data_prefix']['img'] for part in (source.train, source.val)] == [
+        images.format(split) for split in ('train', 'val')
+    ]
+
+
+@pytest.mark.parametrize('annotations', ['annotations/{}.json', '{}/_annotations.coco.json'])
+def test_images_of_the_other_split_do_not_replace_missing_ones(folder, annotations):
+    names = ['1.png', '2.png']
+    for split in ('train', 'val'):
+        folder.coco(annotations.format(split), names)
+        for name in names:
+            folder.image(f'{split}/{name}')
+    (folder.root / 'train/1.png').unlink()
+    assert folder.find().train['data_prefix'] == {'img': 'train'}
+
+
+def test_all_images_may_be_in_the_folder_of_one_split(folder):
+    for split in ('train', 'val'):
+        folder.image(f'train/{split}.png')
+        folder.coco(f'annotations/{split}.json', [f'{split}.png'])
+    assert folder.find().val['data_prefix'] == {'img': 'train'}
+
+
+@pytest.mark.parametrize(
+    'listed, name', [('a.jpg', 'a.JPG'), ('a', 'a.png'), ('a%20b.jpg', 'A b.jpg'), ('a.jpg ', 'a.png')]
+)
+def test_a_message_names_a_file_with_a_similar_name(folder, listed, name):
+    folder.image(f'train/{name}')
+    folder.coco('annotations/train.json', [listed])
+    assert folder.refusal().endswith(f'correct the file names: there is {folder.root}/train/{name}')

@@ -85,3 +85,13 @@ def test_one_row_of_the_table_adds_a_layout(folder, monkeypatch):
     folder.write('labels.csv', 'a.jpg,cat,1,1,5,5')
     assert folder.find('detection') is source
     assert 'CSV' not in folder.refusal('instance')
+
+
+def test_a_data_set_one_folder_below_is_named(folder):
+    folder.coco('export/annotations/instances_train.json', ['1.png'])
+    assert folder.refusal().endswith(f'If {folder.root}/export is the data set, name that folder')
+
+
+def test_the_notes_of_a_labelling_tool_are_no_annotations(folder):
+    folder.write('notes.json', {'categories': []})
+    assert 'Expected: data.yaml' in folder.refusal()

@@ -210,3 +210,19 @@ def test_a_test_split_is_not_used(masks):
     assert folder.find('semantic').notes == (f'{folder.root}/images/test: a test split, which is not used',)
     (folder.root / 'images/val').rename(folder.root / 'images/test_2')
     assert 'there is no val split with masks' in folder.refusal('semantic')
+
+
+@pytest.mark.parametrize(
+    'classes, note',
+    [
+        ('0 road\n1 car\n', "the value 0 is '0 road'"),
+        ('1: road\n2: car\n', "the value 0 is '1: road'"),
+        ('1 cent\n5 cent\n', ''),
+        ('0\n1\n', ''),
+    ],
+)
+def test_numbers_before_the_names_are_said(masks, classes, note):
+    notes = masks(classes=classes).find('semantic').notes
+    assert notes == (
+        (f'{masks().root}/classes.txt: the numbers in the names are not used as values; {note}',) if note else ()
+    )
