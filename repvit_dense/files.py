@@ -69,10 +69,17 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
             raise InputError(f'{path}: cannot be read ({error.strerror})') from error
 
 
-def walk(folder: str | Path) -> Iterator[Path]:
+def walk(folder: str | Path, keep_unreadable: bool = False) -> Iterator[Path]:
     """Yield everything in a folder and its subfolders that is not a folder, also pipes and links that lead nowhere.
 
     Links to folders are followed. A folder is read once, even if several links lead to it or contain it.
+
+    Args:
+        folder: where to begin.
+        keep_unreadable: yield a subfolder that cannot be read instead of raising an error.
+
+    Raises:
+        InputError: a folder cannot be read.
     """
     seen = set()
     waiting = [Path(folder)]
@@ -82,6 +89,9 @@ def walk(folder: str | Path) -> Iterator[Path]:
             status = current.stat()
             entries = sorted(os.scandir(current), key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError as error:
+            if keep_unreadable and current != Path(folder):
+                yield current
+                continue
             raise InputError(f'{current}: cannot be read ({error.strerror})') from error
         if (status.st_dev, status.st_ino) in seen:
             continue

@@ -1,5 +1,6 @@
 """Files are replaced by complete ones or not at all, only regular files are opened, and walks through links end."""
 
+import errno
 import os
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_a_walk_follows_links_and_reads_every_folder_once(tmp_path):
     (tmp_path / 'a/lost').symlink_to(tmp_path / 'nowhere')
     found = sorted(path.relative_to(tmp_path / 'a').as_posix() for path in walk(tmp_path / 'a'))
     assert found == ['1', 'b/2', 'linked/3', 'lost']
+
+
+def test_a_walk_yields_a_subfolder_that_cannot_be_read_or_names_it(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def failing(folder):
+        if folder.name == 'locked':
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return scandir(folder)
+
+    (tmp_path / 'locked').mkdir()
+    (tmp_path / 'open').touch()
+    monkeypatch.setattr(os, 'scandir', failing)
+    assert sorted(path.name for path in walk(tmp_path, keep_unreadable=True)) == ['locked', 'open']
+    for folder, keep in ((tmp_path, False), (tmp_path / 'locked', True)):
+        with pytest.raises(InputError, match='locked: cannot be read .Permission denied'):
+            list(walk(folder, keep))
 
 
 def test_a_walk_through_folders_that_link_to_each_other_takes_no_longer_than_one_without_links(tmp_path):

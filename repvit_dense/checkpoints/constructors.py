@@ -5,6 +5,7 @@ text of nested tuples would.
 """
 
 import argparse
+import datetime
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -57,8 +58,10 @@ def are_counts(values: Any) -> bool:
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """Return a view of a storage; gradient, hooks and further attributes are left out."""
+def _tensor(
+    storage: Storage, offset: int, size: tuple, stride: tuple, _gradient: Any = 0, _hooks: Any = 0, bits: Any = None
+) -> Tensor:
+    """Return a view of a storage; gradient and hooks are left out. `bits` says whether its values count as negated."""
     if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
         raise TypeError('a tensor without a storage')
     if not are_counts((offset, *size, *stride)) or len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
@@ -66,7 +69,10 @@ def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) 
     end = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if all(size) else 0
     if end > storage.values.numel():
         raise ValueError('a tensor that lies outside its storage')
-    return storage.values.as_strided(size, stride, offset)
+    tensor = storage.values.as_strided(size, stride, offset)
+    for name, change in (('conj', torch.conj), ('neg', torch._neg_view)):  # views: values may follow later
+        tensor = change(tensor) if type(bits) is dict and bits.get(name) is True else tensor
+    return tensor
 
 
 def _parameter(tensor: Tensor, *_: Any) -> Tensor:
@@ -102,6 +108,22 @@ def _set(items: Any = ()) -> set:
     if type(items) is not list:
         raise TypeError('a set of no list')
     return {as_key(item) for item in items}
+
+
+def _mapping(*_: Any) -> dict:
+    return {}
+
+
+def _path(*parts: Any) -> str:
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError('a path of no text')
+    return re.sub('^//', '/', '/'.join(parts))
+
+
+def _time(moment: Any, *_: Any) -> datetime.datetime:
+    if not isinstance(moment, bytes):
+        raise TypeError('a time of no bytes')
+    return datetime.datetime(moment)  # type: ignore[call-arg, arg-type]
 
 
 def _no_bytes() -> bytes:
@@ -219,6 +241,7 @@ _VALUES = {
     **{f'torch.{name}Storage': dtype for name, dtype in _STORAGES.items()},
     'torch.storage.UntypedStorage': torch.uint8,
 }
+_PATHS = ('Posix', 'Windows', 'PurePosix', 'PureWindows')
 # Tensors of another kind, by the function that builds them; a placeholder takes their place.
 _OTHER_TENSORS = {
     f'torch._utils._rebuild_{name}': kind
@@ -239,6 +262,11 @@ _FUNCTIONS: dict[str, Callable] = {
     'builtins.bytearray': _bytearray,
     'builtins.bytes': _no_bytes,
     'builtins.set': _set,
+    'builtins.frozenset': _set,
+    'collections.defaultdict': _mapping,
+    **dict.fromkeys(('builtins.dict', 'builtins.list', 'builtins.int', 'builtins.float'), _no_value),
+    **{f'{module}.{kind}Path': _path for module in ('pathlib', 'pathlib._local') for kind in _PATHS},
+    'datetime.datetime': _time,
     'builtins.complex': complex,
     'builtins.getattr': _statistic,
     '_codecs.encode': _bytes,

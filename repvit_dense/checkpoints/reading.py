@@ -246,6 +246,11 @@ def _read_torch(path: Path, layout: str, device: torch.device) -> Any:
                 f'{path}: not trusted: this file of {size:,} bytes asks for far more memory than weights of its size '
                 'need. Get it from a source you trust, preferably as .safetensors'
             ) from None
+        except unpickling.Protocol as error:
+            raise CheckpointError(
+                f'{path}: saved with {error}; protocol 2 is read, which torch.save writes unless told otherwise. '
+                'Save it again without pickle_protocol'
+            ) from None
         except Exception as error:  # on a damaged file anything may be raised
             cause = shorten(' '.join(str(error).split()) or 'the data ends early')
             raise CheckpointError(

@@ -24,6 +24,10 @@ class Oversized(Exception):
     """A pickle asks for much more memory than its file is large."""
 
 
+class Protocol(Exception):
+    """A pickle of another protocol than torch.save writes by default."""
+
+
 class Unpickler:
     """Read pickles of protocol 2.
 
@@ -89,7 +93,8 @@ class Unpickler:
                 case 'BINPERSID':
                     stack.append(self._load_storage(stack.pop()))
                 case 'PROTO':
-                    pass
+                    if argument != 2:
+                        raise Protocol(f'pickle protocol {argument}')
                 case 'STOP':
                     return stack[-1]
                 case _:

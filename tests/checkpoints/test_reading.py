@@ -2,9 +2,12 @@
 
 import argparse
 import ast
+import datetime
 import inspect
 import pickle
 import re
+from collections import defaultdict
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -41,6 +44,29 @@ def test_saved_command_line_arguments_are_read(tmp_path):
     assert read(tmp_path / 'a.pth')['args'].lr == 0.1
 
 
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        (PurePosixPath('/data/runs'), '/data/runs'),
+        (PureWindowsPath('runs', 'a'), 'runs/a'),
+        (frozenset({1, 2}), {1, 2}),
+        (defaultdict(dict, a=[1]), {'a': [1]}),
+        (datetime.datetime(2024, 5, 1, 12), datetime.datetime(2024, 5, 1, 12)),
+    ],
+)
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_plain_values_of_other_trainings_are_read(tmp_path, value, expected, is_zip):
+    torch.save({'args': value}, tmp_path / 'a.pth', _use_new_zipfile_serialization=is_zip)
+    assert read(tmp_path / 'a.pth')['args'] == expected
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_another_protocol_of_pickle_is_named(tmp_path, is_zip):
+    torch.save({'a': 1}, tmp_path / 'a.pth', _use_new_zipfile_serialization=is_zip, pickle_protocol=4)
+    with pytest.raises(CheckpointError, match='pickle protocol 4; .*Save it again'):
+        read(tmp_path / 'a.pth')
+
+
 def damaged(tmp_path, kind, state):
     path = tmp_path / 'weights.pth'
     if kind in ('truncated', 'empty', 'no zip'):
@@ -73,7 +99,8 @@ def test_damaged_files_are_recognised(tmp_path, tiny, kind):
     [
         (b'\n<!DOCTYPE html><html>sign in</html>', 'web page'),
         (b'version https://git-lfs.github.com/spec/v1 oid', 'never was a checkpoint'),
-        (pickle.dumps({'a': 1}, protocol=5), 'not written by torch.save'),
+        (pickle.dumps({'a': 1}, protocol=2), 'not written by torch.save'),
+        (pickle.dumps({'a': 1}, protocol=5), 'pickle protocol 5'),
     ],
 )
 def test_other_files_are_recognised(tmp_path, content, words):

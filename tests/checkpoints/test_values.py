@@ -38,6 +38,8 @@ SOUND = {
     'parameter': nn.Parameter,
     'gradient': lambda tensor: tensor.requires_grad_(),
     'attribute': with_attribute,
+    'negated view': torch._neg_view,
+    'imaginary part of a conjugate': lambda tensor: torch.complex(tensor, tensor).conj().imag,
 }
 DENSE = 'only dense tensors'
 UNSOUND = {
