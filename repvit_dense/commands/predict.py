@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands import load
 from repvit_dense.commands.base import ModelOptions, keep_memory, stands_for_model
-from repvit_dense.data.reading import SUFFIXES, images_in
+from repvit_dense.data.reading import SUFFIXES, is_image_name
 from repvit_dense.errors import InputError, printable
-from repvit_dense.files import check_writable, is_folder, write_text
+from repvit_dense.files import check_writable, is_folder, walk, write_text
 from repvit_dense.image_header import MAX_PIXELS
 from repvit_dense.options import option, whole_number
 from repvit_dense.page import PAGE, write_page
@@ -62,7 +62,7 @@ class Predictions:
     Attributes:
         folder: holds a picture per image, `predictions.json`, `predictions.jsonl`, `*.segments.png` and the page.
         page: `index.html` with all pictures of this run.
-        failed: images that could not be read, predicted or drawn.
+        failed: images that could not be read, predicted or drawn, and subfolders that could not be read.
     """
 
     folder: Path
@@ -103,7 +103,8 @@ def run(options: Options) -> Predictions:
 def find_images(names: list[str]) -> list[Path]:
     """Return the image files of a list of files and folders, each once; folders are searched recursively.
 
-    Pictures of earlier predictions are left out in folders.
+    Pictures of earlier predictions are left out in folders. A subfolder that cannot be read takes the place of an
+    image, which fails.
 
     Raises:
         InputError: a file or folder does not exist, or a folder holds no image.
@@ -119,8 +120,8 @@ def find_images(names: list[str]) -> list[Path]:
             raise InputError(f'{path}: no such image or folder')
         inside = [path]
         if is_folder(path):
-            images = images_in(path)
-            inside = [image for image in images if not is_picture(image)]
+            images = [file for file in walk(path, keep_unreadable=True) if is_image_name(file) or is_folder(file)]
+            inside = sorted(image for image in images if not is_picture(image))
             if len(inside) < len(images):
                 _say(f'{path}: {len(images) - len(inside)} pictures of earlier predictions in this folder are left out')
             if not inside:

@@ -1,5 +1,6 @@
 """`predict` with a checkpoint and with an artifact."""
 
+import errno
 import json
 import os
 import shutil
@@ -62,6 +63,21 @@ def test_an_unreadable_image_leaves_the_others(work_dir, images, tmp_path, capsy
     assert 'notes.txt: cannot be read as an image' in capsys.readouterr().err
     assert (out / 'b.jpg').exists()
     assert len(json.loads((out / 'predictions.json').read_text())) == 1
+
+
+def test_a_subfolder_that_cannot_be_read_leaves_the_others(images, tmp_path, monkeypatch, capsys, artifact):
+    scandir = os.scandir
+
+    def failing(folder='.'):
+        if str(folder).endswith('below'):
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return scandir(folder)
+
+    monkeypatch.setattr(os, 'scandir', failing)
+    outcome = predict.run(predict.Options(artifact('roi'), [images], out=tmp_path / 'out'))
+    assert outcome.failed == [images / 'below']
+    assert 'below: cannot be read' in capsys.readouterr().err
+    assert len(json.loads((outcome.folder / 'predictions.json').read_text())) == 2
 
 
 @pytest.mark.parametrize('name', ['missing.jpg', 'below/empty'])
