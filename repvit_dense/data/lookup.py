@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from repvit_dense.data.reading import SUFFIXES, read_text
 from repvit_dense.errors import InputError
-from repvit_dense.files import is_file, is_folder
+from repvit_dense.files import is_file, is_folder, walk
 
 SAMPLED = 50  # file names of an annotation file that are looked up to find its image folder
 DEEPEST = 20  # leading folders that are removed from a file name to find it
@@ -87,26 +87,32 @@ def image_folder(root: Path, file: Path, content: dict, folder: Path | None = No
         if best is not None:
             return best.relative_to(root).as_posix(), number
     if not names:
-        raise InputError(f'{file}: lists no images')
+        fault = "none of its images has a text as 'file_name'" if content['images'] else 'lists no images'
+        raise InputError(f'{file}: {fault}')
     raise InputError(
         f'{file}: its images ({", ".join(names[:3])}, ...) are in none of '
-        f'{", ".join(str(path) for path in candidates)}{_similar_file(candidates, names[0])}'
+        f'{", ".join(str(path) for path in candidates)}{_similar_file(root, names[0])}'
     )
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if is_folder(path)] if is_folder(folder) else []
+    """Return the folders in a folder, sorted; entries are asked for their kind, which does not query each image."""
+    if not is_folder(folder):
+        return []
+    with os.scandir(folder) as entries:
+        paths = [Path(e.path) for e in entries if e.is_symlink() or e.is_dir()]
+    return sorted(path for path in paths if is_folder(path))
 
 
-def _similar_file(folders: list[Path], name: str) -> str:
-    """Return the end of a message: a file whose name differs only in capitals, spaces or its suffix."""
+def _similar_file(root: Path, name: str) -> str:
+    """Return the end of a message: an image elsewhere, or whose name differs only in capitals, spaces or its suffix."""
 
     def stem(path: PurePath) -> str:
         return unquote(path.name).removesuffix(path.suffix).strip().lower()
 
     wanted = {stem(PurePath(name.strip())), unquote(PurePath(name).name).strip().lower()}
-    paths = (path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
-    found = next((path for path in paths if stem(path) in wanted), None)
+    images = (path for path in walk(root, keep_unreadable=True) if path.suffix.lower() in SUFFIXES)
+    found = next((path for path in images if stem(path) in wanted), None)
     return f'; rename the images or correct the file names: there is {found}' if found else ''
 
 

@@ -141,7 +141,8 @@ def check_coco(file: Path, content: Any) -> None:
     for number, category in enumerate(content['categories']):
         name = category.get('name')
         if 'id' not in category or not isinstance(name, str):
-            raise InputError(f'{file}: not COCO annotations, category number {number} has no id or no name')
+            fault = 'no id' if 'id' not in category else f'{shorten(repr(name))} as name, which must be text'
+            raise InputError(f'{file}: category number {number} has {fault}')
         if not name.strip() or UNPRINTABLE.search(name):
             raise InputError(f'{file}: the category {category["id"]} is called {name!r}; give it a name of plain text')
 

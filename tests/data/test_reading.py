@@ -25,7 +25,11 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
         ('{', 'not valid JSON'),
         ('[]', 'lacks the lists images, annotations, categories'),
         ('{"images": [], "annotations": {}, "categories": []}', 'lacks the lists annotations'),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'category number 0 has no id or no name'),
+        ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', 'category number 0 has no id'),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": 2}]}',
+            '0 has 2 as name, which must be text',
+        ),
     ],
 )
 def test_a_file_that_is_not_coco_is_refused(tmp_path, text, message):

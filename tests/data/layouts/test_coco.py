@@ -332,6 +332,11 @@ def test_images_of_the_other_split_do_not_replace_missing_ones(folder, annotatio
     assert folder.find().train['data_prefix'] == {'img': 'train'}
 
 
+def test_file_names_that_are_no_text_are_refused(folder):
+    two_splits(folder, lambda content: content['images'][0].update(file_name=5))
+    assert "none of its images has a text as 'file_name'" in folder.refusal()
+
+
 def test_all_images_may_be_in_the_folder_of_one_split(folder):
     for split in ('train', 'val'):
         folder.image(f'train/{split}.png')
@@ -340,7 +345,8 @@ def test_all_images_may_be_in_the_folder_of_one_split(folder):
 
 
 @pytest.mark.parametrize(
-    'listed, name', [('a.jpg', 'a.JPG'), ('a', 'a.png'), ('a%20b.jpg', 'A b.jpg'), ('a.jpg ', 'a.png')]
+    'listed, name',
+    [('a.jpg', 'a.JPG'), ('a', 'a.png'), ('a%20b.jpg', 'A b.jpg'), ('a.jpg ', 'a.png'), ('a.jpg', 'b/c/a.jpg')],
 )
 def test_a_message_names_a_file_with_a_similar_name(folder, listed, name):
     folder.image(f'train/{name}')
