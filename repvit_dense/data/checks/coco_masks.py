@@ -22,7 +22,10 @@ MESSAGES = {  # fault -> level and message
     ),
     LONG: ('error', f'{{}} masks have a polygon whose outline is longer than {OUTLINE:,} pixels'),
     BROKEN: ('error', '{} masks (RLE) cannot be decoded to all pixels of their image'),
-    WRONG_SIZE: ('error', '{} masks (RLE) do not have the size of their image'),
+    WRONG_SIZE: (
+        'error',
+        '{} masks (RLE) do not have the size of their image, which is [height, width] in whole numbers',
+    ),
     SHORT: ('warning', '{} objects have a polygon of under 3 points or an odd count, which is left out'),
     FLAT: ('warning', '{} objects have a polygon without area'),
 }

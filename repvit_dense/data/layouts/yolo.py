@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
-from repvit_dense.data.lookup import child, in_test_folder, locate, read_lines
+from repvit_dense.data.lookup import DEEPEST, child, in_test_folder, locate, read_lines, shortened
 from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.data.yolo_labels import parse_labels
@@ -143,7 +143,7 @@ def _images(file: Path, base: Path, split: str, entry: object, notes: list[str])
     if path is None and not os.path.lexists(candidates[0]):
         raise InputError(f'{file}: {candidates[0]} does not exist')
     if path is None or not is_folder(path):
-        return _listed(path or candidates[0], [(path or candidates[0]).parent, base])
+        return _listed(path or candidates[0], [(path or candidates[0]).parent, base], notes)
     images = images_in(path)
     used = [image for image in images if not in_test_folder(image.relative_to(path))]
     if len(used) < len(images):
@@ -153,9 +153,20 @@ def _images(file: Path, base: Path, split: str, entry: object, notes: list[str])
     return used
 
 
-def _listed(file: Path, folders: list[Path]) -> list[Path]:
-    """Return the images that a text file lists, one path per line; a line that begins with `#` may be a comment."""
-    located = [(line, locate(folders, line)) for line in read_lines(file)]
+def _listed(file: Path, folders: list[Path], notes: list[str]) -> list[Path]:
+    """Return the images that a text file lists, one path per line; a line that begins with `#` may be a comment.
+
+    If none of them exists, the paths are tried without one, two, ... leading folders, which may be of another machine.
+    """
+    lines = read_lines(file)
+    located = [(line, locate(folders, line)) for line in lines]
+    listed = [line for line in lines if not line.startswith('#')]
+    for number in range(1, DEEPEST) if listed and not any(path for _, path in located) else ():
+        names = [shortened(line, number) for line in listed]
+        if locate(folders, names[0]) and len(set(names)) == len(set(listed)):
+            notes.append(f'{file}: its images are found as {names[0]} for {listed[0]}, and so on')
+            located = [(line, locate(folders, name)) for line, name in zip(listed, names, strict=True)]
+            break
     missing = [line for line, path in located if path is None and not line.startswith('#')]
     if missing:
         raise InputError(f'{file}: lists {len(missing)} images that do not exist ({", ".join(missing[:3])}, ...)')

@@ -58,7 +58,8 @@ def test_masks_that_are_no_polygons(coco, mask):
 @pytest.mark.parametrize('size', [[10, 8], ['8', '10'], [8.0, 10], [8], None, [10**400, 10], 'x'])
 def test_run_lengths_of_another_size(coco, size):
     findings = coco.check_first(segmentation={'size': size, 'counts': [40, 40]})
-    assert findings == [('error', '1 masks (RLE) do not have the size of their image (annotation 1)')]
+    text = '1 masks (RLE) do not have the size of their image, which is [height, width] in whole numbers'
+    assert findings == [('error', f'{text} (annotation 1)')]
 
 
 @pytest.mark.parametrize(
