@@ -66,8 +66,8 @@ def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, fused:
     target = _find_device(device)
     content = read(checkpoint)
     model = build_model(cfg)
-    load_checkpoint(model, content)
-    model.dataset_meta = _meta(cfg, content)
+    load_checkpoint(model, content, name=str(checkpoint))
+    model.dataset_meta = _meta(cfg, content, checkpoint)
     model = model.to(target)
     if fused:
         reparameterize_model(model, inplace=True)
@@ -113,14 +113,26 @@ def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], Base
     return predict
 
 
-def _meta(cfg: 'Config', checkpoint: dict) -> dict:
-    """Return names and colours of the trained classes, or of the config's test data if the checkpoint names none."""
-    from repvit_dense.config import dataset_meta, trained_classes
+def _meta(cfg: 'Config', checkpoint: dict, name: str = 'the checkpoint') -> dict:
+    """Return names and colours of the trained classes, or of the config's test data if the checkpoint names none.
+
+    Raises:
+        InputError: the checkpoint names more or fewer classes than any part of the model has.
+    """
+    from repvit_dense.config import class_heads, dataset_meta, trained_classes
 
     meta = dataset_meta(cfg.test_dataloader.dataset, cfg.default_scope)
     classes = trained_classes(checkpoint)
     if not classes or tuple(classes) == tuple(meta['classes']):
         return meta
+    heads = [part for _, part in class_heads(cfg.model)]
+    things_and_stuff = ('num_things_classes', 'num_stuff_classes')
+    counts = {head.get('num_classes') or sum(head.get(key, 0) for key in things_and_stuff) for head in heads}
+    if counts and len(classes) not in counts:
+        raise InputError(
+            f'{name}: its meta data name {len(classes)} classes, the model has {max(counts)}; names would be wrong. '
+            'Get it again, or remove the classes from its meta data: those of the config are taken then'
+        )
     return {'classes': classes, 'palette': checkpoint['meta'].get('dataset_meta', {}).get('palette', 'random')}
 
 

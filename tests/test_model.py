@@ -59,3 +59,22 @@ def test_thin_images_are_predicted(cfg, checkpoint):
 
 def test_classes_come_from_the_config_if_the_checkpoint_has_none(cfg):
     assert _meta(cfg, {'meta': {}})['classes'] == CLASSES
+
+
+@pytest.mark.parametrize('classes', [CLASSES[:-1], (*CLASSES, 'other')])
+def test_another_number_of_names_than_the_model_has_classes_is_refused(cfg, classes):
+    words = f'a.pth: its meta data name {len(classes)} classes, the model has 8'
+    with pytest.raises(InputError, match=words):
+        _meta(cfg, {'meta': {'dataset_meta': {'classes': classes}}}, 'a.pth')
+
+
+def test_a_panoptic_model_counts_things_and_stuff():
+    panoptic = config.load('repvit_mask2former_shapes-panoptic', backbone='repvit_m0_6')
+    names = [f'class {number}' for number in range(12)]
+    assert _meta(panoptic, {'meta': {'dataset_meta': {'classes': names}}})['classes'] == names
+
+
+def test_weights_that_do_not_fit_are_named_with_their_file(cfg, tmp_path):
+    torch.save({'state_dict': {'backbone.weight': torch.ones(1)}}, tmp_path / 'a.pth')
+    with pytest.raises(InputError, match='a.pth: '):
+        load_model(cfg.copy(), str(tmp_path / 'a.pth'), 'cpu')

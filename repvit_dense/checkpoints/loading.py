@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -22,7 +23,7 @@ MOST_LOOKUPS = 1_000_000  # bounds the time that a crafted state dict takes
 _CLASSIFICATION_PARTS = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
 
 
-def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
+def load_checkpoint(module: nn.Module, source, map_location='cpu', name: str | None = None) -> dict:
     """Load weights into a backbone, a detector or segmentor, or any other module: all of its tensors, or none.
 
     Args:
@@ -31,6 +32,7 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
             weights or its own state dict; any other module accepts its own state dict. Wrappers are looked through.
         source: a path, URL or catalogue name as in `read`, or a checkpoint that was already read.
         map_location: device of the tensors that are read; the module keeps its dtype and device.
+        name: of a checkpoint that was already read, for messages.
 
     Returns:
         the whole checkpoint, for a runner to resume from.
@@ -38,8 +40,9 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
     Raises:
         CheckpointError: the checkpoint cannot be read or does not fit exactly. The module is unchanged.
     """
-    already_read = isinstance(source, Mapping)
-    checkpoint, name = (source, 'these weights') if already_read else (read(source, map_location), printable(source))
+    checkpoint: Any = source
+    if not isinstance(source, Mapping):
+        checkpoint, name = read(source, map_location), str(source)
     while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.module
     # These tensors share their memory with the module.
@@ -52,10 +55,11 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu') -> dict:
         _require_fit(module, state, parameters)
         converted = _require_sound(state, parameters)
     except CheckpointError as error:
-        raise CheckpointError(str(error) if already_read else f'{name}: {error}') from None
+        raise CheckpointError(f'{name}: {error}' if name else str(error)) from None
     with torch.no_grad():
         for key, value in parameters.items():
             value.copy_(converted[key])
+    name = printable(name or 'these weights')
     print_log(f'{name}: {description}, {len(parameters)} tensors loaded', logger='current')
     unused += [f'averaged weights ({key})' for key in averaged]
     if unused:

@@ -151,10 +151,7 @@ class DenseRunner(Runner):
             self._prepare_resuming(filename, checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        try:
-            load_checkpoint(model, checkpoint)
-        except CheckpointError as error:
-            raise CheckpointError(f'{filename}: {error}') from None
+        load_checkpoint(model, checkpoint, name=filename)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
