@@ -184,10 +184,19 @@ def preparing(started: Callable[[], bool] = lambda: False) -> Iterator[None]:
     except (InputError, MemoryError, OSError):
         raise
     except Exception as error:
+        if _is_interrupted(error):
+            raise KeyboardInterrupt from error
         if hasattr(error, 'exit_code') or started():
             raise
         text = shorten(' '.join(str(error.args[0] if error.args else error).split()), 1000)
         raise InputError(f'the run cannot be built from this config ({type(error).__name__}: {text})') from error
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is the reason of an error; mmengine turns it into another while it formats a config."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def keep_memory() -> AbstractContextManager[None]:

@@ -104,9 +104,20 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
             source = str([dataset.get(key) for key in SOURCE_KEYS])
             if source not in seen:
                 seen.add(source)
+                _check_places(dataset, f'{split}_dataloader.dataset')
                 kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
                 for path, report in _reports(cfg, dataset, kind, split == 'train'):
                     yield path, _examine_images(report, dataset)
+
+
+def _check_places(dataset: dict, path: str) -> None:
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, dict):
+        raise InputError(f'{path}.data_prefix = {prefixes!r}: must be a dictionary')
+    places = {key: dataset.get(key) or '' for key in ('data_root', 'ann_file')}
+    for key, value in {**places, **{f'data_prefix.{name}': value for name, value in prefixes.items()}}.items():
+        if not isinstance(value, str | Path):
+            raise InputError(f'{path}.{key} = {value!r}: must be text, a file or folder')
 
 
 def _reports(

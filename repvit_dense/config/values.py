@@ -62,6 +62,7 @@ LOADER = {
     'num_workers': Limit(0, 1024),
     **{f'{name}{level}': SIZE for name in ('crop_size', 'img_scale', 'scale', 'scales', 'size') for level in LEVELS},
     'prefetch_factor': MAYBE_COUNT,
+    'min_size': NOT_NEGATIVE,
     'num_batch_per_epoch': MAYBE_COUNT,
     'times': COUNT,
 }
@@ -82,14 +83,16 @@ LIMITS = {
         'drop_path_rate': SHARE,
         'loss_weight': NOT_NEGATIVE,
         'num': Limit(1, others=(-1,)),
+        'max_per_img': Limit(1, others=(-1,)),
+        'iou_threshold': SHARE,
         **dict.fromkeys(('channels', 'feat_channels', 'out_channels', 'pad_size_divisor', 'size_divisor'), MAYBE_COUNT),
     },
     'train_dataloader': LOADER,
     'val_dataloader': LOADER,
     'test_dataloader': LOADER,
     'train_cfg': {
-        'max_epochs': COUNT,
-        'max_iters': COUNT,
+        'max_epochs': Limit(1, 10**12),
+        'max_iters': Limit(1, 10**12),
         'val_interval': Limit(1, is_whole=False),
         'val_begin': FROM_ZERO,
     },
@@ -252,7 +255,10 @@ def _check_unit(cfg: 'Config') -> None:
         return
     schedulers = cfg.get('param_scheduler') or []
     named = {f'param_scheduler.{i}': part for i, part in enumerate(schedulers) if isinstance(schedulers, list)}
-    named['default_hooks.checkpoint'] = (cfg.get('default_hooks') or {}).get('checkpoint') or {'by_epoch': False}
+    # mmengine saves once per epoch unless told otherwise, and not at all if the hook is None.
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    if checkpoint is not None:
+        named['default_hooks.checkpoint'] = checkpoint
     for path, part in named.items():
         if part.get('by_epoch', True) and not _happens_anyway(part):
             raise InputError(

@@ -7,12 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repvit_dense.commands.base import open_run_config
+from repvit_dense.commands.base import open_run_config, preparing
 from repvit_dense.commands.train import Options
 
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
 COCO = str(ROOT / 'configs/repvit_maskrcnn_coco.py')
+
+
+def test_ctrl_c_while_mmengine_formats_the_config():
+    """It catches everything there and raises a SyntaxError."""
+    with pytest.raises(KeyboardInterrupt), preparing():
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('Failed to format the config file') from None
 
 
 class Harmful:

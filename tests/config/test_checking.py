@@ -337,6 +337,14 @@ def test_mask_values_that_begin_at_one(masks, value, label):
     assert dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist() == [label]
 
 
+@pytest.mark.parametrize('prefix', [5, {'img_path': 'images', 'seg_map_path': None}])
+def test_a_place_that_is_no_text(masks, prefix):
+    cfg = masks(1)
+    cfg.train_dataloader.dataset.data_prefix = prefix
+    with pytest.raises(InputError, match=r'train_dataloader\.dataset\.data_prefix.* must be'):
+        config.check_data(cfg, ('train',))
+
+
 def test_masks_beyond_the_classes_are_refused(masks):
     with pytest.raises(InputError, match='masks: 1 masks have values over 1, the last of 2 classes'):
         config.check(masks(2), ('train',))

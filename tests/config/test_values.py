@@ -59,7 +59,7 @@ def test_packaged_configs_pass(name):
         ('train_dataloader.dataset.pipeline.1', {'type': 'RandomFlip', 'prob': 3}, 'RandomFlip cannot be built'),
         ('train_dataloader.sampler.type', 5, r'sampler\.type = 5: must be the name of a class'),
         ('train_cfg', None, 'has no train_cfg, which training needs'),
-        ('train_cfg.max_iters', 0, 'whole number of at least 1'),
+        ('train_cfg.max_iters', 0, 'whole number from 1'),
         ('train_cfg.val_interval', 0, 'at least 1'),
         ('optim_wrapper.optimizer.lr', 0, 'must be a number above 0'),
         ('optim_wrapper.optimizer.lr', math.nan, 'Invalid learning rate: nan'),
@@ -159,6 +159,7 @@ CONVERTED = {'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 9, 'end': 9, '
         ('log_processor.custom_cfg', [{'data_src': 'loss', 'method_name': 'mean', 'window_size': 'global'}]),
         ('param_scheduler', [{'type': 'ReduceOnPlateauLR', 'monitor': 'mIoU'}]),
         ('param_scheduler', [CONVERTED]),
+        ('default_hooks.checkpoint', None),
     ],
 )
 def test_values_of_openmmlab_pass(change, key, value):
@@ -174,6 +175,8 @@ def test_values_of_openmmlab_pass(change, key, value):
             r"clip_grad\.type = 'values': must be one of",
         ),
         ('log_processor.window_size', 'global', 'at least 1'),
+        ('default_hooks', None, r'default_hooks\.checkpoint\.by_epoch = True \(the default\)'),
+        ('train_cfg.max_iters', 10**300, 'from 1 to 1000000000000'),
         (
             'param_scheduler',
             [{'type': 'OneCycleLR', 'eta_max': 0.1, 'total_steps': 9}],
