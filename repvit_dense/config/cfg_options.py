@@ -58,6 +58,8 @@ def apply_option(cfg: 'Config', option: str) -> None:
         exists, old = _item(parent, rest[0]) if len(rest) == 1 else (False, None)
         in_dictionary = isinstance(parent, dict) or len(rest) > 1
         parameter = (accepted(cfg, '.'.join(steps[:-1])) or {}).get(steps[-1]) if in_dictionary else None
+        if _is_list_of_texts(old) and text != 'None' and not set(text) & set('[(,'):
+            text = f'[{text}]'  # one name is a list of it
         value = _convert(text, _kinds_allowed(exists, old, parameter, steps[-1]))
         if isinstance(old, list | tuple) and isinstance(value, list | tuple):
             value = type(old)(value)
@@ -264,6 +266,10 @@ def _kind(value: Any) -> str:
         if isinstance(value, kind):
             return name
     return 'none' if value is None else 'list' if isinstance(value, list | tuple) else 'other'
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _is_number(value: Any) -> bool:

@@ -44,6 +44,7 @@ def value_of(cfg, key):
         ('optim_wrapper.accumulative_counts=4', 4),
         ('optim_wrapper.paramwise_cfg.bias_lr_mult=2', 2),
         ('model.neck.in_channels=1,2,3,4', [1, 2, 3, 4]),
+        ('val_evaluator.metric=bbox', ['bbox']),
         ('model.test_cfg.rcnn.max_per_img=10', 10),
         ('model.test_cfg.rpn.min_bbox_size=1', 1),
         ('train_dataloader.pin_memory=True', True),
