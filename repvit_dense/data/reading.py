@@ -159,6 +159,11 @@ def is_id(value: Any) -> bool:
     return type(value) in (int, str)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return width and height of an image in pixels as the loaders of mmdet and mmseg see them; see `loaded_header`."""
+    return loaded_header(path).size
+
+
 def loaded_header(path: str | Path) -> Header:
     """Return the size of an image as the image loaders decode it; it is decoded only if its header leaves a doubt.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_dense.data.reading import images_in, loaded_header, read_coco, read_json, read_pixels, read_text, read_yaml
+from repvit_dense.data.reading import image_size, images_in, read_coco, read_json, read_pixels, read_text, read_yaml
 from repvit_dense.errors import InputError
 
 
@@ -101,7 +101,7 @@ def test_image_size_applies_the_exif_rotation(tmp_path, name):
     exif[0x0112] = 6  # a quarter turn
     image.save(tmp_path / name, exif=exif)
     pixels = cv2.imdecode(np.fromfile(tmp_path / name, np.uint8), cv2.IMREAD_COLOR)
-    assert loaded_header(tmp_path / name).size == pixels.shape[1::-1] == (4, 6)
+    assert image_size(tmp_path / name) == pixels.shape[1::-1] == (4, 6)
 
 
 def test_an_orientation_in_text_is_as_opencv_reads_it(tmp_path):
@@ -110,7 +110,7 @@ def test_an_orientation_in_text_is_as_opencv_reads_it(tmp_path):
     image.save(tmp_path / 'a.jpg', exif=exif)
     content = (tmp_path / 'a.jpg').read_bytes()
     (tmp_path / 'a.jpg').write_bytes(content.replace(b'\x01\x12\0\3', b'\x01\x12\0\2'))  # the type, 2 is text
-    assert loaded_header(tmp_path / 'a.jpg').size == cv2.imread(str(tmp_path / 'a.jpg')).shape[1::-1]
+    assert image_size(tmp_path / 'a.jpg') == cv2.imread(str(tmp_path / 'a.jpg')).shape[1::-1]
 
 
 def test_a_truncated_image_has_no_size(tmp_path):
@@ -120,9 +120,9 @@ def test_a_truncated_image_has_no_size(tmp_path):
     with pytest.raises(
         InputError, match='a.jpg: cannot be read as an image .OpenCV cannot decode it; its end is missing'
     ):
-        loaded_header(tmp_path / 'a.jpg')
+        image_size(tmp_path / 'a.jpg')
     (tmp_path / 'a.jpg').write_bytes(content + bytes(200))  # the end marker is there, but not at the end
-    assert loaded_header(tmp_path / 'a.jpg').size == (60, 40)
+    assert image_size(tmp_path / 'a.jpg') == (60, 40)
 
 
 def test_a_mask_with_too_many_pixels_is_refused(tmp_path):
@@ -140,7 +140,7 @@ def test_damaged_pixels_are_refused(tmp_path, content):
 
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / 'a.png')
-    for read in (read_pixels, loaded_header):
+    for read in (read_pixels, image_size):
         with pytest.raises(InputError, match='not a regular file'):
             read(tmp_path / 'a.png')
 
