@@ -5,12 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.registry import TRANSFORMS
 
-from repvit_dense.data.reading import set_pixel_limit
-
 if TYPE_CHECKING:
     import numpy as np
-
-set_pixel_limit()  # every process that loads masks imports this module
 
 
 @TRANSFORMS.register_module()

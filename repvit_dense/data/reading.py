@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import open_regular, read_bytes, walk
-from repvit_dense.image_header import MAX_PIXELS, Header, read_header
+from repvit_dense.image_header import Header, read_header
 from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
@@ -189,13 +189,6 @@ def loaded_header(path: str | Path) -> Header:
     return Header(width, height, header.orientation if turned or header.orientation <= 4 else 1)
 
 
-def set_pixel_limit() -> None:
-    """Let Pillow, which loads masks, read `MAX_PIXELS` pixels; it refuses more than twice its own constant."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-
-
 def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
     """Return the pixels of an image, `(H, W)` or `(H, W, C)`; for an image with a palette, the palette indices.
 
@@ -209,7 +202,6 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    set_pixel_limit()
     try:
         with open_regular(path) as file, Image.open(file) as image:
             return np.asarray(image.convert(mode) if mode else image)
@@ -219,7 +211,7 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
         read_header(path)  # says more
         raise InputError(f'{path}: cannot be read as an image (of a format that Pillow does not know)') from error
     except Image.DecompressionBombError as error:
-        raise InputError(f'{path}: has too many pixels, at most {MAX_PIXELS:,} are read') from error
+        raise InputError(f'{path}: has too many pixels, at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are read') from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 
@@ -108,7 +109,9 @@ def test_a_base_that_the_package_lacks(tmp_path):
     )
 
 
-def test_ctrl_c_while_a_config_is_read(tmp_path):
+def test_ctrl_c_while_a_config_is_read(tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     (tmp_path / 'a.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGINT); x = [i for i in range(9)]')
     with pytest.raises(KeyboardInterrupt):
         config.load(tmp_path / 'a.py')

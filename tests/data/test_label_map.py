@@ -3,7 +3,6 @@ import pytest
 from PIL import Image
 
 from repvit_dense.data.label_map import DenseLoadAnnotations, apply
-from repvit_dense.image_header import MAX_PIXELS
 
 
 @pytest.mark.parametrize(
@@ -20,7 +19,3 @@ def test_values_are_replaced_as_a_file_of_the_data_set_needs(tmp_path, reduced, 
 def test_pairs_are_replaced_at_once():
     labels = np.array([[0, 1], [2, 255]], np.uint8)
     assert apply([(0, 1), (1, 0)], labels, False).tolist() == [[1, 0], [2, 255]]
-
-
-def test_pillow_reads_the_masks_that_the_checks_accept():
-    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
