@@ -211,7 +211,9 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
         read_header(path)  # says more
         raise InputError(f'{path}: cannot be read as an image (of a format that Pillow does not know)') from error
     except Image.DecompressionBombError as error:
-        raise InputError(f'{path}: has too many pixels, at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are read') from error
+        raise InputError(
+            f'{path}: has too many pixels, at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are read'
+        ) from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
 
