@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**{'allow_abbrev': False, **settings})
         self.register('action', None, _Store)
-        self.register('action', 'store_true', _StoreTrue)
+        self.register('action', 'store_true', partial(_Store, nargs=0))
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if not arg_string.strip() and action.nargs != argparse.PARSER:
@@ -97,21 +98,7 @@ class _Store(argparse.Action):
                 raise argparse.ArgumentError(self, 'given twice; give it once')
             values = [*getattr(namespace, self.dest), *values]
         seen.update([self.dest] if option_string else [])
-        setattr(namespace, self.dest, values)
-
-
-class _StoreTrue(_Store):
-    def __init__(self, **settings: Any):
-        super().__init__(**settings, nargs=0)
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        super().__call__(parser, namespace, True, option_string)
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

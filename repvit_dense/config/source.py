@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 PACKAGE = Path(__file__).parents[1]
-# In a checkout configs/ lies beside the package; in an installed wheel inside it.
+# The folder of the configs lies beside the package in a checkout, and inside it in an installed wheel.
 CONFIG_FOLDERS = (PACKAGE.parent / 'configs', PACKAGE / '.mim' / 'configs')
 DATA_SUFFIXES = ('.yaml', '.yml', '.json')
 

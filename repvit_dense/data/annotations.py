@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -168,6 +169,15 @@ def to_coco(root: Path, pictures: Iterable[Picture], names: list[str]) -> dict:
             annotations.append({**entry, 'id': len(annotations) + 1, 'image_id': len(images)})
     categories = [{'id': number, 'name': name} for number, name in enumerate(names)]
     return {'images': images, 'annotations': annotations, 'categories': categories}
+
+
+def describe(counts: Counter, texts: dict[str, str]) -> list[str]:
+    """Return the texts whose count is not 0, with the number in place of `{}`, and those that all label files share."""
+    shared = {
+        'turned': '{} images are turned or mirrored by their EXIF orientation, labels are for the image as it is shown',
+        'unlabelled': '{} images without a label file count as images without objects',
+    }
+    return [text.format(f'{counts[key]:,}') for key, text in {**texts, **shared}.items() if counts[key]]
 
 
 def refuse_faults(faults: list[str]) -> None:

@@ -182,7 +182,7 @@ class DenseSaveOnSignalHook(Hook):
         if getattr(runner._train_loop, 'in_iteration', True):
             return False
         averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
-        # Whether the hooks after a validation have exchanged the weights already is not known.
+        # Nothing tells whether the hooks after a validation have exchanged the weights already.
         return not (self._validating and averaged) or runner.point in ('before_val_iter', 'after_val_iter')
 
     def after_run(self, runner) -> None:

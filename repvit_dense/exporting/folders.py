@@ -12,7 +12,7 @@ from repvit_dense.artifact.targets import TARGETS
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_file, is_folder, read_bytes
 
-# What an export writes, and what file managers leave behind.
+# The set holds the files that an export writes, and those that file managers leave behind.
 OWN_FILES = {manifest.NAME, 'model.bin', '.DS_Store', 'Thumbs.db', *(row.model for row in TARGETS.values())}
 FULL = 2**20  # bytes; with less free space a failure to write is put down to a full disk
 

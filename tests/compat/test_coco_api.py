@@ -8,23 +8,13 @@ from pycocotools import mask as codec
 
 from repvit_dense.compat.coco_metric import dense_coco_metric
 from repvit_dense.errors import InputError
+from tests.compat.scoring import names, scores
 
 
 def build_dense(tmp_path, truth, **settings):
     file = tmp_path / 'truth.json'
     file.write_text(json.dumps(truth))
     return dense_coco_metric(ann_file=str(file), metric=['bbox', 'segm'], **settings)
-
-
-def names(truth):
-    return [category['name'] for category in truth['categories']]
-
-
-def scores(metrics, classes, results):
-    """Return the result of each metric."""
-    for metric in metrics:
-        metric.dataset_meta = {'classes': classes}
-    return [metric.compute_metrics(list(results)) for metric in metrics]
 
 
 def box_of(x, y, width, height):

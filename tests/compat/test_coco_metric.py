@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repvit_dense.compat.coco_metric import dense_coco_metric
+from tests.compat.scoring import names, scores
 from tools.pages import coco_evaluation
 
 
@@ -30,17 +31,6 @@ def build(tmp_path, truth, **settings):
     file.write_text(json.dumps(truth))
     settings = {'ann_file': str(file), 'metric': ['bbox', 'segm'], **settings}
     return CocoMetric(**settings), dense_coco_metric(**settings)
-
-
-def names(truth):
-    return [category['name'] for category in truth['categories']]
-
-
-def scores(metrics, classes, results):
-    """Return the result of each metric."""
-    for metric in metrics:
-        metric.dataset_meta = {'classes': classes}
-    return [metric.compute_metrics(list(results)) for metric in metrics]
 
 
 def test_summaries_equal_those_of_pycocotools(tmp_path, drawn):

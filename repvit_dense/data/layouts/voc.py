@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
+from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
 from repvit_dense.data.lookup import child, in_test_folder, read_lines
 from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header
 from repvit_dense.data.source import SPLITS, Source
@@ -183,11 +183,9 @@ def _summary(counts: Counter) -> str:
         'polygons': '{} have polygons',
         'difficult': '{} are difficult, which count neither in training nor in evaluation',
         'cut': '{} reach outside their image and are cut off at its border',
-        'turned': '{} images are turned or mirrored by their EXIF orientation, labels are for the image as it is shown',
-        'unlabelled': '{} images without a label file count as images without objects',
     }
     parts = [f'{counts["objects"]:,} objects, the first pixel has the coordinate 1']
-    return '; '.join([*parts, *(text.format(f'{counts[key]:,}') for key, text in texts.items() if counts[key])])
+    return '; '.join([*parts, *describe(counts, texts)])
 
 
 def _some(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from repvit_dense.data.annotations import Picture, build_source, refuse_faults, to_coco
+from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
 from repvit_dense.data.lookup import DEEPEST, child, in_test_folder, locate, read_lines, shortened
 from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header, read_text, read_yaml
 from repvit_dense.data.source import SPLITS, Source
@@ -251,13 +251,11 @@ class _LabelFiles:
 def _summary(counts: Counter) -> str:
     """Describe the labels that were read, and everything that was assumed or changed."""
     texts = {
-        'unlabelled': '{} images without a label file count as images without objects',
         'confidences': '{} lines have a sixth number, which is taken as a confidence and ignored',
         'repeated': '{} repeated lines are left out',
         'cut': '{} objects reach outside their image and are cut off at its border',
-        'turned': '{} images are turned or mirrored by their EXIF orientation, labels are for the image as it is shown',
     }
     parts = [f'{counts["boxes"]:,} boxes and {counts["polygons"]:,} polygons']
     if counts['boxes'] and counts['polygons']:
         parts.append('detection configs take the box around a polygon, instance configs need polygons only')
-    return '; '.join([*parts, *(text.format(f'{counts[key]:,}') for key, text in texts.items() if counts[key])])
+    return '; '.join([*parts, *describe(counts, texts)])
