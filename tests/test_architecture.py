@@ -23,6 +23,7 @@ ROOMS = (
         'errors',
         'options',
         'files',
+        'screen',
         'memory',
         'image_header',
         'reparam',

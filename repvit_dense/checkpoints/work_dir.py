@@ -2,12 +2,12 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 from repvit_dense.checkpoints.archive import Archive
-from repvit_dense.errors import InputError, printable, shorten
+from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import is_file, is_folder, open_regular
+from repvit_dense.screen import say
 
 LONGEST_POINTER = 4096  # bytes of the path in `last_checkpoint`
 
@@ -81,7 +81,7 @@ def _checkpoints(work_dir: str | Path, name: re.Pattern) -> list[Path]:
 
 
 def _note(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    say(text)
 
 
 def is_undamaged(path: Path) -> bool:

@@ -27,6 +27,7 @@ from pycocotools.cocoeval import COCOeval
 
 from repvit_dense.errors import InputError
 from repvit_dense.files import read_bytes
+from repvit_dense.screen import say
 
 LIMIT = 100  # detections of a class in an image that count for COCO's mAP
 
@@ -136,9 +137,7 @@ class Annotations:
             most[pair[1]] = max(most[pair[1]], counts[pair])
         if empty:
             part = 'mask' if kind == 'segm' else 'box'
-            print(
-                f'note: {self.file}: {empty.total():,} objects without area ({part}) are left out of the {kind} scores'
-            )
+            say(f'note: {self.file}: {empty.total():,} objects without area ({part}) are left out of the {kind} scores')
         images = [
             {'id': number, 'file_name': '', 'height': height, 'width': width}
             for number, (height, width) in self.sizes.items()
@@ -217,7 +216,7 @@ class Evaluation(COCOeval):
         truth = self.annotations.truth(kind)
         ranked = [each for each in self.detections if not math.isnan(each['score'])]
         if len(ranked) < len(self.detections):
-            print(f'note: {len(self.detections) - len(ranked):,} detections have the score NaN and are left out')
+            say(f'note: {len(self.detections) - len(ranked):,} detections have the score NaN and are left out')
         detections = [
             each
             for each in ranked
@@ -241,7 +240,7 @@ class Evaluation(COCOeval):
         self.eval: dict = self.engine.eval or {}
         limits = list(self.params.maxDets)
         if self.most > LIMIT in limits:
-            print(
+            say(
                 f'note: {self.annotations.file} has up to {self.most} objects of a class in an image, '
                 f'so mAP counts up to {limits[-1]} detections of a class instead of {LIMIT}'
             )

@@ -4,7 +4,6 @@ import copy
 import os
 import re
 import shutil
-import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from repvit_dense.config.arguments import REGISTRIES, look_up, parts, signature
 from repvit_dense.config.structure import expected_in_channels, feature_consumers, nearest, one_line, scope
 from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import is_folder
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -112,10 +112,7 @@ def _check_custom_keys(cfg: 'Config', model: 'nn.Module') -> None:
     names = [name for name, _ in model.named_parameters()]
     for key in keys:
         if not any(key in name for name in names):
-            print(
-                f"warning: optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has '{key}' in its name",
-                file=sys.stderr,
-            )
+            say(f"warning: optim_wrapper.paramwise_cfg.custom_keys: no parameter of the model has '{key}' in its name")
 
 
 def _check_space(work_dir: str, model: 'nn.Module') -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repvit_dense.config.structure import class_heads, metrics, scope
 from repvit_dense.errors import InputError, shorten
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -287,10 +288,9 @@ def _check_schedule(cfg: 'Config') -> None:
         late = [step for step in milestones if length and step >= length]
         if late:
             unit = 'epochs' if by_epoch else 'iterations'
-            print(
+            say(
                 f'warning: {path}.milestones: the training ends after {length} {unit}, so the learning rate does not '
-                f'change at {", ".join(map(str, late))}',
-                file=sys.stderr,
+                f'change at {", ".join(map(str, late))}'
             )
 
 

@@ -17,6 +17,7 @@ from repvit_dense.errors import InputError
 from repvit_dense.exporting import folders, formats, samples, sizes
 from repvit_dense.exporting.results import ExportResult, make_result
 from repvit_dense.model import load_model
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
         cfg = copy.deepcopy(cfg)
         limit_detections(cfg, settings.max_detections)
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
-        print("note: test_cfg.mode='slide' of this config is ignored: an artifact predicts the whole image at once")
+        say("note: test_cfg.mode='slide' of this config is ignored: an artifact predicts the whole image at once")
     source = _load_source(cfg, checkpoint, settings, size, recipe)
     results, errors = [], {}
     for target, folder in places.items():
@@ -96,7 +97,7 @@ def export_all(cfg: 'Config', checkpoint: str, settings: 'ExportSettings') -> tu
                 traceback.print_exc()
                 error = InputError(f'{type(error).__name__}: {error}')
             errors[target] = ' '.join(str(error).splitlines())
-            print(f'error: {target}: {errors[target]}', file=sys.stderr)
+            say(f'error: {target}: {errors[target]}')
     return results, errors
 
 
@@ -157,7 +158,7 @@ def _calibration_images(cfg: 'Config', settings: 'ExportSettings') -> 'list[np.n
     if not images:
         raise InputError('--precision int8 needs training images of this config; found none')
     if settings.calibration and len(images) < settings.calibration:
-        print(f'note: --calibration {count}: there are {len(images)} training images; all of them calibrate')
+        say(f'note: --calibration {count}: there are {len(images)} training images; all of them calibrate')
     return images
 
 
@@ -232,7 +233,7 @@ def _write(settings: 'ExportSettings', source: Source, target: str, folder: Path
     certificate = _certificate(settings, source, target, graph, folder, manifest) | quantization
     _print_step(target, 'compared with the model', step)
     if certificate.get('agreement', {}).get('detections') == 0:
-        print(
+        say(
             f'note: {target}: the model detects nothing on the {len(source.batches)} compared batches, so boxes and '
             'scores could not be compared; train longer, or measure it: repvit-dense test CONFIG --artifact FOLDER'
         )
@@ -276,7 +277,7 @@ def _certificate(
 
     platform = TARGETS[target].platform
     if platform not in (None, sys.platform):
-        print(f'{target}: runs on {platform} only; its outputs are not compared here, operators and types were checked')
+        say(f'{target}: runs on {platform} only; its outputs are not compared here, operators and types were checked')
         return {'stages': certify.stage_differences(source.unfused, source.fused, source.batches[0][0])}
     return certify.certify(
         unfused=source.unfused,
@@ -294,4 +295,4 @@ def _print_step(subject: str, step: str, start: float) -> None:
 
     unit = 2**30 if sys.platform == 'darwin' else 2**20  # ru_maxrss is in bytes there, in KiB elsewhere
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    print(f'{subject}: {step} in {time.perf_counter() - start:.1f} s (peak memory so far {memory:.1f} GiB)', flush=True)
+    say(f'{subject}: {step} in {time.perf_counter() - start:.1f} s (peak memory so far {memory:.1f} GiB)')

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from repvit_dense.screen import columns
+
 
 class ExportResult(NamedTuple):
     """One exported artifact.
@@ -59,7 +61,4 @@ def print_table(results: Sequence[ExportResult]) -> None:
         latency = '-' if result.milliseconds is None else f'{result.milliseconds:.1f} ({result.speedup:.1f}x)'
         numbers = f'{result.megabytes:.1f}', f'{result.seconds:.1f}'
         cells.append((str(result.folder), *numbers, result.parity, latency))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print()
-    for line in cells:
-        print('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(columns(cells))

@@ -117,7 +117,7 @@ def test_annotations_given_as_detections_score_one(tmp_path, objects, change, re
 def test_more_objects_than_the_limit_are_announced(tmp_path, objects, capsys):
     give_many_objects(objects)
     scores([build_dense(tmp_path, objects)], names(objects), exact(objects))
-    assert 'up to 208 objects of a class in an image, so mAP counts up to 1000 detections' in capsys.readouterr().out
+    assert 'up to 208 objects of a class in an image, so mAP counts up to 1000 detections' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('area', [None, 0, -5, 'large', float('nan')])
@@ -132,7 +132,7 @@ def test_the_area_of_an_object_is_that_of_its_mask(tmp_path, objects, area):
 def test_objects_without_area_are_announced(tmp_path, objects, capsys):
     add_objects_without_area(objects)
     scores([build_dense(tmp_path, objects)], names(objects), exact(objects))
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert '3 objects without area (box) are left out of the bbox scores' in printed
     assert '3 objects without area (mask) are left out of the segm scores' in printed
 
@@ -144,7 +144,7 @@ def test_many_objects_of_a_class_that_is_not_evaluated_change_nothing(tmp_path, 
         names(objects)[1:],
         [({}, {**exact(objects)[0][1], 'labels': np.zeros(208, int)})],
     )
-    assert 'so mAP counts' not in capsys.readouterr().out
+    assert 'so mAP counts' not in capsys.readouterr().err
 
 
 def test_detections_with_the_score_nan_are_left_out(tmp_path, objects, capsys):
@@ -152,7 +152,7 @@ def test_detections_with_the_score_nan_are_left_out(tmp_path, objects, capsys):
     results[0][1]['scores'][0] = np.nan
     (actual,) = scores([build_dense(tmp_path, objects)], names(objects), results)
     assert 0.2 < actual['bbox_mAP'] == actual['segm_mAP'] < 0.9
-    assert 'note: 1 detections have the score NaN and are left out' in capsys.readouterr().out
+    assert 'note: 1 detections have the score NaN and are left out' in capsys.readouterr().err
 
 
 def test_a_missed_object_lowers_the_score(tmp_path, objects):

@@ -64,7 +64,7 @@ def test_an_artifact_is_complete_and_certified(export, out, target, capsys):
     assert about.certificate['agreement']['pixels'] > 0.999
     assert len(about.certificate['inputs']) == 3
     assert max(about.certificate['stages'].values()) < 1e-3
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert f'{target}: written in ' in printed and 'peak memory' in printed
 
 
@@ -212,7 +212,7 @@ def test_an_unexpected_error_of_a_format_does_not_stop_the_others(export, certif
 def test_a_comparison_without_detections_is_announced(export, certified, capsys):
     certified(agreement={'detections': 0, 'matched': 1.0}, failures=[])
     assert export('torch')[0][0].parity == 'no detections to compare'
-    assert 'note: torch: the model detects nothing on the 3 compared batches' in capsys.readouterr().out
+    assert 'note: torch: the model detects nothing on the 3 compared batches' in capsys.readouterr().err
 
 
 def test_int8_needs_training_images(export):
@@ -243,9 +243,9 @@ def test_all_training_images_calibrate_if_more_are_asked_for(train_images, train
         return len(_calibration_images(trained[0], ExportSettings(to='onnx', precision='int8', **settings)))
 
     assert [count(calibration=2), count()] == [2, 3]
-    assert capsys.readouterr().out == ''
+    assert capsys.readouterr().err == ''
     assert count(calibration=9) == 3
-    assert 'note: --calibration 9: there are 3 training images; all of them calibrate' in capsys.readouterr().out
+    assert 'note: --calibration 9: there are 3 training images; all of them calibrate' in capsys.readouterr().err
 
 
 @pytest.fixture

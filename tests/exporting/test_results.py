@@ -31,7 +31,6 @@ def test_the_table_has_aligned_columns(tmp_path, capsys):
     results = [make_result('onnx', tmp_path, 1.5, CERTIFICATE), make_result('coreml', tmp_path, 100, {'stages': {}})]
     print_table([result._replace(folder=Path('out')) for result in results])
     assert capsys.readouterr().out.splitlines() == [
-        '',
         'artifact  MB   seconds  agrees with PyTorch      ms (faster than PyTorch)',
         'out       0.0  1.5      99.5% of 200 detections  10.0 (3.0x)',
         'out       0.0  100.0    not run here             -',

@@ -2,12 +2,12 @@
 
 import os
 import random
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from repvit_dense.errors import InputError, printable
+from repvit_dense.errors import InputError
+from repvit_dense.screen import say
 
 SAMPLE = 200  # masks to decode of a large data set
 NAMED = 20  # offenders that a message names
@@ -88,7 +88,7 @@ def enforce(data: str | Path, report: Report) -> None:
 def warn(text: str) -> None:
     """Print a warning to stderr, once per machine."""
     if is_first_process():
-        print(f'warning: {printable(text)}', file=sys.stderr)
+        say(f'warning: {text}')
 
 
 def is_first_process() -> bool:
