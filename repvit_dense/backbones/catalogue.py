@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -28,7 +28,6 @@ class Backbone:
         weights: names and URLs of published ImageNet weights.
         default_weights: the name in `weights` that the COCO and ADE20K recipes start from. If no weights were published
             under a licence, this, `weights` and `licence` are empty, and a recipe starts from random weights.
-        downstream: names and URLs of published detectors and segmentors on this backbone.
         no_decay: substrings of the names of parameters, besides norms and biases, without weight decay: position
             embeddings and tables, layer scales.
         mean, std: the normalisation of the images that the weights were trained on, RGB from 0 to 255. Another one in
@@ -43,18 +42,40 @@ class Backbone:
     licence: str
     weights: Mapping[str, str]
     default_weights: str
-    downstream: Mapping[str, str] = field(default_factory=dict)
     no_decay: tuple[str, ...] = ()
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
-def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e', downstream: bool = False) -> Backbone:
+@dataclass(frozen=True)
+class Published:
+    """A detector or segmentor that the authors of RepViT published.
+
+    Attributes:
+        name: the file name, which also stands for it on the command line, with or without `.pth`.
+        config: the packaged config that its weights fit, after `set_backbone(cfg, backbone)`.
+        backbone: its name in `BACKBONES`.
+        scores: metrics in percent as the authors published them: box AP, mask AP (COCO val2017), mIoU (ADE20K val).
+        licence: SPDX.
+    """
+
+    name: str
+    config: str
+    backbone: str
+    scores: Mapping[str, float]
+    licence: str = 'Apache-2.0'
+
+    @property
+    def url(self) -> str:
+        """Return the address of the file."""
+        return OFFICIAL + self.name
+
+
+def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e') -> Backbone:
     name = f'repvit_{arch}'
     schedules = ('300e',) if arch == 'm0_6' else ('300e', '450e')  # m0_6 was published once, and never for timm
     files = [f'{name}_distill_{schedule}.pth' for schedule in schedules]
     hub = [] if arch == 'm0_6' else [f'timm/{name}.dist_{schedule}_in1k' for schedule in schedules]
-    dense = [f'{name}_coco.pth', f'{name}_ade20k.pth'] if downstream else []
     weights = {repo: f'{HUB}{repo}/resolve/main/model.safetensors' for repo in hub}
     return Backbone(
         name=name,
@@ -65,7 +86,6 @@ def _repvit(arch: str, channels: tuple[int, ...], epochs: str = '300e', downstre
         licence='Apache-2.0',
         weights=weights | {file: OFFICIAL + file for file in files},
         default_weights=next(key for key in (*weights, *files) if epochs in key),
-        downstream={file: OFFICIAL + file for file in dense},
     )
 
 
@@ -210,9 +230,9 @@ BACKBONES = {
         _repvit('m0_6', (40, 80, 160, 320)),
         M0_9,
         _repvit('m1_0', (56, 112, 224, 448)),
-        _repvit('m1_1', (64, 128, 256, 512), downstream=True),
-        _repvit('m1_5', (64, 128, 256, 512), downstream=True),
-        _repvit('m2_3', (80, 160, 320, 640), epochs='450e', downstream=True),
+        _repvit('m1_1', (64, 128, 256, 512)),
+        _repvit('m1_5', (64, 128, 256, 512)),
+        _repvit('m2_3', (80, 160, 320, 640), epochs='450e'),
         _timm(
             'mobilenetv1', (128, 256, 512, 1024), 'ra4_e3600_r224_in1k', model_name='mobilenetv1_100', **TO_MINUS_ONE
         ),
@@ -274,6 +294,21 @@ BACKBONES = {
     )
 }
 
+# backbone -> box AP, mask AP of Mask R-CNN (1x); mIoU of Semantic FPN (40,000 iterations)
+_SCORES = {
+    'repvit_m1_1': (39.8, 37.2, 40.6),
+    'repvit_m1_5': (41.6, 38.6, 43.6),
+    'repvit_m2_3': (44.6, 40.8, 46.1),
+}
+PUBLISHED = {
+    entry.name: entry
+    for backbone, (box, mask, miou) in _SCORES.items()
+    for entry in (
+        Published(f'{backbone}_coco.pth', 'repvit_maskrcnn_coco', backbone, {'box AP': box, 'mask AP': mask}),
+        Published(f'{backbone}_ade20k.pth', 'repvit_semfpn_ade20k', backbone, {'mIoU': miou}),
+    )
+}
+
 
 def find(name: str) -> Backbone:
     """Return the row of this name; RepViT variants also have a short one, `m1_1`. Raises ValueError."""
@@ -287,14 +322,16 @@ def resolve(name: str) -> tuple[str, str]:
     """Return the URL of published weights, and the name of the cached file.
 
     Args:
-        name: of weights in the catalogue: a Hugging Face repository or the file name of the authors' release.
+        name: of weights in the catalogue: a Hugging Face repository or the file name of the authors' release, with or
+            without `.pth`.
 
     Raises:
         ValueError: the name is unknown; the message lists the most similar ones.
     """
-    known: dict[str, str] = {}
-    for entry in BACKBONES.values():
-        known |= {**entry.weights, **entry.downstream}
+    known: dict[str, str] = {entry.name: entry.url for entry in PUBLISHED.values()}
+    for backbone in BACKBONES.values():
+        known |= backbone.weights
+    name = f'{name}.pth' if f'{name}.pth' in known else name
     if name not in known:
         raise ValueError(f"no weights '{name}' in the catalogue; nearest: {nearest(name, known)}")
     return known[name], cache_name(known[name])

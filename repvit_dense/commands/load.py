@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from repvit_dense.artifact.predictor import ImageModel, Predictor
     from repvit_dense.backbones.catalogue import Backbone
 
-# The recipe of each published detector or segmentor, by the end of its name in the catalogue.
-RECIPES = {'_coco.pth': 'repvit_maskrcnn_coco', '_ade20k.pth': 'repvit_semfpn_ade20k'}
-
 
 @dataclasses.dataclass
 class Options(ModelOptions):
@@ -86,9 +83,8 @@ def _resolve_published(options: Options) -> Options:
     """Replace the name of a published detector or segmentor by its recipe, backbone and checkpoint."""
     from repvit_dense.backbones import catalogue
 
-    for entry in catalogue.BACKBONES.values():
-        if str(options.config) in entry.downstream:
-            name = str(options.config)
-            recipe = next(recipe for end, recipe in RECIPES.items() if name.endswith(end))
-            return dataclasses.replace(options, config=recipe, backbone=entry.name, checkpoint=name)
-    return options
+    name = str(options.config)
+    entry = catalogue.PUBLISHED.get(name) or catalogue.PUBLISHED.get(f'{name}.pth')
+    if entry is None:
+        return options
+    return dataclasses.replace(options, config=entry.config, backbone=entry.backbone, checkpoint=entry.name)

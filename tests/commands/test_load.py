@@ -104,14 +104,15 @@ def downloads(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize('name', ['repvit_m1_1_coco.pth', 'repvit_m2_3_ade20k.pth'])
+@pytest.mark.parametrize('name', ['repvit_m1_1_coco.pth', 'repvit_m2_3_ade20k'])
 def test_a_published_model_has_its_recipe_and_backbone(downloads, name):
     options = load._resolve_published(Options(name))
     assert options.backbone == name[: len('repvit_m1_1')]
     assert options.config == ('repvit_maskrcnn_coco' if 'coco' in name else 'repvit_semfpn_ade20k')
     with pytest.raises(InputError):
         load.run(Options(name))
-    assert downloads == [name]
+    assert downloads == [options.checkpoint]
+    assert options.checkpoint.removesuffix('.pth') == name.removesuffix('.pth')
 
 
 @pytest.mark.parametrize('name', ['m1_1', 'repvit_m1_1'])
