@@ -31,8 +31,15 @@ def _metric_class() -> 'type[CocoMetric]':
         def __init__(self, **settings):
             with replace(COCO=Annotations):
                 super().__init__(**settings)
+            self.evaluations = {}  # of the last results, by kind: 'bbox', 'segm'
 
         def compute_metrics(self, results):
+            self.evaluations.clear()
+
+            def evaluation(truth, results, kind):
+                self.evaluations[kind] = Evaluation(truth, results, kind)
+                return self.evaluations[kind]
+
             # The metric writes its detections to files and reads them back at once; keep them in memory instead.
             detections = {}  # by file name
 
@@ -45,7 +52,7 @@ def _metric_class() -> 'type[CocoMetric]':
             def fetch(file):
                 return detections[file] if file in detections else load(file)
 
-            with replace(COCO=Annotations, COCOeval=Evaluation, COCOevalMP=Evaluation, dump=store, load=fetch):
+            with replace(COCO=Annotations, COCOeval=evaluation, COCOevalMP=evaluation, dump=store, load=fetch):
                 return super().compute_metrics(results)
 
     return DenseCocoMetric

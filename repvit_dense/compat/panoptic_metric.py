@@ -33,6 +33,8 @@ def _metric_class() -> 'type[CocoPanopticMetric]':
     from mmengine.fileio import get
 
     class DensePanopticMetric(CocoPanopticMetric):
+        counts: PQStat | None = None  # of the last results
+
         def _compute_batch_pq_stats(self, data_samples):
             if self._coco_api is None:
                 super()._compute_batch_pq_stats(data_samples)
@@ -54,6 +56,13 @@ def _metric_class() -> 'type[CocoPanopticMetric]':
                 stat = sys.modules[CocoPanopticMetric.__module__].PQStat()  # panopticapi's own if that is installed
                 count_segments(stat, truth, self._coco_api.imgToAnns[identity], predicted, segments)
                 self.results.append(stat)
+
+        def compute_metrics(self, results):
+            if self.tmp_dir is not None:
+                self.counts = sys.modules[CocoPanopticMetric.__module__].PQStat()
+                for stat in results:
+                    self.counts += stat
+            return super().compute_metrics(results)
 
     return DensePanopticMetric
 

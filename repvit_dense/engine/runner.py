@@ -17,6 +17,7 @@ from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError, read
 from repvit_dense.compat import distributed
 from repvit_dense.engine.failures import explain
+from repvit_dense.engine.per_class import observe
 from repvit_dense.engine.plain import plain, restore_histories
 from repvit_dense.engine.resumable import set_last_checkpoint
 from repvit_dense.engine.same_run import check_same_run, data_of
@@ -104,6 +105,10 @@ class DenseRunner(Runner):
         name_errors(loader)
         end_failed_workers(loader)
         return loader
+
+    def build_evaluator(self, evaluator):
+        """Build an evaluator that keeps the scores per class."""
+        return observe(super().build_evaluator(evaluator))
 
     def build_logger(self, *args, **kwargs):
         """Build the logger; a log file that cannot be written ends the run, a terminal that is gone does not."""
