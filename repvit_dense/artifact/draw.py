@@ -97,15 +97,27 @@ def _draw_regions(
 
 
 def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
-    """Tint the pixels of a mask and outline it."""
-    mask = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    left, top, width, height = cv2.boundingRect(mask)
-    part, inside = canvas[top : top + height, left : left + width], mask[top : top + height, left : left + width, None]
-    if part.size:
-        tinted = cv2.addWeighted(part, 1 - OPACITY, np.full_like(part, colour), OPACITY, 0)
-        np.copyto(part, tinted, where=inside.astype(bool))
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(canvas, outlines, -1, colour.tolist(), max(1, _line_width(canvas) // 2), cv2.LINE_AA)
+    """Tint the pixels of a mask and outline it; only the box around the mask is touched."""
+    pixels = np.ascontiguousarray(mask).view(np.uint8)
+    if mask.shape != canvas.shape[:2]:
+        pixels = cv2.resize(pixels, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    left, top, width, height = cv2.boundingRect(pixels)
+    if not width:
+        return
+    part = canvas[top : top + height, left : left + width]
+    inside = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    tinted = cv2.LUT(part, _tints(tuple(colour.tolist())))
+    cv2.copyTo(tinted, inside, part)
+    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    thickness = max(1, _line_width(canvas) // 2)
+    cv2.drawContours(canvas, outlines, -1, colour.tolist(), thickness, cv2.LINE_AA, offset=(left, top))
+
+
+@cache
+def _tints(colour: tuple[int, int, int]) -> np.ndarray:
+    """Return `(256, 1, 3)` uint8: every level of a channel mixed with the colour."""
+    levels = np.arange(256, dtype=np.float32)[:, None, None] * (1 - OPACITY)
+    return np.rint(levels + np.array(colour, np.float32) * OPACITY).astype(np.uint8)
 
 
 def _line_width(canvas: np.ndarray) -> int:

@@ -219,9 +219,24 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
 
 
 def run_lengths(mask: 'np.ndarray') -> dict:
-    """Encode a binary mask `(H, W)` as COCO's compressed RLE, ready for JSON: `size` and `counts`."""
+    """Encode a binary mask `(H, W)` as COCO's compressed RLE, ready for JSON: `size` and `counts`.
+
+    Only the box around the mask is searched for runs; pycocotools' own encoder goes through the whole image.
+    """
+    import cv2
     import numpy as np
     from pycocotools import mask as codec
 
-    encoded = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
+    height, width = mask.shape
+    pixels = np.ascontiguousarray(mask, dtype=np.uint8) if mask.dtype != bool else mask.view(np.uint8)
+    left, top, columns, rows = cv2.boundingRect(pixels)
+    bordered = np.zeros((columns, rows + 2), bool)  # runs go down the columns
+    bordered[:, 1:-1] = pixels[top : top + rows, left : left + columns].T
+    column, row = np.divmod(np.flatnonzero(bordered[:, 1:] != bordered[:, :-1]), rows + 1)
+    ends = (left + column) * height + top + row
+    joined = np.flatnonzero(ends[1:-1:2] == ends[2::2])  # a run that goes on at the top of the next column
+    ends = np.delete(ends, [2 * joined + 1, 2 * joined + 2])
+    counts = np.diff(ends, prepend=0, append=height * width)
+    counts = counts[: len(counts) - (counts[-1] == 0 and len(counts) > 1)]
+    encoded = codec.frPyObjects({'size': [height, width], 'counts': counts.tolist()}, height, width)
     return {'size': list(encoded['size']), 'counts': encoded['counts'].decode()}

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_dense.data.reading import image_size, images_in, read_coco, read_json, read_pixels, read_text, read_yaml
+from repvit_dense.data.reading import (
+    image_size,
+    images_in,
+    read_coco,
+    read_json,
+    read_pixels,
+    read_text,
+    read_yaml,
+    run_lengths,
+)
 from repvit_dense.errors import InputError
 
 
@@ -153,3 +162,15 @@ def test_imports_are_light(module, allowed):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     heavy = {'numpy', 'cv2', 'PIL', 'pycocotools', 'supervision', 'torch', 'mmengine', 'mmdet'}
     assert heavy & set(done.stdout.split()) <= {allowed}
+
+
+@pytest.mark.parametrize('share', [0, 0.1, 0.5, 0.9, 1])
+def test_run_lengths_equal_those_of_pycocotools(share):
+    """Runs that end at the bottom and go on at the top of the next column are one."""
+    from pycocotools import mask as codec
+
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(1, 12, (50, 2)):
+        mask = rng.random((height, width)) < share
+        expected = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
+        assert run_lengths(mask) == {'size': [height, width], 'counts': expected['counts'].decode()}
