@@ -1,8 +1,10 @@
-"""An HTML page of pictures and scores."""
+"""An HTML page of pictures and scores, with a viewer that filters, sorts and enlarges them."""
 
 import html
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,6 +12,26 @@ from repvit_dense.errors import printable
 from repvit_dense.files import write_text
 
 PAGE = 'index.html'
+STATIC = Path(__file__).with_name('static')  # scripts and styles, also of the page of `serve`
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The data by which a page filters and sorts its pictures.
+
+    Attributes:
+        lines: a JSON object per picture, in the order of the pictures: `objects` (`label`, `score` of each; `box` and
+            `mask` too if the viewer is to draw them) or `segments` (`label` of each), as in `predictions.jsonl`, and
+            `quality`, a number; the lower, the worse.
+        names: class names, by label.
+        palette: an RGB colour per class; None for those of drawn pictures.
+        images: the file that each picture was drawn from; the viewer draws over it if the browser can load it.
+    """
+
+    lines: Iterable[str]
+    names: Sequence[str] = ()
+    palette: Sequence | None = None
+    images: Sequence[Path] = ()
 
 
 def write_page(
@@ -19,8 +41,11 @@ def write_page(
     caption: str,
     metrics: dict[str, float] | None = None,
     curves: Path | None = None,
+    entries: Entries | None = None,
 ) -> Path:
     """Write the page into `folder`; return its path.
+
+    The page needs no server, and without JavaScript it shows all pictures.
 
     Args:
         folder: existing folder; links to the pictures are relative to it.
@@ -29,34 +54,48 @@ def write_page(
         caption: heading of the pictures.
         metrics: scores by name, shown as a table.
         curves: image of the training curves, left out if the file does not exist.
+        entries: the objects in the pictures.
     """
 
     def escape(text: str) -> str:
         return html.escape(printable(text))
 
-    def image(path: Path, caption: str) -> str:
-        link = html.escape(quote(os.fsencode(os.path.relpath(path, folder).replace(os.sep, '/'))))
-        return f'<figure><img src="{link}" loading="lazy"><figcaption>{escape(caption)}</figcaption></figure>'
+    def link(path: Path) -> str:
+        return html.escape(quote(os.fsencode(os.path.relpath(path, folder).replace(os.sep, '/'))))
+
+    def figure(path: Path, caption: str, image: Path | None = None) -> str:
+        source = f' data-image="{link(image)}"' if image else ''
+        picture = f'<img src="{link(path)}" alt="{escape(caption)}" loading="lazy" decoding="async">'
+        caption = f'<figcaption>{escape(caption)}</figcaption>'
+        return f'<figure{source}><a href="{link(path)}">{picture}</a>{caption}</figure>'
 
     rows = ''.join(f'<tr><td>{escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in (metrics or {}).items())
     parts = [
-        '<!doctype html><meta charset="utf-8">',
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
         f'<title>{escape(title)}</title>',
-        '<style>body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem}'
-        'table{border-collapse:collapse}td{border:1px solid #ccc;padding:.2rem .6rem}figure{margin:0}'
-        'img{width:100%;image-rendering:auto}figcaption{color:#666;font-size:.8rem}'
-        '.grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr))}'
-        '.curves{max-width:48rem}</style>',
+        f'<style>{(STATIC / "style.css").read_text("utf-8")}</style>',
         f'<h1>{escape(title)}</h1>',
     ]
     if rows:
         parts.append(f'<h2>Scores</h2><table>{rows}</table>')
     if curves and curves.exists():
-        parts.append(f'<h2>Training</h2><div class="curves">{image(curves, curves.stem)}</div>')
+        parts.append(f'<h2>Training</h2><div class="curves">{figure(curves, curves.stem)}</div>')
     if pictures:
-        parts.append(f'<h2>{escape(caption)}</h2>')
-        parts.append(f'<div class="grid">{"".join(map(image, pictures, pictures.values()))}</div>')
+        images = entries.images if entries and entries.images else [None] * len(pictures)
+        parts.append(f'<h2>{escape(caption)}</h2><div class="tools" hidden></div><div class="grid">')
+        parts += map(figure, pictures, pictures.values(), images)
+        parts.append('</div>')
+        if entries:
+            parts.append(f'<script type="application/json" id="data">{_to_json(entries)}</script>')
+        parts += [f'<script>{(STATIC / name).read_text("utf-8")}</script>' for name in ('viewer.js', 'gallery.js')]
     path = folder / PAGE
     write_text(path, '\n'.join(parts))
     return path
+
+
+def _to_json(entries: Entries) -> str:
+    """Return the data of a page; no text in it ends the script element that holds it."""
+    head = json.dumps({'names': list(entries.names), 'palette': entries.palette}, default=list)
+    lines = ',\n'.join(entries.lines)
+    return f'{head[:-1]}, "entries": [\n{lines}\n]}}'.replace('<', '\\u003c')
