@@ -20,7 +20,7 @@ from repvit_dense.errors import InputError, printable
 from repvit_dense.files import check_writable, is_folder, walk, write_text
 from repvit_dense.image_header import MAX_PIXELS
 from repvit_dense.options import option, whole_number
-from repvit_dense.page import PAGE, write_page
+from repvit_dense.page import PAGE, Entries, write_page
 
 if TYPE_CHECKING:
     from repvit_dense.artifact.predictor import ImageModel
@@ -141,7 +141,7 @@ def _say(text: str) -> None:
 def _predict_all(model: 'ImageModel', paths: list[Path], options: Options) -> Predictions:
     from repvit_dense.artifact.pictures import output_names
 
-    output = _Output(Path(options.out), model.title)
+    output = _Output(Path(options.out), model)
     try:
         output.folder.mkdir(parents=True, exist_ok=True)
         names = output_names(paths, output.folder)
@@ -221,8 +221,8 @@ def _noting_signals() -> Iterator[list[int]]:
 class _Output:
     """The folder of a run; the lists of an earlier run are removed when the first result is written."""
 
-    def __init__(self, folder: Path, title: str):
-        self.folder, self.title = folder, title
+    def __init__(self, folder: Path, model: 'ImageModel'):
+        self.folder, self.model = folder, model
         self.captions: dict[Path, str] = {}  # by picture
         self.failed: list[Path] = []
         self._lines, self._list = folder / 'predictions.jsonl', folder / 'predictions.json'
@@ -252,9 +252,11 @@ class _Output:
         """Write `predictions.json` and the page, and print the path of the page."""
         if not self.captions:
             self._remove_lists()
-        entries = ',\n'.join(self._lines.read_text().splitlines())
-        write_text(self._list, f'[{entries}]\n')
-        print(f'Page: {write_page(self.folder, self.title, self.captions, f"Predictions of {self.title}")}')
+        lines, model = self._lines.read_text().splitlines(), self.model
+        write_text(self._list, '[{}]\n'.format(',\n'.join(lines)))
+        entries = Entries(lines, model.names, model.palette, [Path(image) for image in self.captions.values()])
+        title = f'Predictions of {model.title}'
+        print(f'Page: {write_page(self.folder, model.title, self.captions, title, entries=entries)}')
 
     def _remove_lists(self) -> None:
         for path in (self._list, self.folder / PAGE):
