@@ -1,4 +1,7 @@
-"""Register this package's parts with OpenMMLab as soon as mmengine is imported, and not before."""
+"""Register this package's parts with OpenMMLab as soon as mmengine is imported, and not before.
+
+The command line postpones this further, see `postpone`.
+"""
 
 import importlib
 import importlib.abc
@@ -11,11 +14,27 @@ from types import ModuleType
 
 # Modules that register classes when they are imported.
 PARTS = (
-    'repvit_dense.backbones',
+    'repvit_dense.backbones.families',
     'repvit_dense.checkpoints.loading',
     'repvit_dense.data.label_map',
     'repvit_dense.engine',
 )
+
+_postponed = False
+
+
+def postpone() -> None:
+    """Let mmengine be imported without the parts, which takes a tenth of the time, until `register` is called.
+
+    Only the command line does this: it reads names, configs and data first, and reports their faults at once.
+    """
+    global _postponed  # noqa: PLW0603
+    _postponed = 'mmengine' not in sys.modules
+
+
+def is_postponed() -> bool:
+    """Return whether the parts are registered later, by a call of `register`."""
+    return _postponed
 
 
 def install() -> None:
@@ -28,6 +47,8 @@ def install() -> None:
 
 def register() -> None:
     """Import all parts that register something; a second call does nothing."""
+    global _postponed  # noqa: PLW0603
+    _postponed = False
     for part in PARTS:
         importlib.import_module(part)
 
@@ -55,6 +76,8 @@ class _AfterMmengine(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
+        if _postponed:
+            return
         try:
             register()
         except Exception as error:

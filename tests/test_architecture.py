@@ -24,6 +24,7 @@ ROOMS = (
         'options',
         'files',
         'screen',
+        'plugin',
         'memory',
         'image_header',
         'reparam',
@@ -34,7 +35,7 @@ ROOMS = (
         'checkpoints',
         'artifact',
     ),
-    *('config', 'engine', 'model', 'exporting', 'benchmark', 'commands', 'cli', 'api', 'plugin', '__init__'),
+    *('config', 'engine', 'model', 'exporting', 'benchmark', 'commands', 'cli', 'api', '__init__'),
 )
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'matplotlib', 'cv2', 'tensorboard'}
 

@@ -8,30 +8,21 @@ import functools
 import io
 import logging
 import os
-import sys
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import torch
 from safetensors import safe_open
 
 from repvit_dense.checkpoints import unpickling
-from repvit_dense.checkpoints.archive import Archive, Damaged, is_archive
+from repvit_dense.checkpoints.archive import Archive, Damaged
 from repvit_dense.checkpoints.constructors import Untrusted
-from repvit_dense.errors import InputError, printable, shorten
-from repvit_dense.files import open_regular
+from repvit_dense.checkpoints.fetching import CheckpointError, file_format, locate, open_checkpoint
+from repvit_dense.errors import printable, shorten
 
 SAFETENSORS_DTYPES = ('F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I8', 'U8', 'BOOL')
-MOST_HEADER = 2**24  # bytes of the header of a safetensors file; 100,000 tensors need half of it
 MOST_CLASSES, LONGEST_NAME = 100_000, 1000
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the format before PyTorch 1.6
-
-
-class CheckpointError(InputError):
-    """An error about weights that cannot be used; its message names the file, the reason and a remedy."""
 
 
 def read(source: str | os.PathLike, map_location='cpu') -> dict:
@@ -52,8 +43,8 @@ def read(source: str | os.PathLike, map_location='cpu') -> dict:
         CheckpointError: the file is missing, truncated, not a checkpoint or unsafe, or the download failed.
     """
     try:
-        path = _locate(os.fspath(source))
-        layout = _format(path)
+        path = locate(os.fspath(source))
+        layout = file_format(path)
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:  # a malformed URL, a name that is too long for the cache
@@ -103,121 +94,9 @@ def _log(text: str, level: int = logging.INFO) -> None:
     print_log(printable(text), logger='current', level=level)
 
 
-def _locate(source: str) -> Path:
-    """Return the local file of a source; download it first if necessary."""
-    from repvit_dense.backbones import catalogue
-
-    if '://' not in source:
-        path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises an error for an unknown user
-        if os.path.exists(path):  # noqa: PTH110  unlike Path.exists it raises no error for an impossible name
-            return path
-        try:
-            return _fetch(*catalogue.resolve(source))
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f'{source}: no such file, and {error}') from None
-    url = _resolve_scheme(source)
-    if url.startswith(('http://', 'https://')):
-        return _fetch(url, catalogue.cache_name(url))
-    path = Path(url2pathname(urlsplit(url).path))
-    if not os.path.exists(path):  # noqa: PTH110
-        raise CheckpointError(f'{source}: no such file ({path})')
-    return path
-
-
-def _resolve_scheme(source: str) -> str:
-    """Return the http, https or file URL that a source with one of mmengine's schemes stands for."""
-    scheme, _, name = source.partition('://')
-    if scheme in ('http', 'https', 'file'):
-        return source
-    from mmengine.runner import checkpoint as hub
-
-    from repvit_dense.backbones import catalogue
-
-    tables = dict.fromkeys(('torchvision', 'modelzoo'), hub.get_torchvision_models)
-    tables |= dict.fromkeys(('open-mmlab', 'openmmlab'), hub.get_external_models)
-    if scheme not in tables:
-        raise CheckpointError(f"{source}: '{scheme}://' cannot be read safely; download the file and give its path")
-    addresses = tables[scheme]()
-    if 'mmlab' in scheme:
-        name = hub.get_deprecated_model_names().get(name, name)
-    if name not in addresses:
-        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, addresses)}")
-    address = addresses[name]
-    return address if '://' in address else Path(hub._get_mmengine_home(), address).as_uri()
-
-
-def _fetch(url: str, name: str) -> Path:
-    """Return the cached file of this name; the first process downloads it while the others wait."""
-    from mmengine.dist import get_dist_info
-
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    rank, world_size = get_dist_info()
-    try:
-        if rank == 0 and not path.exists():
-            _download(url, path)
-    finally:  # also after a failure, or the other ranks would wait for ever
-        if world_size > 1:
-            torch.distributed.barrier()
-    if not path.exists():  # this rank runs on another machine, with its own disk
-        _download(url, path)
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    """Download to `path`; a file that is visibly no checkpoint is deleted again."""
-    _log(f'Downloading {url} to {path}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # renames when complete
-    except (OSError, HTTPException, ValueError, RuntimeError) as error:
-        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Download it by hand to {path}') from error
-    try:
-        _format(path)
-    except CheckpointError:
-        path.unlink(missing_ok=True)  # or the next attempt would take it from the cache
-        raise
-
-
-def _format(path: Path) -> str:
-    """Return 'safetensors', 'zip' or 'legacy' by the content of a file.
-
-    Raises:
-        CheckpointError: the file is visibly none of them, or truncated.
-    """
-    with _open(path) as file:
-        head, size = file.read(512), os.fstat(file.fileno()).st_size
-        is_zip = head[:2] == b'PK' and is_archive(file)
-    broken = f'{path}: truncated or corrupt ({size} bytes); delete it and get it again'
-    header = int.from_bytes(head[:8], 'little')
-    if head[8:9] == b'{' and header < size:
-        if header > MOST_HEADER:
-            raise CheckpointError(f'{path}: its header has {header:,} bytes, weights have at most {MOST_HEADER:,}')
-        try:
-            with safe_open(path, 'pt'):  # checks header and size
-                return 'safetensors'
-        except Exception as error:  # the library raises errors of many classes
-            raise CheckpointError(f'{broken} ({error})') from error
-    if head.lstrip()[:1] == b'<':
-        raise CheckpointError(f'{path}: a web page (HTML), not weights; delete it and download the file itself')
-    if is_zip:
-        return 'zip'
-    if head[:1] == b'\x80' and path.suffix != '.safetensors':
-        return 'legacy'
-    raise CheckpointError(broken if len(head) < 16 or head[:2] == b'PK' else f'{broken}, or it never was a checkpoint')
-
-
 def _few(names: list[str]) -> str:
     """Return the first three names, and how many more there are."""
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open_regular(path)
-    except InputError as error:
-        raise CheckpointError(f'{error}; name a checkpoint file') from None
 
 
 def _read_safetensors(path: Path, device: torch.device) -> dict:
@@ -232,7 +111,7 @@ def _read_safetensors(path: Path, device: torch.device) -> dict:
 
 def _read_torch(path: Path, layout: str, device: torch.device) -> Any:
     """Read a file of torch.save; see `unpickling` for what may be in it."""
-    with _open(path) as file:
+    with open_checkpoint(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             return (_read_zip if layout == 'zip' else _read_legacy)(path, file, size, device)

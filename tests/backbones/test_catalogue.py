@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ShuffleNet_V2_X1_0_Weights
 
 from repvit_dense import backbones, config
-from repvit_dense.backbones import catalogue
+from repvit_dense.backbones import catalogue, families
 from repvit_dense.backbones.repvit import ARCHS
 
 ENTRIES = catalogue.BACKBONES.values()
@@ -245,7 +245,7 @@ def test_a_backbone_is_added_by_one_file_and_one_row(tmp_path, monkeypatch, buil
     row = catalogue.Backbone('thin', 'DenseThin', {}, (4, 8, 12, 16), (4, 8, 16, 32), '', {}, '')
     monkeypatch.setitem(catalogue.BACKBONES, 'thin', row)
     try:
-        backbones.import_families()
+        families.import_families()
         cfg = config.load('repvit_retinanet_coco', backbone='thin')
         assert (cfg.model.backbone.type, cfg.model.neck.in_channels) == ('DenseThin', [8, 12, 16])
         net = build_row('thin', out_indices=(0, 3), frozen_stages=1)
