@@ -21,6 +21,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 ROOMS = (
     *(
         'errors',
+        'catalogue',
         'options',
         'files',
         'screen',
@@ -35,7 +36,7 @@ ROOMS = (
         'checkpoints',
         'artifact',
     ),
-    *('config', 'engine', 'model', 'exporting', 'benchmark', 'commands', 'cli', 'api', '__init__'),
+    *('config', 'engine', 'model', 'exporting', 'benchmark', 'serving', 'commands', 'cli', 'api', '__init__'),
 )
 HEAVY = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'matplotlib', 'cv2', 'tensorboard'}
 

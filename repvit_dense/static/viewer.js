@@ -30,12 +30,14 @@ const dense = (() => {
   /** Return objects and segments of a result in one list. */
   const partsOf = (result) => [...(result.objects ?? []), ...(result.segments ?? [])];
 
-  /** Return "3 cat, 1 dog" for a list of objects or segments. */
+  /** Return "3 cat, 1 dog" for a list of objects, "sky 60%, sea 40%" for segments. */
   function summarize(parts) {
     const counts = new Map();
-    for (const part of parts) counts.set(part.label, (counts.get(part.label) ?? 0) + 1);
+    for (const {label, share} of parts) counts.set(label, (counts.get(label) ?? 0) + (share ?? 1));
     const listed = [...counts].sort((a, b) => b[1] - a[1]);
-    const text = listed.slice(0, 8).map(([label, count]) => `${count} ${label}`).join(', ');
+    const isShare = parts.some((part) => part.share !== undefined);
+    const write = ([label, count]) => (isShare ? `${label} ${Math.round(100 * count)}%` : `${count} ${label}`);
+    const text = listed.slice(0, 8).map(write).join(', ');
     return (text || 'nothing') + (listed.length > 8 ? ', ...' : '');
   }
 
