@@ -51,7 +51,8 @@ _HEAD = (
 )
 _BODY = re.compile(r'(features\.|stem\.|stages[._])')
 _LEGACY = re.compile(r'token_mixer\.(0\.)?conv1\.(c|bn)\.')
-_AVERAGED = ('model_ema', 'state_dict_ema', 'ema_state_dict')
+SWAPPED = 'ema_state_dict'
+_AVERAGED = ('model_ema', 'state_dict_ema', SWAPPED)
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,17 @@ class Layout:
     depths: tuple[int, ...]
     widths: tuple[int, ...]
 
-    def __str__(self) -> str:
+    @property
+    def arch(self) -> str | None:
+        """Return the name of the variant; None for one of other numbers."""
         from repvit_dense.backbones import repvit  # not above, see `reading`
 
+        numbers = self.depths, self.widths
+        return next((name for name, row in repvit.ARCHS.items() if (row['depths'], row['embed_dims']) == numbers), None)
+
+    def __str__(self) -> str:
         numbers = f'depths {" ".join(map(str, self.depths))}, widths {" ".join(map(str, self.widths))}'
-        for arch, row in repvit.ARCHS.items():
-            if (row['depths'], row['embed_dims']) == (self.depths, self.widths):
-                return f'{arch} ({numbers})'
-        return numbers
+        return f'{self.arch} ({numbers})' if self.arch else numbers
 
 
 def detect_layout(state_dict: Mapping) -> Layout:
@@ -133,9 +137,10 @@ def convert(state_dict: Mapping, to: str) -> dict[str, Tensor]:
 
 
 def extract_state_dict(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the state dict of a checkpoint, and the keys of averaged weights that were not taken.
+    """Return the state dict of a checkpoint, and descriptions of the other weights in it, which were not taken.
 
-    Plain weights precede averaged ones; a mapping of tensors is itself a state dict.
+    `state_dict` and `model` precede weights that are averaged by their name; a mapping of tensors is itself a state
+    dict. If mmengine averaged the weights, `state_dict` holds the average, and `ema_state_dict` the weights before it.
 
     Raises:
         CheckpointError: there are no weights.
@@ -147,7 +152,13 @@ def extract_state_dict(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str
             state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor | OtherTensor)}
             if state:
                 _require_plausible(state)
-                return state, [other for other in averaged if other != key]
+                others = [other for other in averaged if other != key]
+                swapped = key == 'state_dict'
+                kinds = [
+                    ('weights before averaging' if swapped and other == SWAPPED else 'averaged weights')
+                    for other in others
+                ]
+                return state, [f'{kind} ({other})' for kind, other in zip(kinds, others, strict=True)]
     keys = [shorten(key, 40) if isinstance(key, str) else type(key).__name__ for key in list(checkpoint)[:5]]
     raise CheckpointError(f'no weights in it; its keys are {", ".join(keys) or "none"}')
 

@@ -20,7 +20,7 @@ from repvit_dense.errors import printable
 
 MOST_LOOKUPS = 1_000_000  # bounds the time that a crafted state dict takes
 # Parts beside the backbone of a classification network; any other part belongs to a detector or segmentor.
-_CLASSIFICATION_PARTS = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
+CLASSIFICATION_PARTS = {'head', 'classifier', 'fc', 'data_preprocessor', 'steps', 'n_averaged'}
 
 
 def load_checkpoint(module: nn.Module, source, map_location='cpu', name: str | None = None) -> dict:
@@ -48,12 +48,12 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu', name: str | N
     # These tensors share their memory with the module.
     parameters = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     try:
-        state, averaged = extract_state_dict(checkpoint)
+        state, others = extract_state_dict(checkpoint)
         state, description, unused = _select(module, state)
         # A batch norm's counter changes nothing at a fixed momentum, and old files lack it.
         state |= {k: v for k, v in parameters.items() if k.endswith('num_batches_tracked') and k not in state}
         _require_fit(module, state, parameters)
-        converted = _require_sound(state, parameters)
+        converted = require_sound(state, parameters)
     except CheckpointError as error:
         raise CheckpointError(f'{name}: {error}' if name else str(error)) from None
     with torch.no_grad():
@@ -61,7 +61,7 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu', name: str | N
             value.copy_(converted[key])
     name = printable(name or 'these weights')
     print_log(f'{name}: {description}, {len(parameters)} tensors loaded', logger='current')
-    unused += [f'averaged weights ({key})' for key in averaged]
+    unused += others
     if unused:
         print_log(f'{name}: not used, as expected: {", ".join(unused)}', logger='current')
     return checkpoint
@@ -70,23 +70,17 @@ def load_checkpoint(module: nn.Module, source, map_location='cpu', name: str | N
 def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
     """Return the tensors for this module under its own names, a description, and descriptions of unused tensors."""
     if isinstance(module, base.Peer):
-        return _select_for_peer(module, state)
+        return select_for_peer(module, state)
     whole = isinstance(getattr(module, 'backbone', None), repvit.RepViT)
     if not whole and not isinstance(module, repvit.RepViT):
-        return _strip_prefix(state, module.state_dict()), 'weights', []
+        return strip_prefix(state, module.state_dict()), 'weights', []
     layout = detect_layout(state)
-    inside, outside = {}, {}
-    wrapper, _, _ = layout.prefix.rpartition('backbone.')  # beside `module.backbone.` there is `module.neck.`
-    for is_inside, key, value in rename_keys(state, layout, 'repvit_dense'):
-        if is_inside:
-            inside[key] = value
-        else:
-            outside[key.removeprefix(wrapper)] = value
-    parts = {key.removeprefix(layout.prefix).partition('.')[0] for key in outside} - _CLASSIFICATION_PARTS
+    inside, outside, parts = split(state, layout)
     if whole and not (layout.prefix.endswith('backbone.') and parts):
         raise CheckpointError(
             f'these are pretrained backbone weights ({layout.name} layout, {layout}), the model is a whole '
-            f"{type(module).__name__}: set them as backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            f"{type(module).__name__}: set them as backbone.init_cfg=dict(type='Pretrained', checkpoint=...), or train "
+            'from them: train --from'
         )
     if parts and not whole:
         raise CheckpointError(
@@ -94,26 +88,42 @@ def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
             'backbone weights: name it as the CHECKPOINT of `test`, or for training as load_from or --resume'
         )
     backbone = module.backbone if whole else module
-    _require_same_variant(layout, backbone)
+    require_same_variant(layout, backbone)
     if whole and layout.name == 'official':
-        _require_same_tap(parts, backbone)
-    unused = _pop_unused(inside, backbone)
+        require_same_tap(parts, backbone)
+    unused = pop_unused(inside, backbone)
     selected = {f'backbone.{key}': value for key, value in inside.items()} | outside if whole else inside
     description = f'{layout.name} layout of RepViT {layout}{", fused" if layout.fused else ""}'
     return selected, description, [f'{reason} ({count} tensors)' for reason, count in unused.items()]
 
 
-def _select_for_peer(module: 'base.Peer', state: dict) -> tuple[dict, str, list[str]]:
+def split(state: dict, layout: Layout) -> tuple[dict, dict, set[str]]:
+    """Return the tensors of a RepViT, those beside it, and the names of the parts of a detector or segmentor.
+
+    All tensors get this package's names.
+    """
+    inside, outside = {}, {}
+    wrapper, _, _ = layout.prefix.rpartition('backbone.')  # beside `module.backbone.` there is `module.neck.`
+    for is_inside, key, value in rename_keys(state, layout, 'repvit_dense'):
+        if is_inside:
+            inside[key] = value
+        else:
+            outside[key.removeprefix(wrapper)] = value
+    parts = {key.removeprefix(layout.prefix).partition('.')[0] for key in outside} - CLASSIFICATION_PARTS
+    return inside, outside, parts
+
+
+def select_for_peer(module: 'base.Peer', state: dict) -> tuple[dict, str, list[str]]:
     """Return the same as `_select`, from the peer's own state dict or from published ImageNet weights."""
     parameters, net = module.state_dict(), module.net.state_dict()
-    saved = _strip_prefix(state, parameters)
+    saved = strip_prefix(state, parameters)
     if parameters.keys() & saved.keys():
         return saved, f'weights of a {type(module).__name__}', []
     if layout := getattr(module, 'layout', None):  # the last step of the ladder is a RepViT
         state = convert(state, layout)
     keys = ', '.join(list(state)[:3])
     try:
-        state, unused = module.from_published(_strip_prefix(state, net))
+        state, unused = module.from_published(strip_prefix(state, net))
     except Exception as error:  # conversions of other packages rely on the names and shapes of their networks
         raise CheckpointError(
             f'weights of another architecture than {module.name}, with keys such as {keys} '
@@ -134,12 +144,14 @@ def _select_for_peer(module: 'base.Peer', state: dict) -> tuple[dict, str, list[
     return selected, f'ImageNet weights of {module.name}', notes
 
 
-def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
+def require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
+    """Refuse the weights of another variant, and fused ones for a network that is not, or the reverse."""
     model = detect_layout(backbone.state_dict())
     built = len(model.depths)  # a backbone without the last stages takes the weights of a longer one
     if (layout.depths[:built], layout.widths[:built]) != (model.depths, model.widths):
+        other = f', or use theirs: --backbone {layout.arch}' if layout.arch else ''
         raise CheckpointError(
-            f'these weights look like {layout}, the model is {model}; take the weights of this variant'
+            f'these weights look like {layout}, the model is {model}; take the weights of this variant{other}'
         )
     if layout.fused and not model.fused:
         raise CheckpointError(
@@ -149,7 +161,7 @@ def _require_same_variant(layout: Layout, backbone: 'repvit.RepViT') -> None:
         raise CheckpointError('the model is fused, these weights are not: load them before switch_to_deploy()')
 
 
-def _require_same_tap(parts: set[str], backbone: 'repvit.RepViT') -> None:
+def require_same_tap(parts: set[str], backbone: 'repvit.RepViT') -> None:
     """Refuse the other tap: the authors' detectors and segmentors differ in it, but not in names and shapes."""
     tap = 'stage_end' if 'decode_head' in parts else 'stage_body'
     if backbone.tap != tap:
@@ -160,7 +172,7 @@ def _require_same_tap(parts: set[str], backbone: 'repvit.RepViT') -> None:
         )
 
 
-def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
+def pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
     """Remove the classifier and the modules that this backbone does not build; return counts by reason."""
     parameters, last = backbone.state_dict(), len(backbone.stages) - 1
     ends_in_body = isinstance(backbone.stages[last].pre_downsample, nn.Identity)
@@ -180,7 +192,7 @@ def _pop_unused(inside: dict, backbone: 'repvit.RepViT') -> Counter:
     return unused
 
 
-def _strip_prefix(state: dict, parameters: dict) -> dict:
+def strip_prefix(state: dict, parameters: dict) -> dict:
     """Return the state dict without the prefix, possibly empty, that matches most of the module's names."""
     first = f'.{next(iter(parameters), "")}'
     prefixes = {''} | {key[: 1 - len(first)] for key in state if f'.{key}'.endswith(first)}
@@ -191,26 +203,33 @@ def _strip_prefix(state: dict, parameters: dict) -> dict:
 
 def _require_fit(module: nn.Module, state: dict, parameters: dict) -> None:
     """Refuse missing, surplus and misshapen tensors; explain a different number of classes as such."""
-    shapes = {
-        key: (state[key].shape, parameters[key].shape)
-        for key in parameters
-        if key in state and state[key].shape != parameters[key].shape
-    }
+    shapes = misshapen(state, parameters)
     problems = [f'{key} is missing' for key in parameters if key not in state]
     problems += [f'{key} has no place in the model' for key in state if key not in parameters]
     if shapes and not problems and (classes := _class_counts(module, shapes.values())):
         raise CheckpointError(
             f'trained for {classes[0]} classes, the model has {classes[1]}: only classification layers differ '
-            f'({", ".join(list(shapes)[:3])}). Use a config of {classes[0]} classes, or train from backbone weights'
+            f'({", ".join(list(shapes)[:3])}). Use a config of {classes[0]} classes, or fine-tune: train --from'
         )
-    problems += [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
+    problems += describe(shapes)
     if problems:
         more = f', and {len(problems) - 5} more ({len(problems)} in all)' if len(problems) > 5 else ''
         name = module.name if isinstance(module, base.Peer) else f'a {type(module).__name__}'
         raise CheckpointError(f'does not fit {name}: {"; ".join(problems[:5])}{more}')
 
 
-def _require_sound(state: dict, parameters: dict) -> dict[str, Tensor]:
+def misshapen(state: Mapping, parameters: Mapping) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Return the shapes in file and model of the tensors in both whose shapes differ."""
+    pairs = {key: (state[key].shape, parameters[key].shape) for key in parameters if key in state}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def describe(shapes: Mapping) -> list[str]:
+    """Return one text for each tensor of another shape."""
+    return [f'{key} is {tuple(a)} in the file and {tuple(b)} in the model' for key, (a, b) in shapes.items()]
+
+
+def require_sound(state: Mapping, parameters: Mapping) -> dict[str, Tensor]:
     """Return the tensors in the dtypes of the module; refuse those whose values no trained network has."""
     converted, flaws = {}, {}
     with torch.no_grad():

@@ -4,12 +4,18 @@ import dataclasses
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
+from repvit_dense.commands.launcher import processes
+from repvit_dense.compat.device import on_device
+from repvit_dense.config import devices
 from repvit_dense.errors import InputError
-from repvit_dense.options import option, whole_number
+from repvit_dense.options import option, positive_number, whole_number
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -24,7 +30,35 @@ class Options(RunOptions):
         None,
         type=whole_number(1, 1_000_000),
         metavar='N',
-        help='number of epochs; the schedule of the config is scaled to it',
+        help='number of epochs; warm-up, decay and intervals of the config follow',
+    )
+    iters: int | None = option(
+        None, type=whole_number(1, 1_000_000_000), metavar='N', help='number of iterations, in place of --epochs'
+    )
+    lr: float | None = option(
+        None,
+        type=positive_number,
+        metavar='X',
+        help='learning rate (default: that of the config, scaled with the batch size)',
+    )
+    freeze: str | int | None = option(
+        None,
+        metavar='backbone|N|none',
+        help='freeze the backbone, its stem and first N stages (1 to 4), or nothing (default: as in the config)',
+    )
+    patience: int | None = option(
+        None,
+        type=whole_number(1, 1_000_000),
+        metavar='N',
+        help='stop after N validations without a better score',
+    )
+    ema: bool = option(False, help='evaluate and save averages of the weights over the last part of the training')
+    weights: str | Path | None = option(
+        None,
+        flags=('--from',),
+        metavar='WEIGHTS',
+        help='start from all that fits of a work dir, checkpoint, URL or published model; layers of other classes start '
+        'anew',
     )
     resume: str | Path | None = option(
         None,
@@ -36,7 +70,6 @@ class Options(RunOptions):
     amp: Literal['bf16', 'fp16'] | None = option(
         None, nargs='?', const='bf16', choices=('bf16', 'fp16'), help='mixed precision (bf16 without a value)'
     )
-    auto_scale_lr: bool = option(False, help='scale the learning rate with the total batch size')
     checkpoint_every: str | None = option(
         None,
         metavar='N|Nm',
@@ -67,25 +100,31 @@ def run(options: Options) -> Run:
         repvit_dense.engine.guard.TrainingStopped: a signal or a non-finite loss ended the training.
     """
     saving = _checkpoint_interval(options.checkpoint_every)
-    cfg = open_run_config(options)
-    from repvit_dense.config import check_data, check_settings, prepare_data
+    if options.weights and options.resume:
+        raise InputError('--from and --resume: a resumed training has its own weights; give one of the two')
+    notes: list[str] = []
+    cfg = open_run_config(options, partial(_apply, options, notes))
+    from repvit_dense.config import check_data, check_settings, check_start, prepare_data
 
     if options.amp:
         _use_amp(cfg, options.amp)
-    if options.auto_scale_lr:
-        _scale_lr(cfg)
     if saving:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseRecentCheckpointHook', **saving}]
     check_settings(cfg, ('train', 'val'))
+    notes += _thaw(cfg, options)
     _resume(cfg, options.resume)
+    _set_weights(cfg, options.weights)
     check_checkpoint(cfg)
+    check_start(cfg)
     prepare_data(cfg)
     check_data(cfg, ('train', 'val'))
+    for note in notes:
+        say(note)
 
     from repvit_dense.engine.runner import DenseRunner
 
     try:
-        with keep_memory():
+        with on_device(options.device), keep_memory():
             with preparing():
                 runner = DenseRunner.from_cfg(cfg)
             with preparing(lambda: 'max_iters' in runner.message_hub.runtime_info):
@@ -94,6 +133,29 @@ def run(options: Options) -> Run:
         _explain_deterministic(error)
         raise
     return _outcome(Path(cfg.work_dir))
+
+
+def _apply(options: Options, notes: list[str], cfg: 'Config') -> None:
+    """Apply the options of the training, and a preset for a data set of one's own; note what nobody asked for."""
+    from repvit_dense.config import presets
+    from repvit_dense.data.layouts.named import NAMES
+
+    settings = presets.Settings(
+        **{key: getattr(options, key) for key in presets.OPTIONS},
+        trained=options.weights is not None,
+        gpu=options.device != 'cpu' and devices.count() > 0,
+        processes=processes(options.launcher),
+        keys={text.partition('=')[0] for text in options.cfg_options or ()},
+    )
+    notes += presets.apply(cfg, settings, options.data is not None and str(options.data) not in NAMES)
+
+
+def _thaw(cfg: 'Config', options: Options) -> list[str]:
+    """Let random weights train; `--freeze` refuses them."""
+    from repvit_dense.config.presets import thaw_random
+
+    note = None if options.weights else thaw_random(cfg, frozen=options.freeze not in (None, 'none'))
+    return [note] if note else []
 
 
 def _outcome(folder: Path) -> Run:
@@ -135,13 +197,24 @@ def _resume(cfg: 'Config', resume: str | Path | None) -> None:
         print(f'{cfg.work_dir}: no checkpoint to continue from, training starts from the beginning', file=sys.stderr)
 
 
-def _scale_lr(cfg: 'Config') -> None:
-    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+def _set_weights(cfg: 'Config', weights: str | Path | None) -> None:
+    """Set the weights to start from, which replace those of the backbone."""
+    from repvit_dense.checkpoints.work_dir import find_checkpoint
+
+    if weights and is_artifact(weights):
         raise InputError(
-            '--auto-scale-lr needs the batch size that the learning rate of this config was chosen for: '
-            '--cfg-options auto_scale_lr.base_batch_size=16'
+            f'--from {weights}: an artifact cannot be trained; name the work dir or checkpoint it was exported from'
         )
-    cfg.auto_scale_lr.enable = True
+    if weights:
+        cfg.weights = find_checkpoint(str(weights))
+    if not cfg.get('weights') or cfg.get('resume'):
+        return
+    if cfg.get('load_from'):
+        raise InputError(
+            f'load_from = {cfg.load_from} and weights = {cfg.weights} (--from): both say where the training starts; '
+            'give one of the two'
+        )
+    cfg.model.backbone.pop('init_cfg', None)
 
 
 def _use_amp(cfg: 'Config', precision: str) -> None:

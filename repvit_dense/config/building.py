@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.config.arguments import REGISTRIES, look_up, parts, signature
-from repvit_dense.config.structure import expected_in_channels, feature_consumers, nearest, one_line, scope
-from repvit_dense.errors import InputError, shorten
+from repvit_dense.config.structure import expected_in_channels, feature_consumers, one_line, scope
+from repvit_dense.errors import InputError, nearest, shorten
 from repvit_dense.files import is_folder
 from repvit_dense.screen import say
 
@@ -30,7 +30,7 @@ def check_channels(cfg: 'Config', backbone: 'nn.Module | None' = None) -> None:
     """
     if not cfg.model.get('backbone'):
         return
-    channels = getattr(backbone or _build(cfg, 'model.backbone'), 'out_channels', ())
+    channels = getattr(backbone or build_on_meta(cfg, 'model.backbone'), 'out_channels', ())
     for path, part in feature_consumers(cfg.model) if channels else ():
         actual = part.in_channels
         try:
@@ -56,7 +56,7 @@ def check_model(cfg: 'Config', training: bool) -> None:
             value per channel, or the disk has no space for a checkpoint.
     """
     try:
-        model = _build(cfg, 'model')
+        model = build_on_meta(cfg, 'model')
     except InputError:
         check_channels(cfg)  # a more precise message, if they are the reason
         raise
@@ -92,7 +92,7 @@ def check_last_batch(cfg: 'Config', images: int) -> None:
     drop_last = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
     if drop_last or size == 1 or images % size != 1 or not _is_alone(cfg):
         return
-    norm = _norm_without_variance(_build(cfg, 'model'), _image_size(cfg))
+    norm = _norm_without_variance(build_on_meta(cfg, 'model'), _image_size(cfg))
     if norm:
         raise InputError(
             f'train_dataloader: the last of {images} images is alone in its batch of at most {size}; the '
@@ -127,8 +127,8 @@ def _check_space(work_dir: str, model: 'nn.Module') -> None:
         )
 
 
-def _build(cfg: 'Config', path: str) -> Any:
-    """Build the part of the config at a path."""
+def build_on_meta(cfg: 'Config', path: str) -> Any:
+    """Build the part of the config at a path, 'model' or 'model.backbone', on the device meta where it can be."""
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401  both register their models
     import torch

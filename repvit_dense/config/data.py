@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from repvit_dense import plugin
 from repvit_dense.config.structure import datasets, one_line
 from repvit_dense.errors import InputError
 
@@ -36,6 +37,7 @@ def prepare_data(cfg: 'Config') -> None:
 
 def dataset_meta(dataset: 'ConfigDict', scope: str) -> dict:
     """Return the classes and colours of a data set, from its type and its `metainfo`."""
+    plugin.load()
     import mmseg.datasets  # noqa: F401  registers its data sets
     from mmengine.registry import DATASETS
 
@@ -71,5 +73,5 @@ def check_trained_classes(cfg: 'Config', checkpoint: dict) -> None:
     raise InputError(
         f'{cfg.get("load_from") or "the checkpoint"}: trained on {len(trained)} classes, the data has {len(classes)}; '
         f'they first differ at class {first}: checkpoint {in_checkpoint}, data {in_data}. Use data with the classes of '
-        'the checkpoint, or train on this data'
+        'the checkpoint, or fine-tune it on this data: train CONFIG --data DIR --from CHECKPOINT'
     )

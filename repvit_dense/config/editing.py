@@ -41,7 +41,7 @@ def set_backbone(cfg: 'Config', name: str) -> None:
     Raises:
         InputError: the catalogue has no such name (the message lists the nearest), or the config has no backbone.
     """
-    from repvit_dense.backbones import catalogue
+    from repvit_dense import catalogue
 
     try:
         entry = catalogue.find(name)
@@ -102,7 +102,7 @@ def set_dataset(cfg: 'Config', data: str) -> None:
         step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
     _set_label_map(cfg, source.label_map)
     cfg.embedded_data = cfg.get('embedded_data') or dict(source.embedded) if source.embedded else None
-    _set_class_counts(cfg.model, len(source.classes), source.things)
+    set_class_counts(cfg.model, len(source.classes), source.things)
 
 
 def ignore_value(cfg: 'Config', value: int) -> None:
@@ -165,7 +165,8 @@ def _set_ground_truth(metric: dict, source: 'Source') -> bool:
     return 'Panoptic' in metric['type'] or 'instances' in source.ann_files
 
 
-def _set_class_counts(model: dict, classes: int, things: int) -> None:
+def set_class_counts(model: dict, classes: int, things: int) -> None:
+    """Set the number of classes of all heads, and the weights of classes in their losses; boxes count only things."""
     counts = dict(zip(CLASS_COUNTS, (things, things, classes - things), strict=True))
     for _, part in class_heads(model):
         part.update({key: counts[key] for key in CLASS_COUNTS if key in part})

@@ -3,6 +3,7 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense import plugin
 from repvit_dense.config.arguments import (
     DEFAULT_TYPES,
     REGISTRIES,
@@ -13,8 +14,8 @@ from repvit_dense.config.arguments import (
     parts,
     signature,
 )
-from repvit_dense.config.structure import nearest, scope
-from repvit_dense.errors import InputError
+from repvit_dense.config.structure import scope
+from repvit_dense.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -23,7 +24,7 @@ Parameters = dict[str, inspect.Parameter | None]
 
 # Read from the config itself, not through the arguments of the runner.
 READ_ELSEWHERE = (
-    *('compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'embedded_data'),
+    *('compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'embedded_data', 'weights'),
     *('activation_checkpointing', 'efficient_conv_bn_eval'),
 )
 LOADER_KEYS = (
@@ -92,6 +93,7 @@ def _untyped(cfg: 'Config', path: str) -> Parameters | None:
     if path in FIXED:
         return dict.fromkeys(FIXED[path])
     if path in ('', 'randomness'):
+        plugin.load()
         from mmengine.runner import Runner
 
         function: Any = Runner.set_randomness if path else Runner.__init__

@@ -15,7 +15,8 @@ from mmengine.runner import BaseLoop, Runner
 from repvit_dense import compat
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError, read
-from repvit_dense.compat import distributed
+from repvit_dense.compat import distributed, quiet
+from repvit_dense.config.weights import start_from
 from repvit_dense.engine.failures import explain
 from repvit_dense.engine.per_class import observe
 from repvit_dense.engine.plain import plain, restore_histories
@@ -115,6 +116,7 @@ class DenseRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             handler.handleError = partial(_on_log_error, logger, handler)
+        quiet.log_to(logger)
         return logger
 
     def call_hook(self, fn_name, **kwargs):
@@ -176,11 +178,29 @@ class DenseRunner(Runner):
         if plain(classes, '', []) == meta.get('dataset_meta'):  # mmengine compares without regard to the conversion
             meta['dataset_meta'] = classes
 
+    def _init_model_weights(self) -> None:
+        """Initialise the model, unless a checkpoint holds all of it: no published weights are downloaded in vain."""
+        if self._load_from is None:
+            super()._init_model_weights()
+
     def load_or_resume(self) -> None:
-        """Load the checkpoint; a training then writes its config into the work dir, beside its checkpoints."""
+        """Load the checkpoint; a training then writes its config into the work dir, beside its checkpoints.
+
+        A training with `weights` in its config starts from the parts that fit of them.
+        """
+        training = isinstance(self._train_loop, BaseLoop)
+        if training and self.cfg.get('weights') and not (self._load_from or self._resume or self._has_loaded):
+            self._start_from(self.cfg.weights)
         super().load_or_resume()
-        if isinstance(self._train_loop, BaseLoop):
+        if training:
             self._write_config(self.work_dir)
+
+    def _start_from(self, weights: str) -> None:
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        text = start_from(model, self.cfg, read(weights))
+        self.call_hook('after_load_checkpoint', checkpoint={'state_dict': model.state_dict()})  # for averaged weights
+        self._has_loaded = True
+        self.logger.info(text, extra={'screen': True})
 
     def resume(self, filename, *args, **kwargs) -> None:
         """Restore the state of a training and the order of its data."""
