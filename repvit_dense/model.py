@@ -1,13 +1,16 @@
 """Build the model of a config, load its weights and run it on an image."""
 
 import copy
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from repvit_dense import plugin
 from repvit_dense.config.building import explain
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -15,11 +18,12 @@ if TYPE_CHECKING:
     from mmengine.structures import BaseDataElement
     from torch import nn
 
-    from repvit_dense.backbones.catalogue import Backbone
+    from repvit_dense.catalogue import Backbone
 
 
 def build_model(cfg: 'Config') -> 'nn.Module':
     """Build the model of a config of mmdet or mmseg in eval mode, with random weights."""
+    plugin.load()
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401  both register their models
     from mmengine.registry import MODELS, init_default_scope
@@ -36,6 +40,7 @@ def build_model(cfg: 'Config') -> 'nn.Module':
 
 def build_backbone(entry: 'Backbone') -> 'nn.Module':
     """Build a backbone of the catalogue in eval mode, with random weights."""
+    plugin.load()
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401  both register their models
     from mmengine.registry import MODELS, init_default_scope
@@ -59,6 +64,7 @@ def load_model(cfg: 'Config', checkpoint: str, device: str | None = None, fused:
     Raises:
         InputError: the checkpoint does not fit, or the device does not exist.
     """
+    plugin.load()
     from repvit_dense.checkpoints.loading import load_checkpoint
     from repvit_dense.checkpoints.reading import read
     from repvit_dense.reparam import reparameterize_model
@@ -92,10 +98,42 @@ def _find_device(name: str | None) -> 'torch.device':
     return device
 
 
-def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], BaseDataElement]':
+def set_limits(cfg: 'Config', score: float | None, iou: float | None, max_detections: int | None) -> bool:
+    """Let a detector return the objects that the limits ask for: its own limits may leave them out.
+
+    Args:
+        cfg: the config of a detector or segmentor.
+        score: the model's own threshold is lowered to it.
+        iou: the threshold of the non-maximum suppression is set to it.
+        max_detections: the model's own limit is raised to it, if it suppresses objects; others choose among queries.
+
+    Returns:
+        whether the model has a non-maximum suppression, whose threshold is `iou` now.
+    """
+    limits = cfg.model.get('test_cfg') or {}
+    limits = limits.get('rcnn') or limits
+    suppression = limits.get('nms') or {}
+    suppresses = 'iou_threshold' in suppression
+    if score is not None and limits.get('score_thr', 0) > score:
+        limits['score_thr'] = score
+    if iou is not None and suppresses:
+        suppression['iou_threshold'] = iou
+    if max_detections is not None and suppresses and 'max_per_img' in limits:
+        limits['max_per_img'] = max(limits['max_per_img'], max_detections)
+    return suppresses
+
+
+def predictor(
+    model: 'nn.Module', cfg: 'Config', clock: 'Callable[[str], AbstractContextManager]' = nullcontext
+) -> 'Callable[[np.ndarray], BaseDataElement]':
     """Return a function from an image `(H, W, 3)` BGR uint8 to mmdet's or mmseg's data sample in its pixels.
 
     The config's test pipeline decides at which size the network sees the image.
+
+    Args:
+        model: in eval mode.
+        cfg: its config.
+        clock: called with the name of each part of the work, returns a context manager around it.
     """
     import torch
     from mmengine.dataset import Compose, pseudo_collate
@@ -106,9 +144,10 @@ def predictor(model: 'nn.Module', cfg: 'Config') -> 'Callable[[np.ndarray], Base
 
     @torch.inference_mode()
     def predict(image: 'np.ndarray') -> 'BaseDataElement':
-        with rescaling.patched():
+        with clock('pre-processing'), rescaling.patched():
             packed = pipeline({'img': image, 'img_id': 0, 'img_path': '', 'ori_shape': image.shape[:2]})
-        return model.test_step(pseudo_collate([packed]))[0].cpu()
+        with clock('inference'):
+            return model.test_step(pseudo_collate([packed]))[0].cpu()
 
     return predict
 

@@ -25,13 +25,13 @@ class Entries:
             `quality`, a number; the lower, the worse.
         names: class names, by label.
         palette: an RGB colour per class; None for those of drawn pictures.
-        images: the file that each picture was drawn from; the viewer draws over it if the browser can load it.
+        images: the file that each picture was drawn from, None if there is none; the viewer draws over it if the browser can load it.
     """
 
     lines: Iterable[str]
     names: Sequence[str] = ()
     palette: Sequence | None = None
-    images: Sequence[Path] = ()
+    images: Sequence[Path | None] = ()
 
 
 def write_page(
@@ -40,7 +40,8 @@ def write_page(
     pictures: Mapping[Path, str],
     caption: str,
     metrics: dict[str, float] | None = None,
-    curves: Path | None = None,
+    figures: Mapping[Path, str] | None = None,
+    classes: Sequence[Mapping[str, object]] = (),
     entries: Entries | None = None,
 ) -> Path:
     """Write the page into `folder`; return its path.
@@ -53,7 +54,8 @@ def write_page(
         pictures: image files in the order in which they are shown, with a caption each.
         caption: heading of the pictures.
         metrics: scores by name, shown as a table.
-        curves: image of the training curves, left out if the file does not exist.
+        figures: images of figures with a heading each; a file that does not exist is left out.
+        classes: scores per class, shown as a table: the same keys in each.
         entries: the objects in the pictures.
     """
 
@@ -79,8 +81,13 @@ def write_page(
     ]
     if rows:
         parts.append(f'<h2>Scores</h2><table>{rows}</table>')
-    if curves and curves.exists():
-        parts.append(f'<h2>Training</h2><div class="curves">{figure(curves, curves.stem)}</div>')
+    if classes:
+        cells = [classes[0].keys(), *(map(_to_cell, row.values()) for row in classes)]
+        table = ''.join(f'<tr>{"".join(f"<td>{escape(str(cell))}</td>" for cell in row)}</tr>' for row in cells)
+        parts.append(f'<details><summary>Scores of {len(classes)} classes</summary><table>{table}</table></details>')
+    for path, heading in (figures or {}).items():
+        if path.exists():
+            parts.append(f'<h2>{escape(heading)}</h2><div class="figure">{figure(path, path.name)}</div>')
     if pictures:
         images = entries.images if entries and entries.images else [None] * len(pictures)
         parts.append(f'<h2>{escape(caption)}</h2><div class="tools" hidden></div><div class="grid">')
@@ -92,6 +99,11 @@ def write_page(
     path = folder / PAGE
     write_text(path, '\n'.join(parts))
     return path
+
+
+def _to_cell(value: object) -> str:
+    """Return a value of a table: numbers are rounded, None is empty."""
+    return '' if value is None else f'{value:.3f}' if isinstance(value, float) else str(value)
 
 
 def _to_json(entries: Entries) -> str:

@@ -6,19 +6,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Union
 
 import cv2
 import numpy as np
 
-from repvit_dense.errors import InputError, printable
+from repvit_dense.artifact.download import fetch, is_url, without_password
+from repvit_dense.errors import InputError
 from repvit_dense.files import open_regular
 from repvit_dense.image_header import MAX_PIXELS, parse_header
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     import PIL.Image
 
-ImageInput = Union[str, os.PathLike, bytes, np.ndarray, 'PIL.Image.Image']
+
+class Frame(NamedTuple):
+    """A frame of a video: its pixels `(H, W, 3)` BGR uint8, the name of the video, its number from 0, and its time."""
+
+    pixels: np.ndarray
+    video: str
+    number: int
+    seconds: float
+
+
+ImageInput = Union[str, os.PathLike, bytes, np.ndarray, Frame, 'PIL.Image.Image']
 ACCEPTED = '(H, W, 3) BGR, (H, W, 4) BGRA or (H, W) grey in uint8 or uint16'
 PIL_MODES = ('1', 'L', 'LA', 'La', 'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX', 'CMYK', 'YCbCr', 'HSV')
 MAX_SIDE, MAX_TOTAL = 1 << 20, 1 << 30  # pixels that OpenCV decodes
@@ -34,8 +46,8 @@ def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     the current one.
 
     Args:
-        image: a path; the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or `(H, W)` grey in uint8 or
-            uint16; or a PIL image of 8 or 16 bits per channel.
+        image: a path; an address (`https://...`); the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or
+            `(H, W)` grey in uint8 or uint16; a frame of a video; or a PIL image of 8 or 16 bits per channel.
         max_pixels: a file or PIL image with more pixels is refused before it is decoded.
 
     Raises:
@@ -44,6 +56,10 @@ def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
+    if isinstance(image, Frame):
+        return image.pixels
+    if is_url(image):
+        return _decode(fetch(str(image)), without_password(str(image)), max_pixels)
     if isinstance(image, str | os.PathLike):
         return _from_file(Path(image), max_pixels)
     if isinstance(image, bytes):
@@ -55,12 +71,14 @@ def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def name_of(image: Any) -> str:
     """Return the name of an image for messages: its file, or its kind."""
-    return str(image) if isinstance(image, str | os.PathLike) else f'image ({type(image).__name__})'
+    if isinstance(image, Frame):
+        return f'{image.video}, frame {image.number}'
+    return without_password(str(image)) if isinstance(image, str | os.PathLike) else f'image ({type(image).__name__})'
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
-    print(f'warning: {printable(text)}', file=sys.stderr)
+    say(f'warning: {text}')
 
 
 def _from_file(path: Path, max_pixels: int) -> np.ndarray:
@@ -95,7 +113,7 @@ def _decode(content: bytes, name: str | Path, max_pixels: int) -> np.ndarray:
     _check_header(io.BytesIO(content), name, max_pixels)
     buffer = np.frombuffer(content, np.uint8)
     try:
-        with _quiet():
+        with quiet():
             pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
@@ -113,15 +131,15 @@ def _decode(content: bytes, name: str | Path, max_pixels: int) -> np.ndarray:
 
 def _has_frames(content: np.ndarray) -> bool:
     try:
-        with _quiet():
+        with quiet():
             return len(cv2.imdecodemulti(content, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(0, 2))[1]) > 1
     except (cv2.error, TypeError):  # OpenCV before 4.11 cannot decode some of the frames
         return False
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from logging decoding errors, which are reported with the name of the file."""
+def quiet() -> Iterator[None]:
+    """Keep OpenCV from logging errors, which are reported with the name of the file."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield

@@ -19,31 +19,36 @@ if TYPE_CHECKING:
 
 MARK = b'picture of a prediction by repvit-dense'
 HEAD = 128  # bytes of a file that include the mark
-PICTURE, SEGMENTS = '.jpg', '.segments.png'
+PICTURE, SEGMENTS, VIDEO = '.jpg', '.segments.png', '.mp4'
 LONGEST_NAME = 200  # bytes; file systems allow 255, with the suffix and a number
 
 
-def output_names(paths: Sequence[Path], folder: Path) -> list[str]:
+def output_names(paths: Sequence[Path], folder: Path, videos: Sequence[bool] = ()) -> list[str]:
     """Return a name per image for its files in an existing folder, without suffix: the stem of the image.
 
     The name is numbered if another image of the run has it, in upper or lower case, or if a file in the folder has it
     that is an image of this run or not a picture of an earlier one.
+
+    Args:
+        paths: images and videos.
+        folder: an existing folder.
+        videos: whether each is a video, whose files are others; default: none is.
     """
     present = {_fold(name): folder / name for name in os.listdir(folder)}  # noqa: PTH208  names suffice
     inputs = {os.path.realpath(path) for path in paths}
     used: set[str] = set()
     counts: dict[str, int] = {}
 
-    def is_free(name: str) -> bool:
-        files = [present.get(_fold(name + suffix)) for suffix in (PICTURE, SEGMENTS)]
+    def is_free(name: str, suffixes: Sequence[str]) -> bool:
+        files = [present.get(_fold(name + suffix)) for suffix in suffixes]
         kept = (file for file in files if file and not (is_picture(file) and os.path.realpath(file) not in inputs))
         return _fold(name) not in used and not any(kept)
 
     names = []
-    for path in paths:
-        stem = _safe_stem(path)
+    for path, is_video in zip(paths, videos or [False] * len(paths), strict=True):
+        stem, suffixes = _safe_stem(path), ([VIDEO] if is_video else [PICTURE, SEGMENTS])
         number = counts.get(_fold(stem), 0) + 1
-        while not is_free(name := stem if number == 1 else f'{stem}-{number}'):
+        while not is_free(name := stem if number == 1 else f'{stem}-{number}', suffixes):
             number += 1
         counts[_fold(stem)] = number
         used.add(_fold(name))
@@ -66,6 +71,20 @@ def _safe_stem(path: Path) -> str:
     return stem
 
 
+def safe_name(name: str) -> str:
+    """Return a class name as a file or folder name: printable, without separators, not hidden and not too long."""
+    return _safe_stem(Path(''.join('_' if c in '/\\:*?"<>|' else c for c in name) + '.x')).rstrip('. ') or '_'
+
+
+def free_path(path: Path, inputs: set[str]) -> Path:
+    """Return a path that may be written: it is numbered while an input or a file that is no picture has it."""
+    stem, number = path.stem, 1
+    while os.path.lexists(path) and (not is_picture(path) or os.path.realpath(path) in inputs):
+        number += 1
+        path = path.with_name(f'{stem}-{number}{path.suffix}')
+    return path
+
+
 def write_picture(path: Path, pixels: 'np.ndarray') -> Path:
     """Write an image with the mark, completely or not at all; return its path.
 
@@ -85,10 +104,19 @@ def write_picture(path: Path, pixels: 'np.ndarray') -> Path:
     return path
 
 
+def mark_video(path: Path) -> None:
+    """Append the mark to an MP4 file, as a box of free space that players skip."""
+    with path.open('ab') as file:
+        file.write((len(MARK) + 8).to_bytes(4, 'big') + b'free' + MARK)
+
+
 def is_picture(path: Path) -> bool:
-    """Return whether a file is a picture that `write_picture` wrote."""
+    """Return whether a file is a picture that `write_picture` wrote, or a video with the mark."""
     try:
         with open_regular(path) as file:
-            return MARK in file.read(HEAD)
+            if path.suffix != VIDEO:
+                return MARK in file.read(HEAD)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(MARK)))
+            return file.read() == MARK
     except (InputError, OSError):
         return False

@@ -5,17 +5,22 @@ result = model('street.jpg')
 result.boxes, result.scores, result.labels, result.masks
 """
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from repvit_dense.artifact import manifest, postprocess, preprocess, runtimes
-from repvit_dense.artifact.images import ImageInput, name_of, read_image, warn
+from repvit_dense.artifact import manifest, postprocess, preprocess, runtimes, sources
+from repvit_dense.artifact.download import is_url
+from repvit_dense.artifact.images import Frame, ImageInput, name_of, read_image, warn
 from repvit_dense.artifact.result import Result
+from repvit_dense.artifact.selection import Selection
+from repvit_dense.artifact.speed import Clock
 from repvit_dense.errors import InputError
 from repvit_dense.image_header import MAX_PIXELS
 
@@ -27,13 +32,28 @@ class ImageModel:
         names: class names, by label.
         palette: an RGB colour per class, 0 to 255, or None.
         title: short name for pages and messages.
+        task: 'detection', 'instance', 'panoptic' or 'semantic'.
         batch_size: images that one call of the network takes.
+        selection: the objects that results keep.
+        annotations: annotation files in COCO's format that may have ids of images and categories.
     """
 
     names: list[str]
     palette: list | None
     title: str
+    task: str = 'detection'
     batch_size = 1
+    selection = Selection()
+
+    @property
+    def annotations(self) -> list[Path]:
+        """An artifact names no data."""
+        return []
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The time of the parts of all predictions so far."""
+        return Clock()
 
     @overload
     def __call__(self, images: ImageInput, max_pixels: int = ...) -> Result: ...
@@ -43,8 +63,8 @@ class ImageModel:
         """Predict one image, or a list of images.
 
         Args:
-            images: a path; the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or `(H, W)` grey in uint8
-                or uint16; a PIL image; or a list of these.
+            images: a path; an address (`https://...`); the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)`
+                BGRA or `(H, W)` grey in uint8 or uint16; a PIL image; or a list of these.
             max_pixels: an image file with more pixels is refused before it is decoded.
 
         Returns:
@@ -60,11 +80,14 @@ class ImageModel:
             raise result
         return result
 
-    def stream(self, images: Iterable[ImageInput], max_pixels: int = MAX_PIXELS) -> Iterator[Result | InputError]:
+    def stream(
+        self, images: str | Path | Iterable[ImageInput | InputError], max_pixels: int = MAX_PIXELS
+    ) -> Iterator[Result | InputError]:
         """Predict images one batch at a time; memory does not grow with their number.
 
         Args:
-            images: any iterable of what `__call__` takes.
+            images: any iterable of what `__call__` takes; or the name of a folder, a pattern, a video, a stream or a
+                camera, see `repvit_dense.artifact.sources.find`.
             max_pixels: as in `__call__`.
 
         Yields:
@@ -73,9 +96,15 @@ class ImageModel:
         Raises:
             InputError: the model fails with every image.
         """
+        if isinstance(images, str | Path):
+            images = (image for _, image in sources.images(sources.find([images]), max_pixels))
         waiting = iter(images)
-        while chunk := list(islice(waiting, self.batch_size)):
-            pixels = [_read_or_error(image, max_pixels) for image in chunk]
+        while True:
+            with self.clock('pre-processing'):
+                chunk = list(islice(waiting, self.batch_size))
+                pixels = [_read_or_error(image, max_pixels) for image in chunk]
+            if not chunk:
+                return
             predictions = iter(self._predict_each([image for image in pixels if isinstance(image, np.ndarray)]))
             for source, image in zip(chunk, pixels, strict=True):
                 if isinstance(image, InputError):
@@ -85,9 +114,10 @@ class ImageModel:
                 if isinstance(prediction, Exception):
                     yield InputError(f'{name_of(source)}: cannot be predicted ({_describe(prediction)})')
                     continue
-                path = Path(source) if isinstance(source, str | os.PathLike) else None
-                fields = _drop_overflow(prediction, name_of(source))
-                yield Result(image, self.names, self.palette, path, **fields)
+                with self.clock('post-processing'):
+                    fields = self.selection.apply(_drop_overflow(prediction, name_of(source)), len(self.names))
+                    result = Result(image, self.names, self.palette, *_origin(source), **fields)
+                yield result
 
     def _predict_each(self, images: list[np.ndarray]) -> list[dict[str, Any] | Exception]:
         """Return the arrays of every image as `_predict` does, or its error.
@@ -120,7 +150,16 @@ class ImageModel:
         raise NotImplementedError
 
 
-def _read_or_error(image: ImageInput, max_pixels: int) -> np.ndarray | InputError:
+def _origin(source: Any) -> tuple[Path | None, int | None, float | None]:
+    """Return the file of an image, or the video of a frame with its number and time."""
+    if isinstance(source, Frame):
+        return Path(source.video), source.number, source.seconds
+    return (Path(source) if isinstance(source, str | os.PathLike) and not is_url(source) else None), None, None
+
+
+def _read_or_error(image: ImageInput | InputError, max_pixels: int) -> np.ndarray | InputError:
+    if isinstance(image, InputError):
+        return image
     try:
         return read_image(image, max_pixels)
     except InputError as error:
@@ -151,43 +190,68 @@ class Predictor(ImageModel):
     Args:
         folder: folder of the artifact.
         threads: CPU threads of the runtime; None lets the runtime decide.
+        size: width and height of the images in pixels, or both as one number; None for that of the export.
 
     Attributes:
         folder: folder of the artifact.
         manifest: description of the artifact.
 
     Raises:
-        InputError: the artifact cannot be read, or its runtime is not installed.
+        InputError: the artifact cannot be read, its runtime is not installed, or its input has another, fixed size.
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None):
+    def __init__(self, folder: str | Path, threads: int | None = None, size: int | tuple[int, int] | None = None):
         self.folder = Path(folder)
         self.manifest = manifest.read(folder)
         self.names, self.palette = self.manifest.classes, self.manifest.palette
         self.title = self.manifest.config or self.folder.name
+        self.task = self.manifest.task
         self._run = runtimes.load(folder, self.manifest, threads)
-        batch, _, *size = self.manifest.inputs['images']
+        batch, _, *sides = self.manifest.inputs['images']
         # If the batch is open, one image at a time is as fast on a CPU and needs less padding.
         self.batch_size = batch if isinstance(batch, int) else 1
-        self._size = (size[0], size[1]) if isinstance(size[0], int) and isinstance(size[1], int) else None
+        self._size = (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None
+        if size is not None:
+            self._set_size((size, size) if isinstance(size, int) else size)
 
     def __repr__(self) -> str:
         return f'Predictor({str(self.folder)!r}: {self.manifest.task}, {len(self.names)} classes)'
 
+    def _set_size(self, new: tuple[int, int]) -> None:
+        recipe = self.manifest.preprocess
+        if self._size:
+            height, width = self._size
+            if new != (width, height):
+                raise InputError(
+                    f'--size {new[0]}x{new[1]}: this artifact has a fixed input of {width}x{height} pixels; export the '
+                    'model with --dynamic size, or with this --size'
+                )
+            return
+        scale: list[int] = list(new)
+        if self.task == 'semantic' and recipe['scale'] and recipe['keep_ratio']:  # the size is that of crops
+            scale = [max(1, round(side * min(new) / min(recipe['scale']))) for side in recipe['scale']]
+        changes: dict[str, Any] = {'scale': scale, 'keep_ratio': recipe['keep_ratio'] or not recipe['scale']}
+        if recipe['pad_to']:
+            changes['pad_to'] = list(new)
+        self.manifest = dataclasses.replace(self.manifest, preprocess=recipe | changes)
+
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
         recipe = self.manifest.preprocess
-        inputs, true_sizes = zip(*(preprocess.apply(image, recipe, self._size) for image in images), strict=True)
-        batch_hw = max(part.shape[1] for part in inputs), max(part.shape[2] for part in inputs)
-        count = max(self.batch_size, len(images))  # a fixed batch is filled up with padding
-        batch = np.full((count, 3, *batch_hw), recipe['pad_value'], np.float32)
-        for row, part in zip(batch, inputs, strict=False):
-            row[:, : part.shape[1], : part.shape[2]] = part
-        img_hw = np.array(true_sizes + (batch_hw,) * (count - len(images)), np.float32)
-        outputs = self._run(batch, img_hw)
-        return [
-            self._finish({name: value[i] for name, value in outputs.items()}, image.shape[:2], batch_hw)
-            for i, image in enumerate(images)
-        ]
+        with self.clock('pre-processing'):
+            inputs, true_sizes = zip(*(preprocess.apply(image, recipe, self._size) for image in images), strict=True)
+            batch_hw = max(part.shape[1] for part in inputs), max(part.shape[2] for part in inputs)
+            count = max(self.batch_size, len(images))  # a fixed batch is filled up with padding
+            batch = np.full((count, 3, *batch_hw), recipe['pad_value'], np.float32)
+            for row, part in zip(batch, inputs, strict=False):
+                row[:, : part.shape[1], : part.shape[2]] = part
+            img_hw = np.array(true_sizes + (batch_hw,) * (count - len(images)), np.float32)
+        with self.clock('inference'):
+            outputs = self._run(batch, img_hw)
+        with self.clock('post-processing'):
+            return [
+                self._finish({name: value[i] for name, value in outputs.items()}, image.shape[:2], batch_hw)
+                for i, image in enumerate(images)
+            ]
 
     def _finish(self, outputs: dict[str, np.ndarray], image_hw: tuple, batch_hw: tuple[int, int]) -> dict[str, Any]:
         """Return the result of one image from its row of the outputs."""

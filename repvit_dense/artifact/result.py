@@ -1,7 +1,8 @@
 """The prediction for one image, as arrays, a picture, COCO entries or supervision detections."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,9 @@ class Result:
         image: `(H, W, 3)` BGR uint8.
         names: class names, by label.
         palette: an RGB colour per class, 0 to 255, or None.
-        path: file of the image; None if it came from memory.
+        path: file of the image or video; None if it came from memory or the web.
+        frame: number of the frame in its video, from 0; else None.
+        seconds: time of the frame in its video; else None.
         boxes: `(N, 4)` float32, x1 y1 x2 y2 in pixels.
         scores: `(N,)` float32, 0 to 1.
         labels: `(N,)` integer, indices into `names`.
@@ -43,6 +46,8 @@ class Result:
     names: list[str]
     palette: list | None = None
     path: Path | None = None
+    frame: int | None = None
+    seconds: float | None = None
     boxes: np.ndarray | None = None
     scores: np.ndarray | None = None
     labels: np.ndarray | None = None
@@ -147,23 +152,40 @@ class Result:
         """Return `(H, W)` uint16: class indices (semantic) or segment numbers, 0 for none (panoptic); else None."""
         return None if self._numbers() is None else self._numbers().astype(np.uint16)
 
-    def to_coco(self, image_id: int = 0, score: float = 0.0) -> list[dict]:
+    def crops(self, score: float = SCORE) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the label of each object and the part of the image inside its box; empty boxes are left out."""
+        height, width = self.image.shape[:2]
+        for label, _, box, _ in self._objects(score):
+            left, top = (max(0, math.floor(side)) for side in box[:2])
+            right, bottom = (min(end, math.ceil(side)) for side, end in zip(box[2:], (width, height), strict=True))
+            if right > left and bottom > top:
+                yield label, self.image[top:bottom, left:right]
+
+    def mask_images(self, score: float = SCORE) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the label of each object and its mask as an image `(H, W)`: 255 inside, 0 outside."""
+        for label, _, _, mask in self._objects(score):
+            if mask is not None:
+                yield label, mask.astype(np.uint8) * 255
+
+    def to_coco(self, image_id: Any = 0, score: float = 0.0, categories: Sequence[Any] | None = None) -> list[dict]:
         """Return results in COCO's format, ready for JSON and pycocotools.
 
         Args:
             image_id: id of this image in the annotation file.
             score: objects below this score are left out.
+            categories: id of each class in the annotation file, by label; None for the labels themselves.
 
         Returns:
-            a dict per object with `image_id`, `category_id` (the label: an index into `names`, not an id of an
-            annotation file), `bbox` (x y width height in pixels), `score` and, with masks, `segmentation` (run
-            lengths). For semantic and panoptic segmentation a dict per segment, with `segmentation` and no box.
+            a dict per object with `image_id`, `category_id`, `bbox` (x y width height in pixels), `score` and, with
+            masks, `segmentation` (run lengths). For semantic and panoptic segmentation a dict per segment, with
+            `segmentation` and no box.
         """
+        ids = range(len(self.names)) if categories is None else categories
         if self.boxes is None:
             return [
                 {
                     'image_id': image_id,
-                    'category_id': region['label'],
+                    'category_id': ids[region['label']],
                     'segmentation': _run_lengths(self._numbers() == region['number']),
                 }
                 for region in self._regions()
@@ -173,7 +195,7 @@ class Result:
             left, top, right, bottom = (float(side) for side in box)
             entry = {
                 'image_id': image_id,
-                'category_id': label,
+                'category_id': ids[label],
                 'bbox': [left, top, right - left, bottom - top],
                 'score': certainty,
             }

@@ -1,12 +1,12 @@
-"""`repvit-dense predict`: predict images; write pictures, a page and JSON."""
+"""`repvit-dense predict`: predict images and videos; write pictures, a page and JSON."""
 
 import dataclasses
-import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,23 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands import load
-from repvit_dense.commands.base import ModelOptions, keep_memory, stands_for_model
-from repvit_dense.data.reading import SUFFIXES, is_image_name
-from repvit_dense.errors import InputError, printable
-from repvit_dense.files import check_writable, is_folder, walk, write_text
+from repvit_dense.commands.base import keep_memory
+from repvit_dense.commands.names import check_names, stands_for_model
+from repvit_dense.errors import InputError
 from repvit_dense.image_header import MAX_PIXELS
 from repvit_dense.options import option, whole_number
-from repvit_dense.page import PAGE, Entries, write_page
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
+    from repvit_dense.artifact.images import ImageInput
     from repvit_dense.artifact.predictor import ImageModel
     from repvit_dense.artifact.result import Result
+    from repvit_dense.artifact.saving import Output
+    from repvit_dense.artifact.sources import Source
 
 ECHO = 0.3  # seconds in which a second signal counts as the first: `timeout` sends one to the process and to its group
 
 
 @dataclasses.dataclass
-class Options(ModelOptions):
+class Options(load.ResultOptions):
     """Options of `predict`."""
 
     config: str | Path = option(
@@ -39,14 +41,27 @@ class Options(ModelOptions):
         help='work dir, checkpoint, ARTIFACT folder, or CONFIG; the checkpoint of a CONFIG is the next argument',
     )
     images: Sequence[str | Path] | str | Path = option(
-        [], positional=True, nargs='+', metavar='IMAGE', help='image files, or folders of them'
+        [],
+        positional=True,
+        nargs='+',
+        metavar='IMAGE',
+        help="images, folders of them, patterns such as 'photos/*.jpg', videos, addresses (http, rtsp), webcam, or 0",
     )
     _: dataclasses.KW_ONLY
     out: Path = option(Path('predictions'), type=Path, metavar='DIR', help='folder for everything that is written')
-    score: float = option(0.3, type=float, help='leave out objects below this score')
-    device: str | None = option(None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
-    threads: int | None = option(None, type=whole_number(1, 1024), metavar='N', help='CPU threads (default: all cores)')
-    deploy: bool = option(False, help='run the fused model')
+    score: float | None = option(0.3, type=float, help='leave out objects below this score')
+    save: list[str] = option(
+        [],
+        nargs='+',
+        choices=('json', 'coco', 'masks', 'crops', 'video'),
+        metavar='KIND',
+        help='write more: coco, masks, crops (each object) or video (annotated); json is always written',
+    )
+    annotations: Path | None = option(
+        None, type=Path, metavar='FILE', help='annotation file with the ids of images and categories for --save coco'
+    )
+    no_pictures: bool = option(False, help='write no pictures and no page')
+    show: bool = option(False, help='show each picture in a window; q ends the run')
     max_pixels: int = option(
         MAX_PIXELS,
         type=whole_number(1, 2**30),
@@ -61,17 +76,20 @@ class Predictions:
 
     Attributes:
         folder: holds a picture per image, `predictions.json`, `predictions.jsonl`, `*.segments.png` and the page.
-        page: `index.html` with all pictures of this run.
-        failed: images that could not be read, predicted or drawn, and subfolders that could not be read.
+        page: `index.html` with all pictures of this run; None if it made none.
+        failed: images that could not be read, predicted or drawn, videos that broke off, and subfolders that could not
+            be read.
+        videos: annotated videos.
     """
 
     folder: Path
-    page: Path
+    page: Path | None
     failed: list[Path]
+    videos: list[Path] = dataclasses.field(default_factory=list)
 
 
 def run(options: Options) -> Predictions:
-    """Predict images; write pictures, a page and JSON.
+    """Predict images and videos; write pictures, a page and JSON.
 
     Every result is written as soon as it is there. After SIGINT (Ctrl-C) or SIGTERM the current image is finished, and
     the page and JSON of all results so far are written.
@@ -80,120 +98,179 @@ def run(options: Options) -> Predictions:
         InputError: there is no image, an option is wrong, or the model cannot be loaded: nothing was written. Or the
             model fails with every image, or `out` cannot be written any more: earlier results are kept.
     """
-    paths = [options.images] if isinstance(options.images, str | os.PathLike) else options.images
-    images, checkpoint = [str(path) for path in paths], None
-    if not is_artifact(options.config) and not stands_for_model(options.config):
-        if len(images) < 2:
-            raise InputError(
-                f'{options.config}: a config needs a checkpoint and images after it: CONFIG CHECKPOINT IMAGE..., '
-                'WORK_DIR IMAGE... or ARTIFACT IMAGE...'
-            )
-        checkpoint, *images = images
-    if not isinstance(options.score, int | float) or not 0 <= options.score <= 1:
-        raise InputError(f'--score {options.score}: must be a number between 0 and 1')
-    files = find_images(images)
-    check_writable(options.out)
-    shared: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(ModelOptions)}
-    more: dict[str, Any] = {'device': options.device, 'threads': options.threads, 'deploy': options.deploy}
-    model = load.run(load.Options(**shared, **more, checkpoint=checkpoint))
+    from repvit_dense.artifact import sources
+
+    check_names(options)
+    checkpoint, images = _split(options)
+    _check(options)
+    found = sources.find(images)
+    if 'video' in options.save and not any(source.is_video for source in found):
+        raise InputError('--save video: there is no video among the images to predict')
+    shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(load.ResultOptions)}
+    model = load.run(load.Options(**shared, checkpoint=checkpoint))
+    _check_task(model.task, options.save)
     with nullcontext() if is_artifact(options.config) else keep_memory():
-        return _predict_all(model, files, options)
+        return _predict_all(model, found, options)
 
 
-def find_images(names: list[str]) -> list[Path]:
-    """Return the image files of a list of files and folders, each once; folders are searched recursively.
+def _split(options: Options) -> tuple[str | None, list[str]]:
+    """Return the checkpoint, if one follows a config, and the names of images."""
+    from repvit_dense.catalogue import PUBLISHED
 
-    Pictures of earlier predictions are left out in folders. A subfolder that cannot be read takes the place of an
-    image, which fails.
-
-    Raises:
-        InputError: a file or folder does not exist, or a folder holds no image.
-    """
-    from repvit_dense.artifact.pictures import is_picture
-
-    if not names:
-        raise InputError('there is no image to predict; name images or folders of them')
-    found: dict[str, Path] = {}
-    count = 0
-    for path in map(Path, names):
-        if not os.path.lexists(path):
-            raise InputError(f'{path}: no such image or folder')
-        inside = [path]
-        if is_folder(path):
-            images = [file for file in walk(path, keep_unreadable=True) if is_image_name(file) or is_folder(file)]
-            inside = sorted(image for image in images if not is_picture(image))
-            if len(inside) < len(images):
-                _say(f'{path}: {len(images) - len(inside)} pictures of earlier predictions in this folder are left out')
-            if not inside:
-                raise InputError(f'{path}: no image in this folder ({", ".join(SUFFIXES)})')
-        count += len(inside)
-        for image in inside:
-            found.setdefault(os.path.join(os.path.realpath(image.parent), image.name), image)  # noqa: PTH118
-    if len(found) < count:
-        _say(f'{count - len(found)} images are named more than once; each is predicted once')
-    return list(found.values())
+    paths = [options.images] if isinstance(options.images, str | os.PathLike) else options.images
+    images = [str(path) for path in paths]
+    name = str(options.config)
+    if is_artifact(name) or stands_for_model(name) or name in PUBLISHED or f'{name}.pth' in PUBLISHED:
+        return None, images
+    if len(images) < 2:
+        raise InputError(
+            f'{options.config}: a config needs a checkpoint and images after it: CONFIG CHECKPOINT IMAGE..., '
+            'WORK_DIR IMAGE... or ARTIFACT IMAGE...'
+        )
+    return images[0], images[1:]
 
 
-def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+def _check(options: Options) -> None:
+    """Refuse options that are wrong whatever the images and the model are."""
+    load.check_limits(options)
+    if options.annotations and 'coco' not in options.save:
+        raise InputError('--annotations: has the ids for --save coco, which is not wanted')
+    if options.annotations and not options.annotations.is_file():
+        raise InputError(f'--annotations {options.annotations}: no such file')
+    if options.show:
+        from repvit_dense.artifact.window import check_window
+
+        check_window()
 
 
-def _predict_all(model: 'ImageModel', paths: list[Path], options: Options) -> Predictions:
-    from repvit_dense.artifact.pictures import output_names
+def _check_task(task: str, kinds: Sequence[str]) -> None:
+    """Refuse files that a model of this task does not lead to."""
+    if 'masks' in kinds and task == 'detection':
+        raise InputError('--save masks: this model detects boxes, it has no masks')
+    if 'crops' in kinds and task in ('semantic', 'panoptic'):
+        raise InputError(f'--save crops: this model is {task}, it has no boxes')
 
-    output = _Output(Path(options.out), model)
+
+def _predict_all(model: 'ImageModel', found: list['Source'], options: Options) -> Predictions:
+    from repvit_dense.artifact import coco
+    from repvit_dense.artifact.saving import LINES, Output, Wanted
+
+    folder, output = Path(options.out), None
+    wanted = Wanted(frozenset(options.save), not options.no_pictures, options.score or 0)
     try:
-        output.folder.mkdir(parents=True, exist_ok=True)
-        names = output_names(paths, output.folder)
+        results = None
+        if 'coco' in options.save:
+            names = [source.name for source in found]
+            ids = coco.choose_ids(names, model.names, options.annotations, model.annotations)
+            folder.mkdir(parents=True, exist_ok=True)
+            results = coco.CocoResults(folder, model.names, model.task, ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Output(folder, found, wanted, results)
+        run = _Run(model, found, options, output)
         with _noting_signals() as signals:
             try:
-                _predict_each(model, paths, names, options, output, signals)
+                run.predict(signals)
             except InputError:
-                if output.captions:
-                    output.finish()
+                if output.count:
+                    output.finish(model.title, model.names, model.palette)
                 raise
-            output.finish()
+            page = output.finish(model.title, model.names, model.palette)
     except OSError as error:
-        path = error.filename2 or error.filename or output.folder
+        count = output.count if output else 0
+        path = error.filename2 or error.filename or folder
         raise InputError(
-            f'{path}: cannot be written ({error.strerror}); '
-            f'{len(output.captions)} of {len(paths)} images are in predictions.jsonl'
+            f'{path}: cannot be written ({error.strerror}); {count} of {run.total_text} images are in {LINES}'
         ) from error
-    if output.failed:
-        _say(f'{len(output.failed)} of {len(paths)} images failed, see above')
+    finally:
+        if output:
+            output.close()
+    run.report(page, signals)
     if signals:
-        _say(f'stopped after {len(output.captions) + len(output.failed)} of {len(paths)} images')
         if signals[0] == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + signals[0])
-    return Predictions(output.folder, output.folder / PAGE, output.failed)
+    return Predictions(folder, page, run.failed, output.videos)
 
 
-def _predict_each(
-    model: 'ImageModel',
-    paths: list[Path],
-    names: list[str],
-    options: Options,
-    output: '_Output',
-    signals: list[int],
-) -> None:
-    """Predict and write until the end or a signal."""
-    from tqdm import tqdm
+class _Run:
+    """Predict all sources, one image or frame at a time."""
 
-    results = tqdm(model.stream(paths, options.max_pixels), total=len(paths), desc='predicting', disable=None)
-    for path, name, result in zip(paths, names, results, strict=True):
+    def __init__(self, model: 'ImageModel', sources: list['Source'], options: Options, output: 'Output'):
+        self.model, self.sources, self.options, self.output = model, sources, options, output
+        self.failed: list[Path] = []
+        self.total = _count(sources)
+        self.total_text = 'unknown' if self.total is None else str(self.total)
+        self.done, self.seconds = 0, 0.0
+
+    def predict(self, signals: list[int]) -> None:
+        """Predict and write until the end, a signal, or a key in the window."""
+        from tqdm import tqdm
+
+        from repvit_dense.artifact import sources
+
+        waiting: deque[Source] = deque()  # sources of the images that are read and not predicted yet
+
+        def inputs() -> Iterator['ImageInput | InputError']:
+            for source, image in sources.images(self.sources, self.options.max_pixels):
+                waiting.append(source)
+                yield image
+
+        start = time.perf_counter()
+        bar = tqdm(total=self.total, desc='predicting', unit='image', disable=None)
+        with bar:
+            for result in self.model.stream(inputs(), self.options.max_pixels):
+                self.done += 1
+                goes_on = self._write(waiting.popleft(), result, signals)
+                bar.update()
+                if signals or not goes_on:
+                    break
+        self.seconds = time.perf_counter() - start
+
+    def _write(self, source: 'Source', result: 'Result | InputError', signals: list[int]) -> bool:
+        """Draw and write a result, or report its error; return whether to go on."""
         try:
             if isinstance(result, InputError):
                 raise result
-            output.add(name, path, result, options.score)
+            draws = self.output.draws(source)
+            with self.model.clock('drawing'):
+                picture = result.plot(self.output.wanted.score) if draws or self.options.show else None
+                self.output.add(source, result, picture if draws else None)
         except OSError:
             raise
         except Exception as error:
+            path = Path(source.name)
             reason = error if error is result else f'{path}: cannot be drawn ({type(error).__name__}: {error})'
-            tqdm.write(printable(f'{reason}; left out'), file=sys.stderr)
-            output.failed.append(path)
+            if path not in self.failed:  # one message for all frames of a video
+                say(f'{reason}; {"its results so far are kept" if source.is_video else "left out"}')
+                self.failed.append(path)
+            return True
+        if self.options.show and picture is not None:
+            from repvit_dense.artifact.window import show
+
+            return show(self.model.title, picture, not source.is_video, lambda: bool(signals))
+        return True
+
+    def report(self, page: Path | None, signals: list[int]) -> None:
+        """Say how it went; print the page, or the list of results if there is none."""
+        from repvit_dense.artifact.saving import LIST
+
+        if self.failed:
+            say(f'{len(self.failed)} of {len(self.sources)} images failed, see above')
         if signals:
-            return
+            say(f'stopped after {self.done} of {self.total_text} images')
+        if self.output.count:
+            say(self.model.clock.describe(self.output.count, self.seconds))
+        for video in self.output.videos:
+            print(f'Video: {video}')
+        print(f'Page: {page}' if page else f'Results: {self.output.folder / LIST}')
+
+
+def _count(sources: list['Source']) -> int | None:
+    """Return the number of images and frames; None if a stream does not tell."""
+    from repvit_dense.artifact.video import Video
+
+    counts = [source.content.count if isinstance(source.content, Video) else 1 for source in sources]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 @contextmanager
@@ -216,49 +293,3 @@ def _noting_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-class _Output:
-    """The folder of a run; the lists of an earlier run are removed when the first result is written."""
-
-    def __init__(self, folder: Path, model: 'ImageModel'):
-        self.folder, self.model = folder, model
-        self.captions: dict[Path, str] = {}  # by picture
-        self.failed: list[Path] = []
-        self._lines, self._list = folder / 'predictions.jsonl', folder / 'predictions.json'
-
-    def add(self, name: str, path: Path, result: 'Result', score: float) -> None:
-        """Write a result: its picture, its segment map and a line of `predictions.jsonl`."""
-        from repvit_dense.artifact.pictures import PICTURE, SEGMENTS, write_picture
-
-        entry: dict = {'image': str(path), 'picture': name + PICTURE}
-        picture, segment_map = result.plot(score), result.segment_map()
-        if segment_map is None:
-            entry['objects'] = result.objects(score)
-        else:
-            entry['segment_map'] = name + SEGMENTS
-            entry['segments'] = result.regions()
-        line = json.dumps(entry, allow_nan=False)
-        if segment_map is not None:
-            write_picture(self.folder / entry['segment_map'], segment_map)
-        file = write_picture(self.folder / entry['picture'], picture)
-        if not self.captions:
-            self._remove_lists()
-        with self._lines.open('a') as lines:
-            lines.write(f'{line}\n')
-        self.captions[file] = str(path)
-
-    def finish(self) -> None:
-        """Write `predictions.json` and the page, and print the path of the page."""
-        if not self.captions:
-            self._remove_lists()
-        lines, model = self._lines.read_text().splitlines(), self.model
-        write_text(self._list, '[{}]\n'.format(',\n'.join(lines)))
-        entries = Entries(lines, model.names, model.palette, [Path(image) for image in self.captions.values()])
-        title = f'Predictions of {model.title}'
-        print(f'Page: {write_page(self.folder, model.title, self.captions, title, entries=entries)}')
-
-    def _remove_lists(self) -> None:
-        for path in (self._list, self.folder / PAGE):
-            path.unlink(missing_ok=True)
-        self._lines.write_text('')

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.predictor import ImageModel, Predictor
+from repvit_dense.config.structure import datasets, task
 from repvit_dense.engine.results import arrays
 from repvit_dense.errors import InputError
+from repvit_dense.files import is_file
 from repvit_dense.model import load_model, predictor
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class Model(ImageModel):
         cfg: the config.
         checkpoint: path or URL that the weights come from.
         network: the `torch.nn.Module` of mmdet or mmseg in eval mode.
+        annotations: annotation files of its data, see `repvit_dense.artifact.coco.choose_ids`.
 
     Raises:
         InputError: the checkpoint cannot be read or does not fit the config, or the device does not exist.
@@ -53,13 +56,27 @@ class Model(ImageModel):
         self.names = list(meta['classes'])
         self.palette = list(palette) if isinstance(palette, list | tuple) and len(palette) == len(self.names) else None
         self.title = Path(cfg.filename).stem if cfg.filename else Path(checkpoint).stem
-        self._predict_sample = predictor(self.network, cfg)
+        self.task = task(cfg)
+        self._predict_sample = predictor(self.network, cfg, self.clock)
 
     def __repr__(self) -> str:
         return f'Model({self.title}, {len(self.names)} classes, weights of {self.checkpoint})'
 
     def _predict(self, images: 'list[np.ndarray]') -> list[dict[str, Any]]:
-        return [arrays(self._predict_sample(image), len(self.names)) for image in images]
+        samples = [self._predict_sample(image) for image in images]
+        with self.clock('post-processing'):
+            return [arrays(sample, len(self.names)) for sample in samples]
+
+    @property
+    def annotations(self) -> list[Path]:
+        """The annotation files in COCO's format that exist of the data the config tests and validates on."""
+        files = []
+        for loader in (self.cfg.get('test_dataloader'), self.cfg.get('val_dataloader')):
+            for dataset in datasets(loader.dataset) if loader else ():
+                file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+                if file.suffix == '.json' and is_file(file):
+                    files.append(file)
+        return list(dict.fromkeys(files))
 
     def export(self, *formats: str, out: str | Path = 'exported', **settings: Any) -> 'Predictor | list[Predictor]':
         """Export the model as artifacts; see `repvit-dense export --help` for the settings.

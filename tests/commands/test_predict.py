@@ -15,7 +15,7 @@ import pytest
 from pycocotools import mask as codec
 
 from repvit_dense import cli
-from repvit_dense.artifact import pictures
+from repvit_dense.artifact import pictures, sources
 from repvit_dense.artifact.predictor import ImageModel, Predictor
 from repvit_dense.commands import load, predict
 from repvit_dense.errors import InputError
@@ -84,7 +84,7 @@ def test_a_subfolder_that_cannot_be_read_leaves_the_others(images, tmp_path, mon
 def test_a_path_without_images_is_refused(images, name):
     (images / 'below' / 'empty').mkdir()
     with pytest.raises(InputError, match='no such image|no image in this folder'):
-        predict.find_images([str(images / name)])
+        sources.find([images / name])
 
 
 def test_a_config_without_checkpoint_is_refused(images):
