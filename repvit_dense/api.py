@@ -20,6 +20,7 @@ from repvit_dense.commands import predict as _predict
 from repvit_dense.commands import test as _test
 from repvit_dense.commands import train as _train
 from repvit_dense.commands.list import list_backbones, list_configs
+from repvit_dense.compat.quiet import quiet
 from repvit_dense.options import check
 
 __all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'test', 'train']
@@ -36,7 +37,8 @@ def _verb(options: Callable[P, Settings], run: Callable[[Settings], Outcome]) ->
     def verb(*args: P.args, **kwargs: P.kwargs) -> Outcome:
         settings = options(*args, **kwargs)
         check(settings)
-        return run(settings)
+        with quiet(getattr(settings, 'verbose', False)):
+            return run(settings)
 
     fields = getattr(options, '__dataclass_fields__', {})
     lines = [f'    {name}: {field.metadata["help"]}.' for name, field in fields.items() if 'help' in field.metadata]

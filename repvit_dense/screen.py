@@ -1,13 +1,15 @@
 """Text for the person at the screen. It goes to stderr; stdout is for results only."""
 
 import contextlib
+import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from repvit_dense.errors import printable
 
 _muted = False
+_process = os.getpid()
 
 
 def mute() -> None:
@@ -25,11 +27,29 @@ def say(text: object) -> None:
         return
     bars = sys.modules.get('tqdm')  # there is no bar before it is imported
     with contextlib.suppress(OSError, ValueError):  # closed by the other side, closed by us
-        if bars is not None and hasattr(bars, 'tqdm'):
+        if (
+            bars is not None and hasattr(bars, 'tqdm') and os.getpid() == _process
+        ):  # a forked worker must not touch the bars
             bars.tqdm.write(printable(text), file=sys.stderr)
         else:
             print(printable(text), file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def passing(text: str) -> Iterator[None]:
+    """Show a line while something lasts; a terminal clears it at the end."""
+    if _muted or sys.stderr is None or not sys.stderr.isatty():
+        say(text)
+        yield
+        return
+    with contextlib.suppress(OSError, ValueError):
+        print(text, end='', file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            print(f'\r{" " * width_of(text)}\r', end='', file=sys.stderr, flush=True)
 
 
 def columns(rows: Iterable[Sequence[object]], right: bool = False) -> str:

@@ -63,6 +63,18 @@ CHANGES = (
         'as soon as the process group exists',
     ),
     Change(
+        'quiet',
+        'sys.stdout and warnings.showwarning: notices of other libraries go to the log file instead of the screen',
+        'a command without --verbose, or its function of the Python API',
+        'at the end of the command: both restored',
+    ),
+    Change(
+        'device',
+        'mmengine.device.utils.DEVICE, and torch.cuda.is_available for `cpu`: the device that --device names',
+        'train or test with --device',
+        'at the end of the run: both restored',
+    ),
+    Change(
         'coco_metric',
         'names in the module of mmdet.evaluation.CocoMetric: hotcoco in place of pycocotools',
         'construction and evaluation of a DenseCocoMetric',

@@ -24,7 +24,7 @@ class DenseCurvesHook(Hook):
         if not is_main_process():
             return
         for line in summarize(Path(runner.work_dir), runner.message_hub.runtime_info):
-            runner.logger.info(line)
+            runner.logger.info(line, extra={'screen': True})
 
 
 def summarize(work_dir: Path, runtime_info: dict) -> list[str]:

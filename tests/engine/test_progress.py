@@ -1,45 +1,15 @@
 """A bar in a terminal, log lines elsewhere, and no bar in the log file."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
 import sys
-import termios
-import threading
 from pathlib import Path
 
 import pytest
 
 from repvit_dense.engine.guard import TrainingStopped
+from tests.terminal import Terminal
 
 BAR = '█'
-
-
-class Terminal:
-    """A pseudo-terminal; `close` returns all output."""
-
-    def __init__(self):
-        self._main, side = pty.openpty()
-        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack('4H', 24, 160, 0, 0))  # lines, columns, pixels
-        self.stream = os.fdopen(side, 'w', encoding='utf-8')
-        self._parts = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self):
-        while True:
-            try:
-                self._parts.append(os.read(self._main, 4096))
-            except OSError:  # the other end is closed
-                return
-
-    def close(self):
-        self.stream.close()
-        self._reader.join()
-        os.close(self._main)
-        return b''.join(self._parts).decode()
 
 
 @pytest.fixture
