@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import os
 import sys
 import tempfile
@@ -15,11 +14,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from repvit_dense.errors import InputError, printable, shorten
+from repvit_dense import __version__, plugin
+from repvit_dense.compat.quiet import quiet
+from repvit_dense.errors import InputError, nearest, printable, shorten
 from repvit_dense.options import check
 
 # Each is a module of repvit_dense.commands with the dataclass `Options` and `run(options)`.
-COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'doctor', 'list')
+COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'serve', 'doctor', 'list')
+# Verbs of other libraries.
+OTHER_NAMES = {
+    **dict.fromkeys(('infer', 'inference', 'detect', 'demo'), 'predict'),
+    **dict.fromkeys(('val', 'eval', 'evaluate', 'validate'), 'test'),
+    **dict.fromkeys(('fit', 'finetune', 'fine-tune'), 'train'),
+    **dict.fromkeys(('checks', 'check', 'settings'), 'doctor'),
+    **dict.fromkeys(('models', 'search'), 'list'),
+}
 BROKEN_PIPE = 141  # as a shell reports a process that SIGPIPE ended
 
 
@@ -64,6 +73,14 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, 'the value is empty')
         return super()._get_value(action, arg_string)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            choices = [str(choice) for choice in action.choices or ()]
+            meant = OTHER_NAMES.get(str(value)) if 'predict' in choices else None
+            raise argparse.ArgumentError(action, f'{error.message}{nearest(meant or str(value), choices)}') from None
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a whole command line; exit with 2 if an argument is unknown."""
         arguments, rest = self.parse_known_args(args, namespace)
@@ -74,8 +91,11 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, words: list[str]) -> NoReturn:
         """End with a message that names these arguments, and the option that is most similar to the first."""
         option = next((word.partition('=')[0] for word in words if word.startswith('-')), '')
-        similar = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.5)
-        hint = f'; did you mean {similar[0]}?' if similar else ''
+        key, equals, value = words[0].partition('=')
+        if equals and f'--{key}' in self._option_string_actions:
+            hint = f"; did you mean '--{key} {value}'?"
+        else:
+            hint = nearest(option, self._option_string_actions)
         self.error(f'unrecognized arguments: {" ".join(words)}{hint}')
 
     def error(self, message: str) -> NoReturn:
@@ -103,6 +123,8 @@ class _Store(argparse.Action):
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of a command line, with the name of the command; exit with 2 if it is not valid."""
+    if words[:1] == ['help']:
+        words = [*words[1:2], '--help']
     arguments, rest = build_parser().parse_known_args(words)
     if not _fill_positionals(arguments, rest):
         arguments.parser.refuse(rest)
@@ -111,7 +133,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def build_parser() -> Parser:
     """Build the parser of all commands from their option dataclasses."""
-    parser = Parser(prog='repvit-dense', description='Mobile backbones for dense prediction.')
+    parser = Parser(
+        prog='repvit-dense',
+        description='Mobile backbones for dense prediction.',
+        epilog='`repvit-dense help COMMAND` shows the options of a command.',
+    )
+    parser.add_argument('--version', action='version', version=f'repvit-dense {__version__}')
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     program = Path(sys.argv[0]).name
     for name in COMMANDS:
@@ -173,10 +200,12 @@ def _fields(module: ModuleType) -> tuple[dataclasses.Field[Any], ...]:
 
 def _run(arguments: argparse.Namespace) -> int:
     module = _module_of(arguments)
+    plugin.postpone()
     try:
         options = module.Options(**{field.name: getattr(arguments, field.name) for field in _fields(module)})
         check(options)
-        outcome = module.run(options)
+        with quiet(getattr(options, 'verbose', False)):
+            outcome = module.run(options)
     except InputError as error:
         _complain(f'error: {_summary(error)}')
         return 2

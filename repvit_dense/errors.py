@@ -1,6 +1,8 @@
 """The kind of error that a command reports without a traceback, and text that is fit for a message."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 LONGEST_WORD, LONGEST_MESSAGE = 300, 4000  # characters
 
@@ -31,3 +33,9 @@ def shorten(text: object, limit: int = 120) -> str:
         return text
     half = (limit - 5) // 2
     return f'{text[:half]}[...]{text[-half:]}'
+
+
+def nearest(name: str, known: Iterable[object]) -> str:
+    """Return '; did you mean NAME?' for the end of a message, or an empty text if no known name is similar."""
+    similar = difflib.get_close_matches(name, [word for word in known if isinstance(word, str)], n=1, cutoff=0.6)
+    return f"; did you mean '{similar[0]}'?" if similar else ''

@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from repvit_dense.errors import InputError
 
@@ -27,6 +28,14 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **argparse_argument
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@runtime_checkable
+class _Limit(Protocol):
+    """A `type` of an option whose text says what it accepts."""
+
+    def allows(self, value: object) -> bool:
+        """Return whether a value from Python is possible."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _WholeNumber:
     minimum: int
@@ -42,9 +51,53 @@ class _WholeNumber:
             raise argparse.ArgumentTypeError(f'must be {self.maximum} or less, got {number}')
         return number
 
+    def __str__(self) -> str:
+        return f'a whole number from {self.minimum} to {self.maximum}'
+
     def allows(self, value: object) -> bool:
         """Return whether a value from Python is possible."""
-        return not isinstance(value, bool) and isinstance(value, int) and self.minimum <= value <= self.maximum
+        values = value if isinstance(value, list | tuple) else [value]
+        return all(
+            not isinstance(each, bool) and isinstance(each, int) and self.minimum <= each <= self.maximum
+            for each in values
+        )
+
+
+class _PositiveNumber:
+    def __call__(self, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not self.allows(number):
+            raise argparse.ArgumentTypeError(f"must be {self}, got '{text}'")
+        return number
+
+    def __str__(self) -> str:
+        return 'a number above 0'
+
+    def allows(self, value: object) -> bool:
+        """Return whether a value from Python is possible."""
+        return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
+
+
+class _ImageSize:
+    def __call__(self, text: str) -> int | tuple[int, int]:
+        match = re.fullmatch(r'([1-9][0-9]{0,4})(?:[xX]([1-9][0-9]{0,4}))?', text)
+        if not match:
+            raise argparse.ArgumentTypeError(f"must be {self}, got '{text}'")
+        return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+    def __str__(self) -> str:
+        return 'a number of pixels (640), or width x height (1024x768)'
+
+    def allows(self, value: object) -> bool:
+        """Return whether a value from Python is possible."""
+        sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+        return all(not isinstance(side, bool) and isinstance(side, int) and side > 0 for side in sides)
+
+
+positive_number, image_size = _PositiveNumber(), _ImageSize()
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -61,13 +114,11 @@ def check(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         choices, limit = field.metadata.get('choices'), field.metadata.get('type')
+        if isinstance(limit, _Limit) and value is not None and value != field.default and not limit.allows(value):
+            raise InputError(f'{field.name}={value!r}: must be {limit}')
         for each in value if isinstance(value, list | tuple) else [value]:
             if choices and each not in (*choices, field.default):
                 raise InputError(f'{field.name}={each!r}: expected {", ".join(map(repr, choices))}')
-            if isinstance(limit, _WholeNumber) and each not in (None, field.default) and not limit.allows(each):
-                raise InputError(
-                    f'{field.name}={each!r}: must be a whole number from {limit.minimum} to {limit.maximum}'
-                )
             if isinstance(each, str | os.PathLike):
                 _check_text(field, str(each))
 

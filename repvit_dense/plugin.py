@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from repvit_dense.screen import passing
+
 # Modules that register classes when they are imported.
 PARTS = (
-    'repvit_dense.backbones.families',
+    'repvit_dense.backbones',
     'repvit_dense.checkpoints.loading',
     'repvit_dense.data.label_map',
     'repvit_dense.engine',
@@ -43,6 +45,14 @@ def install() -> None:
         register()
     elif not any(isinstance(finder, _AfterMmengine) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterMmengine())
+
+
+def load() -> None:
+    """Import PyTorch and OpenMMLab, which takes seconds and is said to the user, and register; then do nothing."""
+    if _postponed or 'mmengine' not in sys.modules:
+        with passing('loading PyTorch and OpenMMLab ...'):
+            importlib.import_module('mmengine')
+            register()
 
 
 def register() -> None:

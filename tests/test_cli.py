@@ -16,7 +16,7 @@ SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
 MODEL = ['config', '--backbone', '--data', '--cfg-options']
 COMMON = [*MODEL, '--work-dir', '--seed', '--deterministic', '--launcher']
 OPTIONS = {
-    'train': [*COMMON, '--epochs', '--resume', '--amp', '--auto-scale-lr', '--checkpoint-every'],
+    'train': [*COMMON, '--epochs', '--iters', '--lr', '--resume', '--amp', '--checkpoint-every'],
     'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--show-dir'],
     'predict': ['MODEL', 'ARTIFACT', 'IMAGE', *MODEL[1:], '--out', '--score', '--threads', '--device', '--deploy'],
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
@@ -73,8 +73,8 @@ def test_the_console_script_lists_its_commands(capsys):
         (['test', SHAPES, 'a.pth', 'b.pth'], 'unrecognized arguments: b.pth'),
         (['test', SHAPES, '--work-dir', 'w', 'a.pth', 'b.pth'], 'unrecognized arguments: a.pth b.pth'),
         (['predict', SHAPES, 'a.pth', 'a.jpg', '--epochs', '3'], 'unrecognized arguments: --epochs'),
-        (['train', SHAPES, '--deterministc'], 'did you mean --deterministic?'),
-        (['train', SHAPES, '--back', 'm0_6'], 'unrecognized arguments: --back m0_6; did you mean --backbone?'),
+        (['train', SHAPES, '--deterministc'], "did you mean '--deterministic'?"),
+        (['train', SHAPES, '--backb', 'm0_6'], "unrecognized arguments: --backb m0_6; did you mean '--backbone'?"),
         (['train', SHAPES, '--seed', '1', '--seed', '2'], '--seed: given twice'),
         (['train', SHAPES, '--amp', '--amp'], '--amp: given twice'),
         (['train', SHAPES, '--seed', '-1'], 'must be 0 or more, got -1'),

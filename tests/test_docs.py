@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from repvit_dense import cli
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue, cli
 
 ROOT = Path(__file__).parent.parent
 MEASURED = ('model_zoo', 'peers', 'ladder', 'growth')  # generated pages; their code blocks are excerpts

@@ -33,7 +33,7 @@ def registered():
 @pytest.fixture
 def dummy_backbone(registered, monkeypatch):
     """One file and one row: a backbone of strided convolutions, named `dummy`."""
-    from repvit_dense.backbones import catalogue
+    from repvit_dense import catalogue
     from repvit_dense.backbones.base import Peer
 
     channels = (8, 16, 24, 32)

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from repvit_dense import config
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue, config
 from repvit_dense.compat import panoptic_api
 from repvit_dense.data import shapes
 

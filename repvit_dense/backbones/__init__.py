@@ -1,25 +1,25 @@
 """Backbones, registered in mmengine's root registry so that every OpenMMLab library finds them.
 
-`base` says how to add one. This module imports none of them, so that the catalogue can be read without PyTorch.
+`base` says how to add one.
 """
 
-from typing import TYPE_CHECKING, Any
+import importlib
+import pkgutil
 
-from repvit_dense import plugin
+# Imported first: right after mmengine, the plugin imports `checkpoints`, which imports modules of this package; these
+# need all of mmengine.
+import mmengine  # noqa: F401
 
-if not plugin.is_postponed():
-    # Imported first: right after mmengine, the plugin imports `checkpoints`, which imports modules of this package.
-    import mmengine  # noqa: F401
 
-if TYPE_CHECKING:
-    from repvit_dense.backbones.repvit import RepViT
+def import_families() -> None:
+    """Import every module of this folder whose name does not begin with an underscore; a second call is harmless."""
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith('_'):
+            importlib.import_module(f'{__name__}.{module.name}')
+
+
+import_families()
+
+from repvit_dense.backbones.repvit import RepViT  # noqa: E402
 
 __all__ = ['RepViT']
-
-
-def __getattr__(name: str) -> Any:
-    if name == 'RepViT':
-        from repvit_dense.backbones.repvit import RepViT
-
-        return RepViT
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -7,8 +7,8 @@ from contextlib import suppress
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from repvit_dense.backbones import catalogue
 from repvit_dense.backbones.base import ALL_STAGES, STRIDES, Peer
+from repvit_dense.errors import nearest
 
 
 @MODELS.register_module()
@@ -83,7 +83,7 @@ def create(model_name: str, **kwargs) -> nn.Module:
 
     if not timm.is_model(model_name):
         raise ValueError(
-            f"timm has no model '{model_name}'; nearest: {catalogue.nearest(model_name, timm.list_models())}"
+            f"timm has no model '{model_name}'{nearest(model_name, timm.list_models())}"
         )
     options = {'num_classes': 0, **OPTIONS.get(timm.model_entrypoint(model_name).__module__, {}), **kwargs}
     try:

@@ -198,9 +198,8 @@ def find(name: str, workload: Workload) -> AnySubject:
     Raises:
         InputError: there is no such backbone, config or artifact.
     """
-    from repvit_dense import config
+    from repvit_dense import catalogue, config
     from repvit_dense.artifact.manifest import is_artifact
-    from repvit_dense.backbones import catalogue
 
     if is_folder(name):
         if not is_artifact(Path(name)):
@@ -307,7 +306,7 @@ def _time_parts(model: 'nn.Module', watch: Stopwatch) -> None:
 
 
 def _from_catalogue(name: str) -> 'nn.Module':
-    from repvit_dense.backbones import catalogue
+    from repvit_dense import catalogue
     from repvit_dense.model import build_backbone
 
     return build_backbone(catalogue.find(name))

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue
 from repvit_dense.checkpoints.archive import is_archive
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, nearest
 from repvit_dense.files import open_regular, replacing
 from repvit_dense.screen import say
 
@@ -110,7 +110,7 @@ def _resolve_scheme(source: str) -> str:
     if 'mmlab' in scheme:
         name = hub.get_deprecated_model_names().get(name, name)
     if name not in addresses:
-        raise CheckpointError(f"{source}: unknown model '{name}'; nearest: {catalogue.nearest(name, addresses)}")
+        raise CheckpointError(f"{source}: unknown model '{name}'{nearest(name, addresses)}")
     address = addresses[name]
     return address if '://' in address else Path(hub._get_mmengine_home(), address).as_uri()
 

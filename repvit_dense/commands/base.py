@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.launcher import check_launcher
+from repvit_dense.commands.names import check_names, stands_for_model
+from repvit_dense.config import devices
 from repvit_dense.errors import InputError, shorten
-from repvit_dense.files import check_writable, is_file, is_folder
-from repvit_dense.options import option, whole_number
+from repvit_dense.files import check_writable
+from repvit_dense.options import image_size, option, whole_number
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -36,6 +37,10 @@ class ModelOptions:
     cfg_options: list[str] | None = option(
         None, nargs='+', metavar='KEY=VALUE', help='change values of the config, e.g. train_cfg.max_epochs=1'
     )
+    offline: bool = option(
+        False, help='open no connection; without published weights in a cache, training starts from random ones'
+    )
+    verbose: bool = option(False, help='show everything that is logged, and the notices of other libraries')
 
 
 @dataclasses.dataclass
@@ -62,12 +67,27 @@ class RunOptions(DataOptions):
     seed: int | None = option(None, type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
     deterministic: bool = option(False, help='use deterministic algorithms only')
     launcher: str = option('none', choices=('none', 'pytorch', 'slurm', 'mpi'), help='how the processes were started')
+    device: str | None = option(None, metavar='DEVICE', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
+    batch: int | None = option(
+        None, type=whole_number(1, 65_536), metavar='N', help='images per process and step (default: of the config)'
+    )
+    size: int | tuple[int, int] | None = option(
+        None,
+        type=image_size,
+        metavar='N|WxH',
+        help='size of the images in pixels; segmentors that crop: of the crops (default: of the config)',
+    )
+    workers: int | None = option(
+        None, type=whole_number(0, 1024), metavar='N', help='processes that load data (default: of the config)'
+    )
     local_rank: int = option(
         0, type=whole_number(0, 65_535), flags=('--local_rank', '--local-rank'), help=argparse.SUPPRESS
     )
 
 
-def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
+def open_config(
+    options: ModelOptions, work_dir: str | Path | None, change: Callable[['Config'], None] | None = None
+) -> 'Config':
     """Load the config that the options name and apply their changes.
 
     A work dir or a checkpoint file stands for the config that it was trained with; that one is parsed, not executed.
@@ -75,6 +95,7 @@ def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
     Args:
         options: config, backbone, data and changes.
         work_dir: folder for converted data; None for the one of the config.
+        change: makes further changes; those of `--cfg-options` come later.
 
     Raises:
         InputError: there is no such config, or a change does not fit it.
@@ -82,10 +103,9 @@ def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
     from repvit_dense import config
     from repvit_dense.config.editing import ignore_value
 
-    epochs = getattr(options, 'epochs', None)
     data = None if options.data is None else str(options.data)
     folder = None if work_dir is None else str(work_dir)
-    cfg = config.load(options.config, options.cfg_options, options.backbone, data, folder, epochs)
+    cfg = config.load(options.config, options.cfg_options, options.backbone, data, folder, change)
     config.check_sections(cfg)
     ignore_index = getattr(options, 'ignore_index', None)
     if ignore_index is not None:
@@ -93,14 +113,14 @@ def open_config(options: ModelOptions, work_dir: str | Path | None) -> 'Config':
     return cfg
 
 
-def open_run_config(options: RunOptions) -> 'Config':
-    """Return the config of a training or a test, with the options of both applied."""
+def open_run_config(options: RunOptions, change: Callable[['Config'], None]) -> 'Config':
+    """Return the config of a training or a test, with the options of both applied; `change` applies further ones."""
+    check_names(options)
     check_launcher(options.launcher, options.local_rank)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     _check_given_once(options)
-    if options.work_dir:
-        check_writable(options.work_dir)  # before converted annotations are written there
-    cfg = open_config(options, options.work_dir)
+    devices.check(options.device, options.launcher)
+    cfg = open_config(options, options.work_dir, change)
     named = options.work_dir or any(text.startswith('work_dir=') for text in options.cfg_options or ())
     if not named and stands_for_model(options.config):
         cfg.work_dir = default_work_dir(options)  # not that of the training, whose config this run would overwrite
@@ -121,6 +141,11 @@ OPTIONS_OF_KEYS = {
     'randomness.seed': 'seed',
     'randomness.deterministic': 'deterministic',
     'load_from': 'resume',
+    'train_cfg.max_epochs': 'epochs',
+    'train_cfg.max_iters': 'iters',
+    'train_dataloader.batch_size': 'batch',
+    'train_dataloader.num_workers': 'workers',
+    'optim_wrapper.optimizer.lr': 'lr',
 }
 
 
@@ -149,14 +174,6 @@ def checkpoint_of(options: ModelOptions, checkpoint: str | Path | None) -> str:
     if checkpoint is None and not stands_for_model(options.config):
         raise InputError(f'{options.config}: a config has no weights; name a checkpoint file or a work dir after it')
     return find_checkpoint(str(checkpoint or options.config))
-
-
-def stands_for_model(name: str | Path) -> bool:
-    """Return whether a name is a work dir or a checkpoint file, which hold config and weights."""
-    from repvit_dense.config import CHECKPOINT_SUFFIXES
-
-    path = Path(name)
-    return (is_folder(path) and not is_artifact(path)) or (path.suffix in CHECKPOINT_SUFFIXES and is_file(path))
 
 
 def check_checkpoint(cfg: 'Config') -> None:

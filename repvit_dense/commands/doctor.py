@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.commands.base import DataOptions, open_config
+from repvit_dense.commands.base import DataOptions, check_names, open_config
 from repvit_dense.errors import InputError, printable, shorten
 from repvit_dense.options import option
 
@@ -99,6 +99,8 @@ def run(options: Options) -> Diagnosis:
     Raises:
         InputError: the config cannot be loaded, unless the findings are printed as JSON.
     """
+    if not options.json:
+        check_names(options)
     with (
         tempfile.TemporaryDirectory(prefix='repvit-dense-') as folder,
         contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext(),

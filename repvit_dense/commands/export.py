@@ -3,7 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from repvit_dense.commands.base import CHECKPOINT, ModelOptions, checkpoint_of, default_work_dir, open_config
+from repvit_dense.commands.base import (
+    CHECKPOINT,
+    ModelOptions,
+    check_names,
+    checkpoint_of,
+    default_work_dir,
+    open_config,
+)
 from repvit_dense.exporting.settings import ExportSettings
 from repvit_dense.options import option
 
@@ -34,6 +41,7 @@ def run(options: Options) -> Exports:
     Raises:
         InputError: an option, the config or the checkpoint cannot be used; nothing was written.
     """
+    check_names(options)
     cfg = open_config(options, default_work_dir(options))
     checkpoint = checkpoint_of(options, options.checkpoint)
     from repvit_dense.exporting.export import export_all

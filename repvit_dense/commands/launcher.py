@@ -52,6 +52,11 @@ def check_launcher(launcher: str, local_rank: int) -> None:
             _number(name)
 
 
+def processes(launcher: str) -> int:
+    """Return the number of processes of a run."""
+    return max(1, _number(VARIABLES[launcher][1])) if launcher in VARIABLES else 1
+
+
 def _number(name: str) -> int:
     text = os.environ.get(name, '0')
     if not (text.isascii() and text.isdigit() and len(text) < 8):

@@ -50,7 +50,7 @@ def list_backbones(pattern: str = '*') -> list[str]:
     Args:
         pattern: with wildcards, e.g. '*vit*'.
     """
-    from repvit_dense.backbones import catalogue
+    from repvit_dense import catalogue
 
     return fnmatch.filter(catalogue.BACKBONES, pattern)
 
@@ -77,7 +77,7 @@ def list_configs(pattern: str = '*', task: Task | None = None) -> list[str]:
 
 
 def _print_backbones(names: list[str]) -> None:
-    from repvit_dense.backbones import catalogue
+    from repvit_dense import catalogue
 
     rows = [('backbone', 'channels', 'strides', 'licence of the weights')]
     for name in names:

@@ -2,7 +2,15 @@
 
 from repvit_dense.config.building import check_channels, explain
 from repvit_dense.config.cfg_options import apply_option
-from repvit_dense.config.checking import SPLITS, check, check_data, check_evaluators, check_settings, data_reports
+from repvit_dense.config.checking import (
+    SPLITS,
+    check,
+    check_data,
+    check_data_early,
+    check_evaluators,
+    check_settings,
+    data_reports,
+)
 from repvit_dense.config.data import check_trained_classes, dataset_meta, prepare_data, trained_classes
 from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_channels, set_dataset
@@ -11,6 +19,7 @@ from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.source import CONFIG_FOLDERS
 from repvit_dense.config.structure import class_heads, datasets, metrics, task
 from repvit_dense.config.values import check_sections
+from repvit_dense.config.weights import check_start
 
 __all__ = [
     'CHECKPOINT_SUFFIXES',
@@ -20,9 +29,11 @@ __all__ = [
     'check',
     'check_channels',
     'check_data',
+    'check_data_early',
     'check_evaluators',
     'check_sections',
     'check_settings',
+    'check_start',
     'check_trained_classes',
     'class_heads',
     'data_reports',

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from repvit_dense.config.structure import nearest, one_line, scope
-from repvit_dense.errors import InputError
+from repvit_dense import plugin
+from repvit_dense.config.structure import one_line, scope
+from repvit_dense.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -150,6 +151,7 @@ def look_up(name: str, library: str, registries: tuple[str, ...]) -> tuple[Any, 
 
 @functools.cache
 def _registry(library: str, name: str) -> Any:
+    plugin.load()
     import mmengine.registry
 
     try:

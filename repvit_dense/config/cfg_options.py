@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.config.keys import accepted
-from repvit_dense.config.structure import nearest
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -41,16 +40,22 @@ def apply_options(cfg: 'Config', options: Sequence[str]) -> None:
         apply_option(cfg, option)
 
 
+def split(option: str) -> tuple[str, str]:
+    """Return key and value of one `key=value`; raise InputError if it is none."""
+    key, equals, text = option.partition('=')
+    if not equals or not all(step and step == step.strip() for step in key.split('.')):
+        raise InputError(f"--cfg-options takes key=value pairs, such as train_cfg.max_epochs=1; got '{option}'")
+    return key, text
+
+
 def apply_option(cfg: 'Config', option: str) -> None:
     """Apply one `key=value` of `--cfg-options`.
 
     Raises:
         InputError: it is not `key=value`, nothing reads the key, or the value is of another kind than the old one.
     """
-    key, equals, text = option.partition('=')
+    key, text = split(option)
     steps = key.split('.')
-    if not equals or not all(step and step == step.strip() for step in steps):
-        raise InputError(f"--cfg-options takes key=value pairs, such as train_cfg.max_epochs=1; got '{option}'")
     try:
         parent, rest = _descend(cfg, steps)
         for i in range(len(steps) - len(rest) + 1, len(steps)):

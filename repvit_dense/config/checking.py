@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense import plugin
 from repvit_dense.config.arguments import check_arguments
 from repvit_dense.config.building import check_model
 from repvit_dense.config.keys import check_keys
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from repvit_dense.data import checks
 
 SPLITS = (('train',), ('val', 'test'))  # training data and the data of evaluations
+COCO = ('CocoDataset', 'CocoPanopticDataset')
+MASKS = ('BaseSegDataset', 'ADE20KDataset', 'CityscapesDataset', 'PascalVOCDataset')
 GET_COCO = (
     'COCO 2017 (cocodataset.org/#download) unpacks to train2017/, val2017/ and annotations/; put or link it there, or '
     'change data_root in the config. '
@@ -79,6 +83,32 @@ def check_data(cfg: 'Config', splits: tuple[str, ...]) -> None:
     check_evaluators(cfg, splits)
 
 
+def check_data_early(cfg: 'Config', splits: tuple[str, ...]) -> bool:
+    """Check as much of the data as is possible without importing OpenMMLab, which takes seconds.
+
+    Returns:
+        True if this was all of it, so that `check_data` would find nothing else.
+
+    Raises:
+        InputError: see `check`.
+    """
+    if cfg.get('embedded_data'):  # drawn later
+        return False
+    for split in splits:
+        for dataset in _datasets(cfg, split):
+            if dataset.get('type') in (*COCO, *MASKS):
+                _check_places(dataset, f'{split}_dataloader.dataset')
+                root, prefixes = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
+                files = [dataset.get('ann_file'), *prefixes.values()]
+                hint = GET_COCO if dataset['type'] in COCO else GET_MASKS
+                _require_exists(hint, *(root / file for file in files if file))
+    check_evaluators(cfg, splits)
+    if not all(_is_plain_coco(dataset) for split in splits for dataset in _datasets(cfg, split)):
+        return False
+    check_data(cfg, splits)
+    return True
+
+
 def check_evaluators(cfg: 'Config', splits: Sequence[str]) -> None:
     """Raise InputError if the annotation file of a metric does not exist."""
     for split in splits:
@@ -93,21 +123,20 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
     Raises:
         InputError: data is missing or does not suit the model.
     """
-    from importlib import import_module
-
-    import_module(f'{scope(cfg)}.datasets')  # registers them
-    registry = import_module(f'{scope(cfg)}.registry').DATASETS
     seen = set()
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        for dataset in datasets(loader.dataset) if loader else ():
+        for dataset in _datasets(cfg, split):
             source = str([dataset.get(key) for key in SOURCE_KEYS])
             if source not in seen:
                 seen.add(source)
                 _check_places(dataset, f'{split}_dataloader.dataset')
-                kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
-                for path, report in _reports(cfg, dataset, kind, split == 'train'):
+                for path, report in _reports(cfg, dataset, split == 'train'):
                     yield path, _examine_images(report, dataset)
+
+
+def _datasets(cfg: 'Config', split: str) -> 'Iterator[ConfigDict]':
+    loader = cfg.get(f'{split}_dataloader')
+    return datasets(loader.dataset) if isinstance(loader, dict) and loader.get('dataset') else iter(())
 
 
 def _check_places(dataset: dict, path: str) -> None:
@@ -120,20 +149,31 @@ def _check_places(dataset: dict, path: str) -> None:
             raise InputError(f'{path}.{key} = {value!r}: must be text, a file or folder')
 
 
-def _reports(
-    cfg: 'Config', dataset: 'ConfigDict', kind: type | None, training: bool
-) -> Iterator[tuple[Path, 'checks.Report']]:
+def _reports(cfg: 'Config', dataset: 'ConfigDict', training: bool) -> Iterator[tuple[Path, 'checks.Report']]:
     """Yield the report of one data set, or nothing for other types than COCO's and mmseg's."""
+    if _is_plain_coco(dataset):
+        yield _coco_report(cfg, dataset, dataset['metainfo'], dataset['type'] == COCO[1])
+        return
+    plugin.load()
+    import_module(f'{scope(cfg)}.datasets')  # registers them
+    registry = import_module(f'{scope(cfg)}.registry').DATASETS
+    kind = registry.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
     if scope(cfg) == 'mmseg':
         from mmseg.datasets import BaseSegDataset
 
         if kind and issubclass(kind, BaseSegDataset):
             yield _semantic_report(cfg, dataset, kind, training)
         return
-    from mmdet.datasets import CocoDataset
+    from mmdet.datasets import CocoDataset, CocoPanopticDataset
 
     if kind and issubclass(kind, CocoDataset):
-        yield _coco_report(cfg, dataset, kind)
+        meta = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
+        yield _coco_report(cfg, dataset, meta, issubclass(kind, CocoPanopticDataset))
+
+
+def _is_plain_coco(dataset: 'ConfigDict') -> bool:
+    """Return whether a data set is one of mmdet's that names its classes, so that nothing of mmdet is needed for it."""
+    return dataset.get('type') in COCO and bool((dataset.get('metainfo') or {}).get('classes'))
 
 
 def _examine_images(report: 'checks.Report', dataset: dict) -> 'checks.Report':
@@ -155,20 +195,17 @@ def _examine_images(report: 'checks.Report', dataset: dict) -> 'checks.Report':
     return checks.examine(report)
 
 
-def _coco_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any) -> tuple[Path, 'checks.Report']:
-    from mmdet.datasets import CocoPanopticDataset
-
+def _coco_report(cfg: 'Config', dataset: 'ConfigDict', meta: dict, is_panoptic: bool) -> tuple[Path, 'checks.Report']:
     from repvit_dense.data import checks
 
     root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
     file, images = root / dataset.ann_file, root / prefix.get('img', '')
     _require_exists(GET_COCO, file, images)
-    meta = {**kind.METAINFO, **(dataset.get('metainfo') or {})}
     classes = meta['classes']
     training = not dataset.get('test_mode')
     filters = (dataset.get('filter_cfg') or {}) if training else {}
     settings = {'filter_empty': filters.get('filter_empty_gt', False), 'min_size': filters.get('min_size', 0)}
-    if issubclass(kind, CocoPanopticDataset):
+    if is_panoptic:
         maps = root / prefix.get('seg', '')
         _require_exists(GET_COCO, maps)
         report = checks.panoptic(file, images, maps, classes, len(meta['thing_classes']), training=training, **settings)

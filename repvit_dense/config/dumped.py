@@ -25,11 +25,20 @@ def from_work_dir(folder: str | Path) -> 'Config':
     Raises:
         InputError: there is no such file, or `from_text` refuses it.
     """
-    folder = Path(folder)
-    files = sorted(filter(is_file, folder.glob('*.py')), key=lambda file: file.stat().st_mtime)
+    file = written_config(folder)
+    return from_text(read_text(file, LONGEST), file)
+
+
+def written_config(folder: str | Path) -> Path:
+    """Return the newest config in a work dir.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = sorted(filter(is_file, Path(folder).glob('*.py')), key=lambda file: file.stat().st_mtime)
     if not files:
         raise InputError(f'{folder}: no config in this folder; name a config, or the work dir of a training')
-    return from_text(read_text(files[-1], LONGEST), files[-1])
+    return files[-1]
 
 
 def from_text(text: str, filename: str | Path | None = None) -> 'Config':

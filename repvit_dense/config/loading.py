@@ -1,6 +1,7 @@
 """Load a config by path or name and apply the options of a command."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +9,9 @@ from repvit_dense.config import source
 from repvit_dense.config.cfg_options import apply_options
 from repvit_dense.config.dumped import from_text, from_work_dir
 from repvit_dense.config.editing import set_backbone, set_dataset
-from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.source import CONFIG_FOLDERS
-from repvit_dense.config.structure import nearest
 from repvit_dense.config.values import check_sections
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, nearest
 from repvit_dense.files import is_file, is_folder
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def load(
     backbone: str | None = None,
     data: str | None = None,
     work_dir: str | None = None,
-    epochs: int | None = None,
+    change: Callable[['Config'], None] | None = None,
 ) -> 'Config':
     """Read a config file and apply the options of a command.
 
@@ -38,13 +37,13 @@ def load(
         backbone: name of another backbone, see `set_backbone`.
         data: name or folder of another data set, see `set_dataset`.
         work_dir: output folder of the run, also for converted annotations.
-        epochs: another length of the training, see `set_epochs`.
+        change: makes further changes, after those of backbone and data and before those of `options`.
 
     Raises:
         InputError: the file is missing or cannot be read, an option is not `key=value`, or a name is unknown.
     """
     cfg = _read(Path(path))
-    if backbone or data or epochs is not None:
+    if backbone or data or change:
         check_sections(cfg)
     if work_dir:
         cfg.work_dir = work_dir
@@ -52,8 +51,8 @@ def load(
         set_backbone(cfg, backbone)
     if data:
         set_dataset(cfg, data)
-    if epochs is not None:
-        set_epochs(cfg, epochs)
+    if change:
+        change(cfg)
     apply_options(cfg, options or ())
     return cfg
 

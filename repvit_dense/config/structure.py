@@ -1,7 +1,6 @@
 """Look up the parts of a config: its task, pipelines, data sets, metrics, and the heads that depend on them."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,15 +31,16 @@ def task(cfg: 'Config') -> str:
 
 def pipeline_steps(cfg: 'Config') -> 'Iterator[ConfigDict]':
     """Yield the transforms of all pipelines, including nested ones and those of wrapped data sets and hooks."""
-
-    def within(value: Any) -> 'Iterator[ConfigDict]':
-        if isinstance(value, dict):
-            yield value
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-            yield from within(part)
-
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'tta_pipeline', 'custom_hooks'):
-        yield from within(cfg.get(key))
+        yield from nested(cfg.get(key))
+
+
+def nested(value: Any) -> 'Iterator[ConfigDict]':
+    """Yield all dictionaries in a value, the outer ones first."""
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from nested(part)
 
 
 def datasets(dataset: 'ConfigDict') -> 'Iterator[ConfigDict]':
@@ -88,12 +88,6 @@ def class_heads(model: dict, path: str = 'model') -> Iterator[tuple[str, dict]]:
             yield from class_heads(value, f'{path}.{key}')
         elif isinstance(value, list):  # the stages of a cascade
             yield from class_heads({str(i): part for i, part in enumerate(value)}, f'{path}.{key}')
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return '; did you mean NAME?', or an empty text if no known name is similar."""
-    similar = difflib.get_close_matches(name, [word for word in known if isinstance(word, str)], n=1, cutoff=0.6)
-    return f"; did you mean '{similar[0]}'?" if similar else ''
 
 
 def one_line(error: Exception) -> str:

@@ -164,8 +164,8 @@ def _calibration_images(cfg: 'Config', settings: 'ExportSettings') -> 'list[np.n
 
 def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
     """Return the fields of the manifest that say which model this is and which classes it predicts."""
+    from repvit_dense import catalogue
     from repvit_dense.artifact.manifest import check_class_names, digest
-    from repvit_dense.backbones import catalogue
 
     check_class_names(list(meta['classes']))
 

@@ -5,7 +5,8 @@ import timm
 import torch
 from mmengine.registry import MODELS
 
-from repvit_dense.backbones import RepViT, catalogue
+from repvit_dense import catalogue
+from repvit_dense.backbones import RepViT
 from repvit_dense.backbones.repvit import ARCHS
 from repvit_dense.checkpoints.layouts import convert
 

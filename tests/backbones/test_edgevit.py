@@ -8,8 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from repvit_dense import config
-from repvit_dense.backbones import catalogue, edgevit
+from repvit_dense import catalogue, config
+from repvit_dense.backbones import edgevit
 from repvit_dense.backbones.edgevit import ARCHS, DenseEdgeViT
 from repvit_dense.benchmark import random_models
 from repvit_dense.checkpoints.loading import load_checkpoint

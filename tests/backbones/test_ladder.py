@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from repvit_dense import config
-from repvit_dense.backbones import RepViT, catalogue, ladder
+from repvit_dense import catalogue, config
+from repvit_dense.backbones import RepViT, ladder
 from repvit_dense.backbones.ladder import LAST, MOBILENETV3_L, RUNGS, STEPS, RepViTLadder, plan
 from repvit_dense.backbones.layers import ConvBN, RepDWConv, SqueezeExcite
 from repvit_dense.benchmark import random_models

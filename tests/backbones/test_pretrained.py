@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError
 

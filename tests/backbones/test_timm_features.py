@@ -9,8 +9,8 @@ from timm.models import efficientformer
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from repvit_dense import catalogue
 from repvit_dense.backbones import _timm_adapted as timm_adapted
-from repvit_dense.backbones import catalogue
 from repvit_dense.backbones.timm_features import DenseTimm
 from repvit_dense.backbones.vit import DenseViT
 from repvit_dense.reparam import reparameterize_model
@@ -314,7 +314,7 @@ def test_attention_can_be_traced(name, build_row):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'model_name': 'resnet81'}, r"timm has no model 'resnet81'; nearest: .*resnet18"),
+        ({'model_name': 'resnet81'}, r"timm has no model 'resnet81'; did you mean 'resnet"),
         ({'model_name': 'vit_tiny_patch16_224'}, 'has features of strides 16; a backbone needs'),
         ({'model_name': 'resnet18', 'out_indices': (1, 0)}, r'ascending stages out of 0 to 3, got \(1, 0\)'),
         ({'model_name': 'resnet18', 'out_indices': ()}, 'out_indices'),

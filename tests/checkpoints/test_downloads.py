@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue
 from repvit_dense.checkpoints.reading import CheckpointError, read
 
 

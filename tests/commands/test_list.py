@@ -2,8 +2,7 @@
 
 import pytest
 
-from repvit_dense import cli, config
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue, cli, config
 from repvit_dense.commands.list import list_backbones, list_configs
 from repvit_dense.errors import InputError
 

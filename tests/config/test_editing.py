@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
-from repvit_dense import config
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue, config
 from repvit_dense.data import layouts, shapes
 from repvit_dense.errors import InputError
 
@@ -113,7 +112,7 @@ def test_a_backbone_without_published_weights_is_not_frozen():
 
 
 def test_an_unknown_name_lists_the_nearest():
-    with pytest.raises(InputError, match="unknown backbone 'mobilvit_s'; nearest: mobilevit_s"):
+    with pytest.raises(InputError, match="unknown backbone 'mobilvit_s'; did you mean 'mobilevit_s'"):
         config.load('repvit_maskrcnn_coco', backbone='mobilvit_s')
 
 

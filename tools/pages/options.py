@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue
 from repvit_dense.benchmark.settings import positive_int
 from repvit_dense.errors import InputError
 from repvit_dense.options import option

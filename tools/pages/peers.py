@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 from tools.pages import model_zoo, peers_cell, peers_learning, peers_picture

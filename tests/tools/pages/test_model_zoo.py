@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from repvit_dense import config
-from repvit_dense.backbones import catalogue
+from repvit_dense import catalogue, config
 from repvit_dense.benchmark.subjects import sharpen_classifier
 from repvit_dense.errors import InputError
 from repvit_dense.model import build_model, predictor

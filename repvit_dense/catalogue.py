@@ -1,10 +1,11 @@
-"""All backbones by name, with the published weights of each. This module imports only the standard library."""
+"""All backbones by name, with the published weights of each. This module imports no other package."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from repvit_dense.errors import nearest
 
 OFFICIAL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
 HUB = 'https://huggingface.co/'
@@ -314,8 +315,15 @@ def find(name: str) -> Backbone:
     """Return the row of this name; RepViT variants also have a short one, `m1_1`. Raises ValueError."""
     entry = BACKBONES.get(name) or BACKBONES.get(f'repvit_{name}')
     if entry is None:
-        raise ValueError(f"unknown backbone '{name}'; nearest: {nearest(name, BACKBONES)}")
+        short = (known.removeprefix('repvit_') for known in BACKBONES)
+        hint = nearest(name, [*BACKBONES, *short]) or '; `repvit-dense list` lists all'
+        raise ValueError(f"unknown backbone '{name}'{hint}")
     return entry
+
+
+def is_known(name: str) -> bool:
+    """Return whether a name stands for a backbone, or for a published detector or segmentor."""
+    return bool({name, f'repvit_{name}'} & BACKBONES.keys() or {name, f'{name}.pth'} & PUBLISHED.keys())
 
 
 def resolve(name: str) -> tuple[str, str]:
@@ -333,7 +341,8 @@ def resolve(name: str) -> tuple[str, str]:
         known |= backbone.weights
     name = f'{name}.pth' if f'{name}.pth' in known else name
     if name not in known:
-        raise ValueError(f"no weights '{name}' in the catalogue; nearest: {nearest(name, known)}")
+        hint = nearest(name, known) or '; `repvit-dense list weights` lists all'
+        raise ValueError(f"no weights '{name}' in the catalogue{hint}")
     return known[name], cache_name(known[name])
 
 
@@ -343,8 +352,3 @@ def cache_name(url: str) -> str:
     if url.startswith(HUB) and 'resolve' in path.parts[3:4]:
         return path.parts[2] + path.suffix
     return path.name
-
-
-def nearest(name: str, known) -> str:
-    """Return the three most similar known names, for an error message."""
-    return ', '.join(difflib.get_close_matches(name, known, n=3, cutoff=0))

@@ -1,0 +1,97 @@
+"""Check the names, files and folders of a command before PyTorch and OpenMMLab are imported, which takes seconds."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from repvit_dense.artifact.manifest import is_artifact
+from repvit_dense.checkpoints import fetching
+from repvit_dense.checkpoints.work_dir import find_checkpoint
+from repvit_dense.config import devices
+from repvit_dense.errors import InputError
+from repvit_dense.files import check_writable, is_file, is_folder
+
+
+def check_names(options: Any) -> None:
+    """Refuse a name that stands for nothing, and a place that cannot be written to.
+
+    An option means the same in every command, so a field is recognised by its name. `offline` takes effect here.
+
+    Raises:
+        InputError: names the option and, if there is a similar name, that one.
+    """
+    fetching.set_offline(getattr(options, 'offline', False))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in CHECKS and value not in (None, False, []):
+            CHECKS[field.name](value)
+
+
+def stands_for_model(name: str | Path) -> bool:
+    """Return whether a name is a work dir or a checkpoint file, which hold config and weights."""
+    from repvit_dense.config import CHECKPOINT_SUFFIXES
+
+    path = Path(name)
+    return (is_folder(path) and not is_artifact(path)) or (path.suffix in CHECKPOINT_SUFFIXES and is_file(path))
+
+
+def _check_config(name: str | Path) -> None:
+    from repvit_dense import catalogue, config
+    from repvit_dense.config.dumped import written_config
+
+    if is_folder(name):
+        if not is_artifact(name):
+            written_config(name)
+    elif not stands_for_model(name) and not catalogue.is_known(str(name)):
+        config.find(name)
+
+
+def _check_backbone(name: str) -> None:
+    from repvit_dense import catalogue
+
+    try:
+        catalogue.find(name)
+    except ValueError as error:
+        raise InputError(f'--backbone {name}: {error}') from error
+
+
+def _check_data(name: str | Path) -> None:
+    from repvit_dense.data import layouts
+
+    layouts.check_name(str(name))
+
+
+def _check_options(texts: list[str]) -> None:
+    from repvit_dense.config.cfg_options import split
+
+    for text in texts:
+        split(text)
+
+
+def _check_checkpoint(name: str | Path) -> None:
+    if is_folder(name):
+        find_checkpoint(str(name))
+    elif name != 'auto':  # of --resume
+        fetching.check_source(str(name))
+
+
+def _check_artifact(name: str | Path) -> None:
+    if not is_artifact(name):
+        raise InputError(f'--artifact {name}: no artifact there; name a folder that `export` wrote')
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    'config': _check_config,
+    'backbone': _check_backbone,
+    'data': _check_data,
+    'cfg_options': _check_options,
+    'checkpoint': _check_checkpoint,
+    'weights': _check_checkpoint,
+    'resume': _check_checkpoint,
+    'artifact': _check_artifact,
+    'device': devices.check,
+    'work_dir': check_writable,
+    'show_dir': check_writable,
+    'out': check_writable,
+}
