@@ -20,7 +20,8 @@ from repvit_dense.artifact.predictor import ImageModel
 from repvit_dense.artifact.selection import overlaps
 from repvit_dense.errors import InputError
 
-AGREEMENT, COVERED = 0.5, 0.8
+AGREEMENT, COVERED = 0.5, 0.7
+GROWTH = 1 / 32  # of a tile: a detection goes on so far, at least, beyond the edge at which it ends
 MARGIN = 1 / 64  # of a tile: a box that is as close to its edge ends there
 
 Window = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels of the image
@@ -181,10 +182,10 @@ def _group(
     members = {int(tile): np.flatnonzero(tiles == tile) for tile in np.unique(tiles)}
     shared, _, _ = overlaps(areas, areas)
     for first, rows in members.items():
-        for second in np.flatnonzero(shared[first] > 0):
+        for second in np.flatnonzero(shared[first] > 0).tolist():
             if second <= first or second not in members:
                 continue
-            for row, other in _same(boxes, labels, rows, members[int(second)], areas[[first, second]], cut):
+            for row, other in _same(boxes, labels, rows, members[second], areas[[first, second]], cut):
                 parents[root(row)] = root(other)
     roots = np.array([root(row) for row in range(len(boxes))], int)
     return [np.flatnonzero(roots == number) for number in np.unique(roots)]
@@ -203,10 +204,18 @@ def _same(
         i, j = divmod(int(agreement.argmax()), len(others))
         yield int(rows[i]), int(others[j])
         agreement[i], agreement[:, j] = 0, 0
-    shared, one, two = overlaps(boxes[rows], boxes[others])
-    inside = (cut[rows].any(1)[:, None] & (shared >= COVERED * one)) | (cut[others].any(1) & (shared >= COVERED * two))
-    for i, j in np.argwhere(same_class & inside & (shared > 0)):
+    growth = cut * np.array([-1, -1, 1, 1], np.float32) * GROWTH * (areas[0, 2] - areas[0, 0])
+    inside = _lie_inside(boxes, growth, rows, others, cut) | _lie_inside(boxes, growth, others, rows, cut).T
+    for i, j in np.argwhere(same_class & inside):
         yield int(rows[i]), int(others[j])
+
+
+def _lie_inside(
+    boxes: np.ndarray, growth: np.ndarray, rows: np.ndarray, others: np.ndarray, cut: np.ndarray
+) -> np.ndarray:
+    """Return `(len(rows), len(others))` bool: boxes that end at the edge of a tile, and go on into boxes of another."""
+    shared, areas, _ = overlaps(boxes[rows] + growth[rows], boxes[others])
+    return cut[rows].any(1)[:, None] & (shared >= COVERED * areas) & (shared > 0)
 
 
 def _merge_boxes(boxes: np.ndarray, scores: np.ndarray, cut: np.ndarray) -> np.ndarray:
