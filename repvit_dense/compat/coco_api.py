@@ -217,7 +217,7 @@ class Evaluation(COCOeval):
         ranked = [each for each in self.detections if not math.isnan(each['score'])]
         if len(ranked) < len(self.detections):
             say(f'note: {len(self.detections) - len(ranked):,} detections have the score NaN and are left out')
-        detections = [
+        self.counted = [
             each
             for each in ranked
             if (each['image_id'], each['category_id']) not in truth.empty or _has_area(each, kind)
@@ -225,7 +225,7 @@ class Evaluation(COCOeval):
         numbers = [self.annotations.categories[each] for each in params.catIds]
         self.most = max((truth.most[each] for each in numbers), default=0) if params.useCats else 0
         params.maxDets = [*params.maxDets[:-1], max(params.maxDets[-1], self.most)]
-        self.engine = hotcoco.COCOeval(truth.engine, truth.engine.load_res(detections), kind)
+        self.engine = hotcoco.COCOeval(truth.engine, truth.engine.load_res(self.counted), kind)
         self.engine.params.imgIds = [self.annotations.images[each] for each in params.imgIds]
         self.engine.params.catIds = numbers
         for name in ('iouThrs', 'maxDets', 'useCats'):

@@ -54,7 +54,8 @@ def _metric_class() -> 'type[CocoPanopticMetric]':
                 numbers = np.unique(predicted).tolist()
                 segments = {n: named[n % INSTANCE_OFFSET] for n in numbers if n % INSTANCE_OFFSET in named}
                 stat = sys.modules[CocoPanopticMetric.__module__].PQStat()  # panopticapi's own if that is installed
-                count_segments(stat, truth, self._coco_api.imgToAnns[identity], predicted, segments)
+                listed = self._coco_api.imgToAnns[identity]
+                stat.pairs = count_segments(stat, truth, listed, predicted, segments)
                 self.results.append(stat)
 
         def compute_metrics(self, results):
@@ -69,7 +70,7 @@ def _metric_class() -> 'type[CocoPanopticMetric]':
 
 def count_segments(
     stat: PQStat, truth: np.ndarray, listed: list[dict], predicted: np.ndarray, segments: dict[int, int]
-) -> None:
+) -> list[tuple[int | None, int | None]]:
     """Match the segments of an image and count them (arXiv 1801.00868, section 4).
 
     A listed segment without a pixel is left out, and pixels of a segment that is not listed are void.
@@ -80,6 +81,10 @@ def count_segments(
         listed: COCO records of these segments: `id`, `category_id`, and `iscrowd` unless it is 0.
         predicted: `(H, W)` numbers of the predicted segments.
         segments: number -> category id; a number without entry is void.
+
+    Returns:
+        category of the ground truth and predicted category of each segment. Both differ if an unmatched segment covers
+        a predicted one of another category with an IoU above 0.5; one is None if nothing does.
     """
     from repvit_dense.compat.coco_api import is_crowd  # imports hotcoco
 
@@ -91,20 +96,26 @@ def count_segments(
     real = [records.get(number) if number != VOID else None for number in ids.tolist()]
     void = pixels[[each is None for each in real]].sum(0)
     unmatched = {column: segments[n] for column, n in enumerate(numbers.tolist()) if n in segments}
+    pairs: list[tuple[int | None, int | None]] = []
+    missed = []
     for row, record in enumerate(real):
         if record is None or is_crowd(record):
             continue
-        counts = stat[record['category_id']]
-        for column, category in list(unmatched.items()):
-            union = pixels[row].sum() + pixels[:, column].sum() - pixels[row, column] - void[column]
-            if category == record['category_id'] and 2 * pixels[row, column] > union:  # no other pair can
-                counts.tp += 1
-                counts.iou += pixels[row, column] / union
-                del unmatched[column]
-                break
+        counts, unions = stat[record['category_id']], pixels[row].sum() + pixels.sum(0) - pixels[row] - void
+        column = next((c for c in unmatched if 2 * pixels[row, c] > unions[c]), None)  # no other segment can
+        if column is not None and unmatched[column] == record['category_id']:
+            counts.tp += 1
+            counts.iou += pixels[row, column] / unions[column]
+            pairs.append((record['category_id'], unmatched.pop(column)))
         else:
             counts.fn += 1
+            missed.append((record['category_id'], column))
+    false = set()
     for column, category in unmatched.items():
         crowd = [each is not None and is_crowd(each) and each['category_id'] == category for each in real]
         if 2 * (void[column] + pixels[crowd, column].sum()) <= pixels[:, column].sum():
             stat[category].fp += 1
+            false.add(column)
+    pairs += [(category, unmatched[column] if column in false else None) for category, column in missed]
+    confused = {column for _, column in missed}
+    return pairs + [(None, unmatched[column]) for column in sorted(false - confused)]

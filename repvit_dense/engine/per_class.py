@@ -1,4 +1,4 @@
-"""Scores per class, from the metrics of the last validation or test. The scores that the metrics return stay the same."""
+"""Scores per class, from the metrics of the last validation or test, which return the same scores as without them."""
 
 import math
 from collections.abc import Callable, Iterator

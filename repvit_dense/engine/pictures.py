@@ -1,5 +1,6 @@
 """Draw predictions beside the ground truth while testing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from repvit_dense.artifact.images import read_image, warn
 from repvit_dense.artifact.pictures import PICTURE, output_names, write_picture
 from repvit_dense.engine.results import arrays, ground_truth
 from repvit_dense.errors import InputError
+
+LINE = 4  # pixels between two pictures
 
 
 @HOOKS.register_module()
@@ -64,8 +67,14 @@ class DensePicturesHook(Hook):
 
 
 def _draw_both(sample, names: list[str], palette) -> np.ndarray:
-    """Draw the ground truth and the prediction of a data sample side by side, `(H, 2 * W, 3)` BGR uint8."""
+    """Draw the ground truth and the prediction of a data sample side by side, BGR uint8."""
     image = read_image(sample.img_path)
     palette = palette if isinstance(palette, list | tuple) and len(palette) >= len(names) else None
     sides = [convert(sample, len(names)) for convert in (ground_truth, arrays)]
-    return np.hstack([draw(image, side, names, palette) for side in sides])
+    return side_by_side([draw(image, side, names, palette) for side in sides])
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return pictures of the same height in a row, with white lines between them."""
+    line = np.full((len(pictures[0]), LINE, 3), 255, np.uint8)
+    return np.hstack([part for picture in pictures for part in (line, picture)][1:])

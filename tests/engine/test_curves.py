@@ -166,7 +166,7 @@ def test_without_a_best_checkpoint_its_line_is_missing(tmp_path):
 
 def test_links_are_relative_and_point_to_their_files(tmp_path, pictures):
     (tmp_path / 'curves.png').touch()
-    path = write_page(tmp_path / 'pictures', 'title', pictures, 'caption', {}, tmp_path / 'curves.png')
+    path = write_page(tmp_path / 'pictures', 'title', pictures, 'caption', {}, {tmp_path / 'curves.png': 'Training'})
     assert path == tmp_path / 'pictures' / 'index.html'
     sources = Page(path).sources
     assert sources[0] == '../curves.png'
@@ -191,7 +191,7 @@ def test_names_are_escaped(tmp_path, pictures):
 
 
 def test_a_page_without_pictures(tmp_path):
-    page = Page(write_page(tmp_path, 'title', {}, 'caption', {'a': 1}, tmp_path / 'no_curves.png'))
+    page = Page(write_page(tmp_path, 'title', {}, 'caption', {'a': 1}, {tmp_path / 'no_curves.png': 'Training'}))
     assert page.sources == []
     assert 'Training' not in page.text
     assert [path.name for path in tmp_path.iterdir()] == ['index.html']
