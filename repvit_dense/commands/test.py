@@ -1,9 +1,11 @@
 """`repvit-dense test`: evaluate a checkpoint or an artifact."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense import plugin
 from repvit_dense.commands.base import (
     CHECKPOINT,
     RunOptions,
@@ -12,13 +14,16 @@ from repvit_dense.commands.base import (
     keep_memory,
     open_run_config,
     preparing,
-    stands_for_model,
 )
+from repvit_dense.commands.names import stands_for_model
+from repvit_dense.compat.device import on_device
 from repvit_dense.errors import InputError
 from repvit_dense.files import check_writable
 from repvit_dense.options import option, whole_number
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
+
     from repvit_dense.engine.runner import DenseRunner
 
 
@@ -46,12 +51,15 @@ def run(options: Options) -> dict[str, float]:
         InputError: an option, the data, the checkpoint or the artifact cannot be used.
     """
     _check_subject(options)
-    cfg = open_run_config(options)
-    from repvit_dense.config import check_data, check_settings, prepare_data
+    cfg = open_run_config(options, partial(_apply, options))
+    from repvit_dense import config
 
-    check_settings(cfg, ('test',))
     if not options.artifact:
         cfg.load_from, cfg.resume = checkpoint_of(options, options.checkpoint), False
+    is_checked = config.check_data_early(cfg, ('test',))
+    plugin.load()
+    config.check_settings(cfg, ('test',))
+    if not options.artifact:
         check_checkpoint(cfg)
         cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds all weights
     if options.deploy:
@@ -63,20 +71,30 @@ def run(options: Options) -> dict[str, float]:
         from repvit_dense.exporting import evaluate
 
         evaluate.check(cfg, options.artifact)
-    prepare_data(cfg)
-    check_data(cfg, ('test',))
+    if not is_checked:
+        config.prepare_data(cfg)
+        config.check_data(cfg, ('test',))
     if options.artifact:
         evaluate.use_artifact(cfg, options.artifact, options.threads)
 
     from repvit_dense.engine.runner import DenseRunner
 
-    with keep_memory():
+    with on_device(options.device), keep_memory():
         with preparing():
             runner = DenseRunner.from_cfg(cfg)
         metrics = runner.test()
     if options.show_dir:
         _write_page(Path(options.show_dir).absolute(), Path(options.config).stem, runner, metrics)
     return metrics
+
+
+def _apply(options: Options, cfg: 'Config') -> None:
+    from repvit_dense.config.presets import set_loaders
+    from repvit_dense.config.sizes import set_size
+
+    if options.size is not None:
+        set_size(cfg, options.size)
+    set_loaders(cfg, ('val', 'test'), options.batch, options.workers)
 
 
 def _check_subject(options: Options) -> None:
@@ -86,6 +104,8 @@ def _check_subject(options: Options) -> None:
         raise InputError('name a checkpoint, or an artifact (--artifact DIR); one of the two')
     if options.artifact and options.deploy:
         raise InputError('--deploy: an artifact is fused already; leave it out')
+    if options.artifact and (options.device or options.size):
+        raise InputError('--device and --size go with a checkpoint; an artifact has a size and runs on the CPU')
     if options.threads is not None and not options.artifact:
         raise InputError('--threads goes with --artifact; for a checkpoint set OMP_NUM_THREADS')
     if options.show_dir:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from repvit_dense import plugin
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
 from repvit_dense.commands.launcher import processes
@@ -104,20 +105,24 @@ def run(options: Options) -> Run:
         raise InputError('--from and --resume: a resumed training has its own weights; give one of the two')
     notes: list[str] = []
     cfg = open_run_config(options, partial(_apply, options, notes))
-    from repvit_dense.config import check_data, check_settings, check_start, prepare_data
+    from repvit_dense import config
 
+    _resume(cfg, options.resume)
+    _set_weights(cfg, options.weights)
+    is_checked = config.check_data_early(cfg, ('train', 'val'))
+    config.find_pretrained(cfg)
+    plugin.load()
     if options.amp:
         _use_amp(cfg, options.amp)
     if saving:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseRecentCheckpointHook', **saving}]
-    check_settings(cfg, ('train', 'val'))
+    config.check_settings(cfg, ('train', 'val'))
     notes += _thaw(cfg, options)
-    _resume(cfg, options.resume)
-    _set_weights(cfg, options.weights)
     check_checkpoint(cfg)
-    check_start(cfg)
-    prepare_data(cfg)
-    check_data(cfg, ('train', 'val'))
+    config.check_start(cfg)
+    if not is_checked:
+        config.prepare_data(cfg)
+        config.check_data(cfg, ('train', 'val'))
     for note in notes:
         say(note)
 
@@ -137,9 +142,12 @@ def run(options: Options) -> Run:
 
 def _apply(options: Options, notes: list[str], cfg: 'Config') -> None:
     """Apply the options of the training, and a preset for a data set of one's own; note what nobody asked for."""
+    from repvit_dense import config
     from repvit_dense.config import presets
     from repvit_dense.data.layouts.named import NAMES
 
+    if options.offline and not options.resume and not options.weights:
+        config.find_pretrained(cfg)
     settings = presets.Settings(
         **{key: getattr(options, key) for key in presets.OPTIONS},
         trained=options.weights is not None,

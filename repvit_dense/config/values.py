@@ -152,7 +152,7 @@ def check_sections(cfg: 'Config', splits: Sequence[str] = ()) -> None:
     hooks = cfg.get('custom_hooks')
     if hooks is not None and not isinstance(hooks, list | tuple):
         raise InputError(f'custom_hooks = {shorten(repr(hooks))}: must be a list of dictionaries, each with a type')
-    for key in ('work_dir', 'load_from', 'experiment_name', 'default_scope'):
+    for key in ('work_dir', 'load_from', 'weights', 'experiment_name', 'default_scope'):
         if not isinstance(cfg.get(key), str | None):
             raise InputError(f'{key} = {shorten(repr(cfg[key]))}: must be text')
     for section in ('default_hooks', 'randomness', 'env_cfg', 'auto_scale_lr'):
@@ -252,7 +252,8 @@ def _check_ends(cfg: 'Config') -> None:
 
 def _check_unit(cfg: 'Config') -> None:
     """Refuse what counts epochs in a training that counts iterations: it would never happen."""
-    if 'max_iters' not in (cfg.get('train_cfg') or {}):
+    train = cfg.get('train_cfg') or {}
+    if 'max_iters' not in train or 'max_epochs' in train:
         return
     schedulers = cfg.get('param_scheduler') or []
     named = {f'param_scheduler.{i}': part for i, part in enumerate(schedulers) if isinstance(schedulers, list)}

@@ -1,5 +1,7 @@
 """Training loops that resume at the exact iteration, within an epoch too, with the same random numbers."""
 
+from itertools import islice
+
 from mmengine.dist import get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -39,26 +41,34 @@ class _Resumable:
 
 @LOOPS.register_module()
 class DenseEpochLoop(_Resumable, EpochBasedTrainLoop):
-    """A training loop by epochs that can resume within an epoch."""
+    """A training loop by epochs that can resume within an epoch.
 
-    def __init__(self, runner, dataloader: dict, *args, **kwargs):
+    Args:
+        max_iters: end after this number of iterations, within the last epoch; `max_epochs` follows from it.
+        args, kwargs: as of `EpochBasedTrainLoop`.
+    """
+
+    def __init__(self, runner, dataloader: dict, *args, max_iters: int | None = None, **kwargs):
         super().__init__(runner, dataloader, *args, **kwargs)
+        if max_iters:
+            self._max_iters, self._max_epochs = max_iters, -(-max_iters // len(self.dataloader))
         check_last_batch(runner.cfg, len(self.dataloader.dataset))
 
     def run_epoch(self) -> None:
-        """Run the rest of the epoch."""
+        """Run the rest of the epoch, or of the training."""
         done = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self.dataloader.batch_sampler.start = done
-        for idx, data_batch in enumerate(self.dataloader, done):
+        for idx, data_batch in islice(enumerate(self.dataloader, done), self._max_iters - self._iter):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
     def _progress(self) -> tuple[int, int]:
         """Return the number of finished epochs, 0 within an epoch, and the number of all epochs."""
-        return self._epoch * (self._iter == self._epoch * len(self.dataloader)), self._max_epochs
+        end = min(self._epoch * len(self.dataloader), self._max_iters)
+        return self._epoch * (self._iter == end), self._max_epochs
 
 
 @LOOPS.register_module()

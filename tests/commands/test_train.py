@@ -43,11 +43,6 @@ def test_mixed_precision_needs_a_gpu(refuse_in_a_line, precision):
     assert f'--amp {precision} needs a GPU' in refuse_in_a_line('train', SHAPES, '--amp', precision)
 
 
-def test_scaling_needs_a_base(refuse_in_a_line):
-    arguments = ['--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=None']
-    assert 'auto_scale_lr.base_batch_size=' in refuse_in_a_line('train', SHAPES, *arguments)
-
-
 def test_missing_data(refuse_in_a_line):
     message = refuse_in_a_line('train', COCO)
     assert 'data/coco/annotations/instances_train2017.json: not found' in message
@@ -116,6 +111,10 @@ def test_a_checkpoint_interval_of_another_form(refuse_in_a_line, interval):
 # --- the config that runs ---
 
 
+def unchanged(cfg):
+    """Stand for the changes of a command."""
+
+
 @pytest.mark.parametrize(
     'arguments, options, expected',
     [
@@ -125,7 +124,7 @@ def test_a_checkpoint_interval_of_another_form(refuse_in_a_line, interval):
 )
 def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, options, expected):
     options = [*options, 'randomness.deterministic=True', 'work_dir=w']
-    cfg = open_run_config(Options(SHAPES, cfg_options=options, **arguments))
+    cfg = open_run_config(Options(SHAPES, cfg_options=options, **arguments), unchanged)
     assert cfg.randomness == expected
     assert cfg.work_dir == 'w'
 
@@ -152,14 +151,15 @@ def test_a_work_dir_that_cannot_be_written(refuse_in_a_line, tmp_path, folder, w
 
 
 def test_defaults():
-    cfg = open_run_config(Options('repvit_maskrcnn_coco'))
+    cfg = open_run_config(Options('repvit_maskrcnn_coco'), unchanged)
     assert cfg.work_dir == str(Path('work_dirs/repvit_maskrcnn_coco'))
     assert cfg.randomness == {'seed': None}
     assert cfg.launcher == 'none'
 
 
 def test_every_combination_has_a_work_dir_of_its_own():
-    cfg = open_run_config(Options('repvit_maskrcnn_coco', backbone='resnet18', data='shapes'))
+    options = Options('repvit_maskrcnn_coco', backbone='resnet18', data='shapes')
+    cfg = open_run_config(options, unchanged)
     assert cfg.work_dir == str(Path('work_dirs/repvit_maskrcnn_coco--resnet18--shapes'))
     assert cfg.model.backbone.type == 'DenseTimm'
     assert cfg.train_dataloader.dataset.data_root == 'data/shapes/'
@@ -180,10 +180,8 @@ def test_the_last_checkpoint_is_resumed(settle, weights, tmp_path):
 
 
 def test_a_named_checkpoint_is_resumed(settle, weights):
-    cfg = settle('train', SHAPES, '--resume', weights, '--auto-scale-lr')
+    cfg = settle('train', SHAPES, '--resume', weights)
     assert (cfg.load_from, cfg.resume) == (weights, True)
-    assert cfg.auto_scale_lr.enable
-    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
 
 
 @pytest.mark.parametrize('restarts, expected', [('0', False), ('1', True)])

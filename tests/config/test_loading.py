@@ -46,7 +46,8 @@ def test_the_config_of_a_work_dir_and_of_a_checkpoint(tmp_path):
     torch.save({'meta': {'config': cfg.pretty_text}}, tmp_path / 'epoch_1.pth')
     for path in (tmp_path, tmp_path / 'epoch_1.pth'):
         assert config.load(path).to_dict() == cfg.to_dict()
-        assert config.load(path, epochs=2).train_cfg.max_epochs == 2
+        changed = config.load(path, change=lambda cfg: config.set_epochs(cfg, 2))
+        assert changed.train_cfg.max_epochs == 2
 
 
 def test_a_checkpoint_without_a_config_is_refused(tmp_path):
