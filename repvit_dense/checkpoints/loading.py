@@ -85,7 +85,7 @@ def _select(module: nn.Module, state: dict) -> tuple[dict, str, list[str]]:
     if parts and not whole:
         raise CheckpointError(
             f'a whole detector or segmentor (with {", ".join(sorted(parts)[:5])} beside the backbone), not pretrained '
-            'backbone weights: name it as the CHECKPOINT of `test`, or for training as load_from or --resume'
+            'backbone weights: name it as the CHECKPOINT of `test`, or for training as --from or --resume'
         )
     backbone = module.backbone if whole else module
     require_same_variant(layout, backbone)

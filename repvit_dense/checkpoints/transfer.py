@@ -103,7 +103,9 @@ def _rename(model: nn.Module, state: dict) -> dict:
             require_same_tap(parts, backbone)
         return {f'backbone.{key}': value for key, value in inside.items()} | outside
     renamed = strip_prefix(state, parameters)
-    if isinstance(backbone, base.Peer) and not any(key.startswith('backbone.') for key in renamed):
+    if isinstance(backbone, base.Peer) and not any(
+        key.startswith('backbone.') and key in renamed for key in parameters
+    ):
         selected, _, _ = select_for_peer(backbone, state)
         return {f'backbone.{key}': value for key, value in selected.items()}
     return renamed
@@ -124,9 +126,10 @@ def _plan(model: nn.Module, state: dict, parameters: Mapping, classes: Classes) 
             f'its parts are those of the model, but of another size: {_few(describe(misfits), "; ")}. Set the sizes of '
             'the model that it was trained with, or start from weights of this model'
         )
-    plan = _Plan(other_parts=[*other, *dict.fromkeys(_part(key, peer) for key in misfits)])
+    unfit = {*other, *(_part(key, peer) for key in misfits)}
+    plan = _Plan(other_parts=[part for part in here if part in unfit])
     for key, value in parameters.items():
-        if _part(key, peer) in plan.other_parts:
+        if _part(key, peer) in unfit:
             continue
         if key not in dependent:
             plan.values[key] = state[key]

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from numbers import Integral, Real
 from pathlib import Path
@@ -35,18 +36,18 @@ def is_training(runner) -> bool:
 
 def header(runner) -> str:
     """Describe a run: data, model, weights, schedule, device and folders, one line each."""
-    rows = [('model', _model(runner)), ('weights', _weights(runner))]
+    model = _model(runner)
     if is_training(runner):
-        parts = [_images(runner._train_loop.dataloader.dataset, 'training images')]
-        if isinstance(runner._val_loop, BaseLoop):
-            parts.append(_images(runner._val_loop.dataloader.dataset, 'for validation'))
-        data = _data(runner._train_loop.dataloader.dataset, parts)
-        rows = [('data', data), *rows, ('schedule', _schedule(runner)), ('device', _device(runner))]
-        rows.append(('work dir', runner.work_dir))
+        data, val = runner._train_loop.dataloader.dataset, runner._val_loop
+        parts = [_images(data, 'training images')]
+        parts += [_images(val.dataloader.dataset, 'for validation')] if isinstance(val, BaseLoop) else []
+        rows = [('data', _data(data, parts)), ('model', model), ('weights', _weights(runner))]
+        rows += [('schedule', _schedule(runner)), ('device', _device(runner)), ('work dir', runner.work_dir)]
     else:
-        loop = next((loop for loop in (runner._test_loop, runner._val_loop) if isinstance(loop, BaseLoop)), None)
-        if loop is not None:
-            rows.insert(0, ('data', _data(loop.dataloader.dataset, [_images(loop.dataloader.dataset, 'images')])))
+        loop = runner._test_loop if isinstance(runner._test_loop, BaseLoop) else runner._val_loop
+        weights = f', weights of {runner._load_from}' if runner._load_from else ''
+        rows = [('data', _data(loop.dataloader.dataset, [_images(loop.dataloader.dataset, 'images')]))]
+        rows += [('model', model + weights)]
     if getattr(runner.logger, 'log_file', None):
         rows.append(('log', f'{runner.logger.log_file} (everything else)'))
     return columns(rows)
@@ -77,6 +78,8 @@ def _data(dataset: Any, parts: list[str]) -> str:
 
 def _model(runner) -> str:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if hasattr(model, 'predictor'):
+        return f'artifact {model.predictor.folder}'
     parameters = sum(parameter.numel() for parameter in model.parameters())
     backbone = (runner.cfg.get('model') or {}).get('backbone') or {}
     names = [backbone.get('type'), backbone.get('arch') or backbone.get('model_name')]
@@ -162,7 +165,7 @@ def results(runner, metrics: dict[str, Any], brief: bool) -> str:
     rows = table(per_class.rows(runner))
     if rows and brief:
         return rows
-    scores = ', '.join(f'{name} {_number(name, value)}' for name, value in metrics.items())
+    scores = textwrap.fill(', '.join(f'{name} {_number(name, value)}' for name, value in metrics.items()), 100)
     return '\n'.join(part for part in (rows, scores) if part)
 
 

@@ -169,7 +169,7 @@ class DenseRunner(Runner):
             raise CheckpointError(
                 f'{filename}: training cannot be resumed from this file, it holds weights but no {", ".join(missing)}. '
                 'Resume from the last checkpoint of a run (epoch_N.pth), or start a new training with these weights: '
-                f'--cfg-options load_from={filename}'
+                f'--from {filename}'
             )
         meta = checkpoint['meta']
         check_same_run(self, str(filename), meta)

@@ -63,7 +63,7 @@ def check_same_run(runner, filename: str, meta: dict) -> None:
         raise CheckpointError(
             f'{filename}: resuming continues the same training, but this one differs: '
             f'{"; ".join(differences[:SHOWN])}{rest}. Give the values of the checkpoint, or start a new training from '
-            f'its weights: leave --resume out and add --cfg-options load_from={filename}'
+            f'its weights: --from {filename} in place of --resume'
         )
     if meta.get('iter', 0) > runner.train_loop.max_iters:
         raise CheckpointError(

@@ -230,7 +230,7 @@ REFUSALS = {
     'detector for a backbone': (
         RepViT,
         lambda a: {'state_dict': Detector(a).state_dict()},
-        ['whole detector or segmentor', 'neck, roi_head, rpn_head', 'CHECKPOINT', 'load_from or --resume'],
+        ['whole detector or segmentor', 'neck, roi_head, rpn_head', 'CHECKPOINT', '--from or --resume'],
     ),
     'wrapped detector for a backbone': (
         RepViT,

@@ -121,7 +121,7 @@ def test_weights_alone_cannot_be_resumed_from(trained, toy, tmp_path, change, wo
     file = edited(trained / 'epoch_1.pth', change)
     with pytest.raises(CheckpointError, match=word) as refused:
         toy(tmp_path / 'new', load_from=file, resume=True).train()
-    assert f'--cfg-options load_from={file}' in str(refused.value)
+    assert f'--from {file}' in str(refused.value)
     toy(tmp_path / 'start', load_from=file, train_cfg=ONE_EPOCH).train()  # starting from them works
 
 

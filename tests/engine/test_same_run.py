@@ -78,7 +78,7 @@ def test_a_change_that_would_not_take_effect_is_refused(run, changes, words):
     message = str(refused.value)
     assert words in message
     assert 'first/epoch_1.pth' in message
-    assert 'leave --resume out and add --cfg-options load_from=' in message
+    assert 'in place of --resume' in message
 
 
 @pytest.mark.parametrize(
