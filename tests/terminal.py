@@ -19,10 +19,10 @@ class Terminal:
         side: its file descriptor, for another process.
     """
 
-    def __init__(self, columns=COLUMNS):
+    def __init__(self, columns=COLUMNS, encoding='utf-8'):
         self._main, self.side = pty.openpty()
         fcntl.ioctl(self.side, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))  # lines, columns, pixels
-        self.stream = os.fdopen(self.side, 'w', encoding='utf-8')
+        self.stream = os.fdopen(self.side, 'w', encoding=encoding)
         self._parts = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

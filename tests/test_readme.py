@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.terminal import Terminal, visible
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 # Six drawn images instead of 600, one epoch.
@@ -30,6 +32,17 @@ def run(command: str, **env) -> str:
     return done.stdout
 
 
+def run_on_terminal(command: str) -> list[str]:
+    """Run a command as `run` does, and return the lines that stay visible on a terminal."""
+    terminal = Terminal()
+    done = subprocess.Popen(
+        shlex.split(command), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=terminal.side, stderr=terminal.side
+    )
+    code, lines = done.wait(), visible(terminal.close())
+    assert code == 0, '\n'.join(lines[-40:])
+    return lines
+
+
 def test_the_readme_stays_short():
     assert len(README.splitlines()) <= 100
 
@@ -48,7 +61,8 @@ def test_make_bench_prints_a_table():
 
 @pytest.mark.slow
 def test_make_demo_leaves_curves_and_a_page(tmp_path):
-    run(f'make demo DEMO={tmp_path}/demo DEMO_OPTIONS="{TINY_SHAPES.format(tmp=tmp_path)}"')
+    lines = run_on_terminal(f'make demo DEMO={tmp_path}/demo DEMO_OPTIONS="{TINY_SHAPES.format(tmp=tmp_path)}"')
+    assert len(lines) <= 60, '\n'.join(lines)
     assert (tmp_path / 'demo' / 'curves.png').is_file()
     page = (tmp_path / 'demo' / 'predictions' / 'index.html').read_text()
     assert page.count('<figure>') == 3  # curves and two validation pictures

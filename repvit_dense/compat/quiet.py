@@ -1,6 +1,6 @@
 """Keep the notices of other libraries off the screen during a command; those of a run go to its log file.
 
-A library is installed software other than this package. What it prints, its Python warnings and its log records are
+A library is installed software other than this package. Its prints, its Python warnings and its log records are
 kept from the screen, with these exceptions:
 
 - records of level ERROR, and records of any level with `extra={'screen': True}`;
