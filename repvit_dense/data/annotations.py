@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 
 HELD_OUT = 10  # one image in ten is held out for evaluation if there is no val split
+ROBOFLOW = re.compile(r'\.rf\.[0-9a-zA-Z]+(?=\.[a-z]+$)')  # in the names of images made of one image
 NAMED = 10  # faults that a message names
 
 
@@ -41,8 +43,8 @@ def build_source(
 ) -> Source:
     """Return the `Source` of a data set with COCO annotations of objects.
 
-    Without a `val` split, part of the training images is held out (see `hold_out`). Only then, or for a split that
-    has no file, annotations are written to `store`.
+    Without a `val` split, part of the training images is held out (see `choose_held_out`). Only then, or for a split
+    that has no file, annotations are written to `store`.
 
     Args:
         root: folder of the data set.
@@ -62,9 +64,9 @@ def build_source(
         content, left_out = _without_test_folders(root, contents['train'])
         if left_out:
             notes.append(f'{root}: {left_out} images in folders of a test split are not used')
-        train, val = hold_out(root, content)
-        contents, files, folders = {'train': train, 'val': val}, {}, dict.fromkeys(SPLITS, folders['train'])
-        notes.append(f'{root}: there is no val split, so {len(val["images"])} images are held out for evaluation')
+        folder = folders['train']
+        contents = dict(zip(SPLITS, hold_out(root, content, folder, notes), strict=True))
+        files, folders = {}, dict.fromkeys(SPLITS, folder)
     train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
     classes = class_names(train_file, contents['train'])
     if class_names(val_file, contents['val']) != classes:
@@ -100,20 +102,54 @@ def _require_masks(root: Path, contents: dict[str, dict], files: dict[str, Path]
             )
 
 
-def hold_out(root: Path, content: dict) -> tuple[dict, dict]:
-    """Split COCO content into training and validation data.
+def hold_out(root: Path, content: dict, folder: str = '', notes: list[str] | None = None) -> tuple[dict, dict]:
+    """Split COCO content into training and validation data, see `choose_held_out`."""
+    images = sorted(content['images'], key=lambda image: _digest(image.get('file_name')))
+    names = [image.get('file_name') for image in images]
+    chosen = choose_held_out(root, names, [f'{root}/{folder}/{name}' for name in names], notes)
+    parts = ([image for index, image in enumerate(images) if (index in chosen) == held] for held in (False, True))
+    train, val = (select(content, part) for part in parts)
+    return train, val
 
-    A tenth of the images, at least one, is held out. A hash of the file name selects them, so they are the same in
-    every run, on every machine. Frames of one video may end up in both splits.
+
+def choose_held_out(root: Path, names: list, paths: list[str], notes: list[str] | None = None) -> set[int]:
+    """Return the indices of the images to hold out for evaluation, because there is no validation split.
+
+    They are a tenth, at least one. A hash of the name selects them, so they are the same in every run, on every
+    machine. Images with the same content, and those that Roboflow made of one image, stay together. Frames of one video
+    may end up in both splits.
+
+    Args:
+        root: for messages.
+        names: names of the images.
+        paths: the images; those that cannot be read have no copies.
+        notes: receives a message.
 
     Raises:
-        InputError: there are fewer than two images.
+        InputError: there are fewer than two different images.
     """
-    images = sorted(content['images'], key=lambda image: hashlib.sha256(_bytes(image.get('file_name'))).digest())
-    number = max(1, len(images) // HELD_OUT)
-    if number >= len(images):
-        raise InputError(f'{root}: there is no val split, and too few images ({len(images)}) to hold one out')
-    return _select(content, images[number:]), _select(content, images[:number])
+    from repvit_dense.data.checks.leakage import copies  # imports numpy
+
+    same = copies(paths)
+    groups: dict[object, list[int]] = {}
+    for index, path in enumerate(paths):
+        original = ROBOFLOW.sub('', path)
+        groups.setdefault(same.get(path) or (original if original != path else index), []).append(index)
+    number = max(1, len(names) // HELD_OUT)
+    if number >= len(names):
+        raise InputError(f'{root}: there is no val split, and too few images ({len(names)}) to hold one out')
+    if max(map(len, groups.values())) > len(names) - number:
+        groups = {index: [index] for index in range(len(names))}  # nearly all of them are copies of one
+    digests = list(map(_digest, names))
+    chosen: set[int] = set()
+    for group in sorted(groups.values(), key=lambda group: min(digests[index] for index in group)):
+        if len(chosen) < number and len(chosen) + len(group) < len(names):
+            chosen |= {*group}
+    text = f'{root}: there is no val split, so {len(chosen):,} images are held out for evaluation'
+    together = sum(len(group) for group in groups.values() if len(group) > 1)
+    if notes is not None:
+        notes.append(f'{text}; {together:,} copies stay with their originals' if together else text)
+    return chosen
 
 
 def _without_test_folders(root: Path, content: dict) -> tuple[dict, int]:
@@ -122,10 +158,10 @@ def _without_test_folders(root: Path, content: dict) -> tuple[dict, int]:
     names = [str(image.get('file_name')).removeprefix(start).replace('\\', '/') for image in content['images']]
     pairs = zip(content['images'], names, strict=True)
     images = [image for image, name in pairs if not in_test_folder(PurePosixPath(name))]
-    return _select(content, images), len(content['images']) - len(images)
+    return select(content, images), len(content['images']) - len(images)
 
 
-def _select(content: dict, images: list[dict]) -> dict:
+def select(content: dict, images: list[dict]) -> dict:
     """Return content with these images and their annotations only. The ids may be anything that JSON can hold."""
     ids = {_hashable(image.get('id')) for image in images}
     annotations = [entry for entry in content['annotations'] if _hashable(entry.get('image_id')) in ids]
@@ -136,8 +172,8 @@ def _hashable(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
-def _bytes(name: object) -> bytes:
-    return str(name).encode('utf-8', 'surrogatepass')
+def _digest(name: object) -> bytes:
+    return hashlib.sha256(str(name).encode('utf-8', 'surrogatepass')).digest()
 
 
 def class_names(file: Path, content: dict) -> tuple[str, ...]:

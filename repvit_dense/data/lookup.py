@@ -12,8 +12,10 @@ from repvit_dense.files import is_file, is_folder, walk
 
 SAMPLED = 50  # file names of an annotation file that are looked up to find its image folder
 DEEPEST = 20  # leading folders that are removed from a file name to find it
-TEST_FOLDER = re.compile('(images?[-_ ]?)?test(s|ing)?([-_ ]?(images?|set|data|dev|split|[0-9]+))*', re.IGNORECASE)
-SPLIT_WORD = re.compile('(train|test)[a-z]*|(val)(id[a-z]*|set|split|data|images)?')
+TEST_FOLDER = re.compile(
+    '(images?[-_ ]?)?test(s|ing)?([-_ ]?(images?|set|data|dev|split|annot[a-z]*|labels?|masks?|[0-9]+))*', re.IGNORECASE
+)
+SPLIT_WORD = re.compile('(train|test)[a-z]*|(val)(id[a-z]*|set|split|data|images|annot[a-z]*|labels?|masks?)?')
 
 
 def split_of(name: str) -> str | None:
@@ -31,6 +33,12 @@ def split_of(name: str) -> str | None:
 def in_test_folder(path: PurePath) -> bool:
     """Return whether a folder of a relative path belongs to a test split: `test/1.jpg`, `images/test2017/1.jpg`."""
     return not path.is_absolute() and any(TEST_FOLDER.fullmatch(part) for part in path.parts[:-1])
+
+
+def split_in_folders(path: PurePath) -> str | None:
+    """Return the split that the folders of a relative path name; 'test' if any does, else the innermost one's."""
+    splits = [split for part in path.parts[:-1] if (split := split_of(part)) in ('train', 'val')]
+    return 'test' if in_test_folder(path) else splits[-1] if splits else None
 
 
 def child(folder: Path, name: str) -> Path:

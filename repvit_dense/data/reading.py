@@ -15,11 +15,14 @@ from repvit_dense.image_header import Header, read_header
 from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     import numpy as np
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 YAML_BYTES, YAML_NODES = 1_000_000, 100_000
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')  # control characters, halves of characters
+NEEDS_PACKAGE = 'reading this layout needs one more package: pip install repvit_dense[convert]'
 COCO_LISTS = ('images', 'annotations', 'categories')
 IDS = ('id', 'image_id', 'category_id')  # keys of ids in them
 
@@ -62,6 +65,24 @@ def read_json(file: Path, limit: int | None = None) -> Any:
             return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InputError(f'{file}: not valid JSON ({error})') from error
+
+
+def read_xml(file: Path) -> 'Element':
+    """Return the first element of an XML file; entities are refused.
+
+    Raises:
+        InputError: a package is missing, or the file cannot be read.
+        ValueError: the file is not valid XML.
+    """
+    try:
+        from defusedxml.ElementTree import ParseError, fromstring
+    except ImportError as error:
+        raise InputError(f'{file}: {NEEDS_PACKAGE}') from error
+    content = read_bytes(file)
+    try:
+        return fromstring(content)
+    except (ParseError, LookupError, RecursionError, ValueError) as error:  # LookupError: an unknown encoding
+        raise ValueError(f'cannot be read as XML ({error})') from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,14 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repvit_dense.data.geometry import box_entry, polygon_entry
+from repvit_dense.data.geometry import box_entry, polygon_entry, wrong_size
+from repvit_dense.data.reading import read_xml
 from repvit_dense.errors import InputError
-from repvit_dense.files import read_bytes
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-NEEDS_PACKAGE = 'reading this layout needs one more package: pip install repvit_dense[convert]'
 EDGES = ('xmin', 'ymin', 'xmax', 'ymax')
 DIFFICULT = {'1': 1, 'true': 1, 'yes': 1, '0': 0, 'false': 0, 'no': 0, 'unspecified': 0, '': 0}
 
@@ -25,44 +24,30 @@ def parse_labels(file: Path, size: tuple[int, int], counts: Counter) -> tuple[li
     Args:
         file: the XML file.
         size: width and height of the image in pixels.
-        counts: adds to 'objects', 'difficult', 'polygons' and 'cut' (objects that reach outside their image).
+        counts: adds to 'difficult', 'polygons' and 'cut' (objects that reach outside their image).
 
     Raises:
         InputError: a package is missing, or the file cannot be read.
     """
     try:
-        from defusedxml.ElementTree import ParseError, fromstring
-    except ImportError as error:
-        raise InputError(f'{file}: {NEEDS_PACKAGE}') from error
-    try:
-        root = fromstring(read_bytes(file))
+        root = read_xml(file)
     except InputError:
         raise
-    except (ParseError, LookupError, RecursionError, ValueError) as error:  # LookupError: an unknown encoding
-        return [], [f'cannot be read as XML ({error})']
+    except ValueError as error:
+        return [], [str(error)]
     if root.tag != 'annotation':
         return [], [f'is not a Pascal VOC label file: its first element is <{root.tag}>, not <annotation>']
-    stated = tuple(_text(root, f'size/{name}') for name in ('width', 'height'))
-    if not all(map(_fits, stated, size)):
-        wrong = f'is for an image of {"x".join(stated)} pixels, but the image has {size[0]}x{size[1]}'
-        return [], [f'{wrong}; was it resized or rotated after it was annotated?']
+    stated = [_text(root, f'size/{name}') for name in ('width', 'height')]
+    if fault := wrong_size(stated, size):
+        return [], [fault]
     objects: list[tuple[str, dict]] = []
     faults = [f'has <{e.tag}> for <object>' for e in root.iter() if e.tag != 'object' and e.tag.lower() == 'object']
     for number, item in enumerate(root.iter('object'), 1):
-        counts['objects'] += 1
         try:
             objects.append(_object(item, size, counts))
         except ValueError as error:
             faults.append(f'object {number}: {error}')
     return objects, faults
-
-
-def _fits(text: str, number: int) -> bool:
-    """Return whether a text is this number, or stands for an unknown one."""
-    try:
-        return text == '' or float(text) in (0, number)
-    except ValueError:
-        return False
 
 
 def _object(item: 'Element', size: tuple[int, int], counts: Counter) -> tuple[str, dict]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -79,6 +80,18 @@ def _same_files(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> list[
         keys, sides = [[k for k, _ in side] for side in kept], [[image for _, image in side] for side in kept]
     partners = dict(zip(keys[0], sides[0], strict=True))
     return [(image, partners[k]) for k, image in zip(keys[1], sides[1], strict=True)]
+
+
+def copies(paths: Sequence[str]) -> dict[str, str]:
+    """Return path -> the first path with the same content, for all files that have copies."""
+    keys: list[Hashable] = [None] * len(paths)
+    for key in (_size, _ends, _content):  # each reads more than the one before, of fewer files
+        keys = _map(key, list(paths))
+        counts = Counter(keys)
+        pairs = [(k, path) for k, path in zip(keys, paths, strict=True) if k is not None and counts[k] > 1]
+        keys, paths = [k for k, _ in pairs], [path for _, path in pairs]
+    first: dict[Hashable, str] = {}
+    return {path: first.setdefault(k, path) for k, path in zip(keys, paths, strict=True)}
 
 
 def _map(function: Callable, paths: list[str]) -> list:

@@ -5,12 +5,13 @@ The files are `annotations/*.json` with `train` and `val` in their names; or one
 """
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from repvit_dense.data.annotations import build_source
+from repvit_dense.data.annotations import build_source, select
 from repvit_dense.data.geometry import polygon_area
-from repvit_dense.data.lookup import child, image_folder, shortened, split_of
+from repvit_dense.data.label_formats import format_of, read_head
+from repvit_dense.data.lookup import child, image_folder, shortened, split_in_folders, split_of
 from repvit_dense.data.reading import COCO_LISTS, IDS, check_coco, read_json
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
@@ -19,6 +20,8 @@ from repvit_dense.files import is_folder
 TASKS: tuple[str, ...] = ('detection', 'instance')
 EXPECTED = 'annotations/*train*.json and annotations/*val*.json, or a single JSON file beside its images (COCO)'
 
+NAMES = re.compile('(^|[^a-z])(train|val|instances|annotations|coco)', re.IGNORECASE)
+LISTS = re.compile('"(images|annotations|categories)"\\s*:')
 COMPRESSED = re.compile('([P-o]*[0-O])+')  # the run lengths of a compressed RLE mask
 EXACT = 2**53  # larger numbers with a fraction may have lost digits
 OTHER_LABELS = (
@@ -32,14 +35,17 @@ OTHER_LABELS = (
 
 
 def recognise(root: Path) -> bool:
-    """Return whether the folder has a JSON file that may hold COCO annotations."""
-    return bool(_files_in_image_folders(root) or _files_beside_images(root))
+    """Return whether the folder has a JSON file that is called like COCO annotations or begins like them."""
+    folders = [path for path in sorted(root.iterdir()) if is_folder(path) and split_of(path.name)]
+    folders += [child(folder, 'annotations') for folder in folders]
+    files = [*_files_beside_images(root), *(file for folder in folders for file in _json_files(folder))]
+    return any(NAMES.search(file.name) or LISTS.search(read_head(file)) for file in files)
 
 
 def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; annotations are written to `store` only if they are changed or images are held out."""
     files = _files_in_image_folders(root)
-    folders = {split: file.parent for split, file in files.items()}
+    folders = {s: f.parent.parent if f.parent.name.lower() == 'annotations' else f.parent for s, f in files.items()}
     notes = [f'{files.pop("test")}: a test split, which is not used'] if 'test' in files else []
     if not files:
         files, notes = _choose(root, _files_beside_images(root))
@@ -57,22 +63,41 @@ def read(root: Path, task: str, store: Path) -> Source:
     if placeholder:
         notes.append(f"{root}: the category '{placeholder}', Roboflow's placeholder without objects, is left out")
     notes += [f'{files[split]}: {change}' for split in files for change in changed[split]]
+    if 'val' not in contents and (parts := _by_folders(root, contents['train'], prefixes['train'], notes)):
+        contents, prefixes = parts, dict.fromkeys(SPLITS, prefixes['train'])
+        files = {}
     unchanged = {split: file for split, file in files.items() if not placeholder and not changed[split]}
     if len(unchanged) < len(files):
         notes.append(f'{root}: the changed annotations are written to {store}')
     return build_source(root, store, contents, unchanged, prefixes, task == 'instance', notes)
 
 
+def _by_folders(root: Path, content: dict, folder: str, notes: list[str]) -> dict[str, dict] | None:
+    """Return split -> its content if the images are in folders of a training and a validation split, else None."""
+    groups: dict[str | None, list[dict]] = {}
+    for image in content['images']:
+        path = PurePosixPath(folder, str(image.get('file_name')).replace('\\', '/'))
+        groups.setdefault(split_in_folders(path), []).append(image)
+    if not groups.keys() >= {*SPLITS}:
+        return None
+    used = [f'{len(groups[split]):,} images of {split}' for split in SPLITS]
+    unused = sum(len(part) for split, part in groups.items() if split not in SPLITS)
+    rest = f'; {unused:,} others are not used' if unused else ''
+    notes.append(f'{root}: the folders of the images tell the splits, {" and ".join(used)}{rest}')
+    return {split: select(content, groups[split]) for split in SPLITS}
+
+
 def _json_files(folder: Path) -> list[Path]:
     files = sorted(folder.iterdir()) if is_folder(folder) else []
-    return [f for f in files if f.suffix.lower() == '.json' and not f.name.startswith(('.', *OTHER_LABELS))]
+    files = [f for f in files if f.suffix.lower() == '.json' and not f.name.startswith(('.', *OTHER_LABELS))]
+    return [file for file in files if format_of(file) is None]
 
 
 def _files_in_image_folders(root: Path) -> dict[str, Path]:
     """Return split -> the only JSON file in its image folder; empty if the training images have none."""
     files: dict[str, list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if is_folder(path)):
-        split, jsons = split_of(folder.name), _json_files(folder)
+        split, jsons = split_of(folder.name), _json_files(folder) or _json_files(child(folder, 'annotations'))
         if split and jsons:
             files.setdefault(split, []).extend(jsons)
     if len(files.get('train', ())) != 1:

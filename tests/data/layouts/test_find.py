@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -87,9 +88,34 @@ def test_one_row_of_the_table_adds_a_layout(folder, monkeypatch):
     assert 'CSV' not in folder.refusal('instance')
 
 
-def test_a_data_set_one_folder_below_is_named(folder):
-    folder.coco('export/annotations/instances_train.json', ['1.png'])
-    assert folder.refusal().endswith(f'If {folder.root}/export is the data set, name that folder')
+@pytest.mark.parametrize('inner', ['export', 'archive/VOC 2007'])
+def test_a_data_set_in_a_folder_below_is_read(folder, inner):
+    for split in ('train', 'val'):
+        folder.image(f'{inner}/{split}/1.png')
+        folder.coco(f'{inner}/annotations/instances_{split}.json', ['1.png'])
+    folder.write('README.md', 'text')
+    source = folder.find()
+    assert source.train['data_root'] == str(folder.root / inner)
+    assert source.notes == (f'{folder.root}: the data set in its folder {inner} is read',)
+
+
+def test_several_data_sets_in_folders_below_are_named(folder):
+    for name in ('a', 'b'):
+        folder.image(f'{name}/1.png')
+        folder.coco(f'{name}/result.json', ['1.png'])
+    assert folder.refusal() == f'{folder.root}: holds 2 data sets, in a, b; name one of these folders'
+
+
+@pytest.mark.parametrize('name', ['test', '.hidden', 'val2017', 'labels'])
+def test_a_part_of_a_data_set_is_none(folder, name):
+    folder.image(f'{name}/1.png')
+    folder.coco(f'{name}/annotations/all.json', ['1.png'])
+    assert re.search('no (data set|annotations of a train split)', folder.refusal())
+
+
+def test_an_archive_is_to_be_unpacked(folder):
+    with pytest.raises(InputError, match=r'data\.tar\.gz: a file; unpack it and name the folder'):
+        layouts.find(str(folder.write('data.tar.gz', '')), 'detection', 'work')
 
 
 def test_the_notes_of_a_labelling_tool_are_no_annotations(folder):
