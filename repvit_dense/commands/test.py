@@ -1,7 +1,6 @@
 """`repvit-dense test`: evaluate a checkpoint or an artifact."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ from repvit_dense.options import option, whole_number
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from repvit_dense.engine.runner import DenseRunner
-
 
 @dataclasses.dataclass
 class Options(RunOptions):
@@ -36,8 +33,13 @@ class Options(RunOptions):
     artifact: str | Path | None = option(None, metavar='DIR', help='evaluate this artifact instead of a checkpoint')
     threads: int | None = option(None, type=whole_number(1, 1024), metavar='N', help='CPU threads of an artifact')
     deploy: bool = option(False, help='evaluate the fused model')
+    split: str | None = option(
+        None, choices=('train', 'val', 'test'), help='evaluate this split (default: test, or val if there is no test)'
+    )
     show_dir: str | Path | None = option(
-        None, metavar='DIR', help='write pictures (ground truth beside prediction) and a page of them'
+        None,
+        metavar='DIR',
+        help='write pictures of all images (ground truth beside prediction), and everything else, here',
     )
 
 
@@ -51,8 +53,17 @@ def run(options: Options) -> dict[str, float]:
         InputError: an option, the data, the checkpoint or the artifact cannot be used.
     """
     _check_subject(options)
-    cfg = open_run_config(options, partial(_apply, options))
     from repvit_dense import config
+    from repvit_dense.config.splits import use_split
+
+    split = ''
+
+    def change(cfg: 'Config') -> None:
+        nonlocal split
+        split = use_split(cfg, options.split)
+        _apply(options, cfg)
+
+    cfg = open_run_config(options, change)
 
     if not options.artifact:
         cfg.load_from, cfg.resume = checkpoint_of(options, options.checkpoint), False
@@ -64,9 +75,7 @@ def run(options: Options) -> dict[str, float]:
         cfg.model.backbone.pop('init_cfg', None)  # the checkpoint holds all weights
     if options.deploy:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseFuseHook'}]
-    if options.show_dir:
-        folder = str(Path(options.show_dir).absolute())
-        cfg.default_hooks.visualization = {'type': 'DensePicturesHook', 'draw': True, 'test_out_dir': folder}
+    _add_analysis(options, cfg, split)
     if options.artifact:
         from repvit_dense.exporting import evaluate
 
@@ -83,8 +92,9 @@ def run(options: Options) -> dict[str, float]:
         with preparing():
             runner = DenseRunner.from_cfg(cfg)
         metrics = runner.test()
-    if options.show_dir:
-        _write_page(Path(options.show_dir).absolute(), Path(options.config).stem, runner, metrics)
+    page = next(hook.page for hook in runner.hooks if type(hook).__name__ == 'DenseAnalysisHook')
+    if page:
+        print(f'Page: {page}')
     return metrics
 
 
@@ -112,17 +122,17 @@ def _check_subject(options: Options) -> None:
         check_writable(options.show_dir)
 
 
-def _write_page(folder: Path, title: str, runner: 'DenseRunner', metrics: dict[str, float]) -> None:
-    from mmengine.dist import is_main_process
-
-    from repvit_dense.engine.pictures import DensePicturesHook
-    from repvit_dense.page import write_page
-
-    if not is_main_process():
-        return
-    hook = next(hook for hook in runner.hooks if isinstance(hook, DensePicturesHook))
-    weights = runner.cfg.get('load_from')
-    curves = Path(weights).absolute().parent / 'curves.png' if weights else None
-    caption = 'Ground truth (left) beside prediction (right)'
-    page = write_page(folder, title, hook.pictures(), caption, metrics, curves)
-    print(f'Page: {page}')
+def _add_analysis(options: Options, cfg: 'Config', split: str) -> None:
+    """Let the test write its scores and their analysis."""
+    folder = Path(options.show_dir or Path(cfg.work_dir, split)).absolute()
+    subject = f'{options.artifact or cfg.load_from} on {split}{", fused" if options.deploy else ""}'
+    if options.show_dir:
+        visualization = {'type': 'DensePicturesHook', 'draw': True, 'test_out_dir': str(folder)}
+        cfg.default_hooks.visualization = visualization
+    title = f'{Path(options.config).stem} on {split}'
+    cfg.default_hooks.analysis = {
+        'type': 'DenseAnalysisHook',
+        'folder': str(folder),
+        'title': title,
+        'subject': subject,
+    }

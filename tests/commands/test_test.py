@@ -16,7 +16,7 @@ def test_a_checkpoint_or_an_artifact_is_evaluated(refuse_in_a_line, arguments):
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        (['--artifact', 'none'], 'none: no such folder'),
+        (['--artifact', 'none'], '--artifact none: no'),
         (['--artifact', 'none', '--deploy'], '--deploy: an artifact is fused already'),
         (['x.pth', '--threads', '1'], '--threads goes with --artifact'),
         (['x.pth', '--show-dir', SHAPES], 'nothing can be written there'),
@@ -53,3 +53,23 @@ def test_a_work_dir_is_tested_with_its_config(settle, work_dir):
     assert cfg.load_from == str(work_dir / 'epoch_1.pth')
     assert cfg.model.backbone.arch == 'm0_6'
     assert cfg.work_dir == str(Path('work_dirs') / work_dir.name)
+
+
+def test_scores_and_their_analysis_are_written_beside_each_other(settle, weights, tmp_path):
+    hook = settle('test', SHAPES, weights, '--work-dir', 'w').default_hooks.analysis
+    assert hook.folder == str(tmp_path / 'w/val')  # the shapes have no test split
+    assert hook.subject == 'weights.pth on val'
+    hook = settle('test', SHAPES, weights, '--show-dir', 'pictures', '--deploy').default_hooks.analysis
+    assert hook.folder == str(tmp_path / 'pictures')
+    assert hook.subject == 'weights.pth on val, fused'
+
+
+def test_another_split_is_tested_with_its_ground_truth(settle, weights, refuse_in_a_line):
+    options = ['--split', 'train', '--size', '128', '--batch', '3', '--work-dir', 'w']
+    cfg = settle('test', SHAPES, weights, *options, '--cfg-options', 'test_dataloader.num_workers=1')
+    assert cfg.default_hooks.analysis.folder.endswith('w/train')
+    assert cfg.test_evaluator[0].ann_file == 'data/shapes/annotations/instances_train2017.json'
+    assert cfg.test_dataloader.dataset.ann_file == 'annotations/instances_train2017.json'
+    assert (cfg.test_dataloader.batch_size, cfg.test_dataloader.num_workers) == (3, 1)
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (128, 128)
+    assert 'it has train, val' in refuse_in_a_line('test', SHAPES, weights, '--split', 'test')
