@@ -8,7 +8,7 @@
   const MOST_FRAMES = 1000; // of a video
   const SCORE = 0.3;
   const items = []; // {name, content, result, error, button}
-  let model, current = null, bitmap = null, run = 0, waiting = [], active = 0, isPending = false, isLive = false;
+  let model, current = null, bitmap = null, run = 0, waiting = [], active = 0, workers = 0, isPending = false, isLive = false;
 
   const say = (text) => (byId('status').textContent = text);
   try {
@@ -68,10 +68,19 @@
 
   /** Predict waiting images, a few at once. */
   async function work() {
-    if (active >= AT_ONCE) return;
-    active++;
+    if (workers >= AT_ONCE) return;
+    workers++;
+    await during(async (turn) => {
+      for (let item; turn === run && (item = waiting.shift());) await finish(item, turn);
+    });
+    workers--;
+  }
+
+  /** Run a part of the work; the last one to end ends the run. */
+  async function during(part) {
     const turn = run;
-    for (let item; turn === run && (item = waiting.shift());) await finish(item, turn);
+    active++;
+    await part(turn);
     active--;
     if (!active && turn === run) end();
   }
@@ -80,6 +89,7 @@
     if (!item) return;
     current = item;
     for (const each of items) each.button.setAttribute('aria-current', each === item);
+    item.button.scrollIntoView({block: 'nearest'});
     const image = await createImageBitmap(item.content).catch(() => null); // of a kind that browsers do not show
     if (current !== item) return image?.close();
     bitmap?.close();
@@ -131,7 +141,8 @@
   function end() {
     byId('stop').hidden = byId('progress').hidden = true;
     const failed = items.filter((item) => item.error).length;
-    say(items.length ? `${items.length} images` + (failed ? `, ${failed} failed` : '') : '');
+    const count = items.length === 1 ? '1 image' : `${items.length} images`;
+    say(items.length ? count + (failed ? `, ${failed} failed` : '') : '');
     refresh();
   }
 
@@ -163,12 +174,13 @@
 
   async function take(files) {
     if (isLive) byId('stop').onclick();
-    const turn = byId('stop').hidden ? begin() : run;
-    for (const file of files) if (!file.type.startsWith('video/')) waiting.push(add(file.name || 'image', file));
-    refresh();
-    for (let i = 0; i < AT_ONCE; i++) work();
-    for (const file of files) if (file.type.startsWith('video/') && turn === run) await watch(file, turn);
-    if (!active && turn === run) end();
+    if (byId('stop').hidden) begin();
+    await during(async (turn) => {
+      for (const file of files) if (!file.type.startsWith('video/')) waiting.push(add(file.name || 'image', file));
+      refresh();
+      for (let i = 0; i < AT_ONCE; i++) work();
+      for (const file of files) if (file.type.startsWith('video/') && turn === run) await watch(file, turn);
+    });
   }
 
   const event = (target, name) => new Promise((resolve, reject) => {
@@ -186,7 +198,6 @@
   /** Predict frames of a video at equal distances, one after the other. */
   async function watch(file, turn) {
     const video = make('video', {muted: true, preload: 'auto', src: URL.createObjectURL(file)});
-    active++;
     try {
       await event(video, 'loadeddata');
       if (video.duration === Infinity) { // a recording of a browser says its length at its end only
@@ -208,7 +219,6 @@
       item.error = 'this browser cannot play the video';
       refresh();
     } finally {
-      active--;
       URL.revokeObjectURL(video.src);
     }
   }
@@ -249,7 +259,7 @@
     }
     if (last) { // the last frame stays
       const item = Object.assign(add(`camera ${new Date().toLocaleTimeString()}`, last.content), {result: last.result});
-      refresh();
+      end();
       select(item);
     }
   };

@@ -284,7 +284,7 @@ const dense = (() => {
       }
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       for (const part of parts) if (part.box) this.outline(context, part);
-      canvas.setAttribute('aria-label', this.result ? `${this.name}: ${summarize(parts)}` : this.name);
+      canvas.setAttribute('aria-label', this.result ? `${this.name}: ${summarize(parts.reverse())}` : this.name);
     }
 
     colour(part) {

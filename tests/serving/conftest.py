@@ -45,7 +45,7 @@ class Fake(ImageModel):
             info = [{'number': 7, 'label': 0, 'is_thing': True}, {'number': 9, 'label': 0, 'is_thing': True}]
             return {'segments': np.tile(numbers[:, None], width), 'segment_info': info}
         masks = np.zeros((2, height, width), bool)
-        masks[0, :, : width // 2] = True
+        masks[0, :, : width // 2] = masks[1, :, width // 2 :] = True
         boxes = np.array([[0, 0, width / 2, height], [width / 2, 0, width, height]], np.float32)
         scores = np.array([image.mean() / 255, 0.1], np.float32)
         return {'boxes': boxes, 'scores': scores, 'labels': np.array([0, 1]), 'masks': masks}
@@ -86,7 +86,7 @@ class Client:
 @contextlib.contextmanager
 def running(model, **limits):
     """Serve a model in a thread; yield a client."""
-    values = {'bytes': 100_000, 'pixels': 10_000, 'queue': 64, 'seconds': 20, **limits}
+    values = {'bytes': 100_000, 'pixels': 400_000, 'queue': 64, 'seconds': 20, **limits}
     with server.listen('127.0.0.1', 0) as listener:
         built = server.build_server(model, listener, Limits(**values), 0.05)
         thread = threading.Thread(target=built.run, kwargs={'sockets': [listener]}, daemon=True)

@@ -89,10 +89,11 @@ def test_a_model_that_hangs_is_reported(serve, model, png):
 
 def test_a_cancelled_request_is_not_predicted(serve, model, png):
     model.go.clear()
-    client = serve(seconds=0.5)
+    client = serve(seconds=0.8)
     with ThreadPoolExecutor(2) as pool:
         assert {status for status, _ in pool.map(client.predict, [png()] * 2)} == {504}
     model.go.set()
+    client.wait_for('images_total', 1)
     assert client.predict(png())[0] == 200
     assert len(model.batches) == 2  # the one that was in progress, and the last
 
