@@ -8,6 +8,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from repvit_dense.data.reading import mask_window
 from repvit_dense.errors import shorten
 
 OPACITY = 0.45
@@ -65,7 +66,7 @@ def _draw_objects(
         order = np.argsort(scores)  # the most certain last, on top
         order = order[scores[order] >= score]
     for index in order if 'masks' in arrays else ():
-        _tint(canvas, arrays['masks'][index], colours[labels[index]])
+        _tint(canvas, arrays['masks'][index], colours[labels[index]], boxes[index].tolist())
     for index in order:
         colour = colours[labels[index]].tolist()
         left, top, right, bottom = np.clip(boxes[index] * factor, -FARTHEST, FARTHEST).round().astype(int).tolist()
@@ -96,16 +97,16 @@ def _draw_regions(
     return canvas
 
 
-def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
-    """Tint the pixels of a mask and outline it; only the box around the mask is touched."""
-    pixels = np.ascontiguousarray(mask).view(np.uint8)
+def _tint(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, box: list[float] | None = None) -> None:
+    """Tint the pixels of a mask and outline it; only a box around the mask is touched, `box` if it holds the mask."""
     if mask.shape != canvas.shape[:2]:
-        pixels = cv2.resize(pixels, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    left, top, width, height = cv2.boundingRect(pixels)
-    if not width:
+        pixels = np.ascontiguousarray(mask).view(np.uint8)
+        mask, box = cv2.resize(pixels, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST).view(bool), None
+    left, top, right, bottom = mask_window(mask, box)
+    if right <= left or bottom <= top:
         return
-    part = canvas[top : top + height, left : left + width]
-    inside = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    part = canvas[top:bottom, left:right]
+    inside = np.ascontiguousarray(mask[top:bottom, left:right]).view(np.uint8)
     tinted = cv2.LUT(part, _tints(tuple(colour.tolist())))
     cv2.copyTo(tinted, inside, part)
     outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

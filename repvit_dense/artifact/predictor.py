@@ -116,7 +116,7 @@ class ImageModel:
                     continue
                 with self.clock('post-processing'):
                     fields = self.selection.apply(_drop_overflow(prediction, name_of(source)), len(self.names))
-                    result = Result(image, self.names, self.palette, *_origin(source), **fields)
+                    result = Result(image, self.names, self.palette, **_origin(source), **fields)
                 yield result
 
     def _predict_each(self, images: list[np.ndarray]) -> list[dict[str, Any] | Exception]:
@@ -150,11 +150,11 @@ class ImageModel:
         raise NotImplementedError
 
 
-def _origin(source: Any) -> tuple[Path | None, int | None, float | None]:
-    """Return the file of an image, or the video of a frame with its number and time."""
+def _origin(source: Any) -> dict[str, Any]:
+    """Return the fields of a `Result` that say which image or frame it belongs to."""
     if isinstance(source, Frame):
-        return Path(source.video), source.number, source.seconds
-    return (Path(source) if isinstance(source, str | os.PathLike) and not is_url(source) else None), None, None
+        return {'path': Path(source.video), 'frame': source.number, 'seconds': source.seconds}
+    return {'path': Path(source)} if isinstance(source, str | os.PathLike) and not is_url(source) else {}
 
 
 def _read_or_error(image: ImageInput | InputError, max_pixels: int) -> np.ndarray | InputError:

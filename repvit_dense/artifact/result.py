@@ -31,8 +31,6 @@ class Result:
         names: class names, by label.
         palette: an RGB colour per class, 0 to 255, or None.
         path: file of the image or video; None if it came from memory or the web.
-        frame: number of the frame in its video, from 0; else None.
-        seconds: time of the frame in its video; else None.
         boxes: `(N, 4)` float32, x1 y1 x2 y2 in pixels.
         scores: `(N,)` float32, 0 to 1.
         labels: `(N,)` integer, indices into `names`.
@@ -40,14 +38,14 @@ class Result:
         seg: `(H, W)` integer class indices.
         segments: `(H, W)` integer segment numbers, 0 for none.
         segment_info: a dict per segment with `number`, `label`, `is_thing` and, from an artifact, `score`.
+        frame: number of the frame in its video, from 0; else None.
+        seconds: time of the frame in its video; else None.
     """
 
     image: np.ndarray
     names: list[str]
     palette: list | None = None
     path: Path | None = None
-    frame: int | None = None
-    seconds: float | None = None
     boxes: np.ndarray | None = None
     scores: np.ndarray | None = None
     labels: np.ndarray | None = None
@@ -55,6 +53,8 @@ class Result:
     seg: np.ndarray | None = None
     segments: np.ndarray | None = None
     segment_info: list[dict] | None = None
+    frame: int | None = None
+    seconds: float | None = None
 
     @property
     def arrays(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Result:
                 'box': [round(float(side), 2) for side in box],
             }
             if mask is not None:
-                entry['mask'] = _run_lengths(mask)
+                entry['mask'] = _run_lengths(mask, box)
             described.append(entry)
         return described
 
@@ -200,7 +200,7 @@ class Result:
                 'score': certainty,
             }
             if mask is not None:
-                entry['segmentation'] = _run_lengths(mask)
+                entry['segmentation'] = _run_lengths(mask, box)
             entries.append(entry)
         return entries
 
@@ -264,10 +264,10 @@ class Result:
         ]
 
 
-def _run_lengths(mask: np.ndarray) -> dict:
+def _run_lengths(mask: np.ndarray, box: np.ndarray | None = None) -> dict:
     from repvit_dense.data.reading import run_lengths
 
     try:
-        return run_lengths(mask)
+        return run_lengths(mask, None if box is None else box.tolist())
     except ImportError as error:
         raise InputError('masks as COCO run lengths need pycocotools: pip install pycocotools') from error

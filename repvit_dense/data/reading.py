@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from repvit_dense.image_header import Header, read_header
 from repvit_dense.memory import no_collector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from xml.etree.ElementTree import Element
 
     import numpy as np
@@ -239,20 +241,43 @@ def read_pixels(path: Path, mode: str | None = None) -> 'np.ndarray':
         raise InputError(f'{path}: cannot be read as an image ({error})') from error
 
 
-def run_lengths(mask: 'np.ndarray') -> dict:
-    """Encode a binary mask `(H, W)` as COCO's compressed RLE, ready for JSON: `size` and `counts`.
+def mask_window(mask: 'np.ndarray', box: 'Sequence[float] | None' = None) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of a part of a mask `(H, W)` bool that holds all its pixels.
 
-    Only the box around the mask is searched for runs; pycocotools' own encoder goes through the whole image.
+    Args:
+        mask: zero outside the part.
+        box: x1 y1 x2 y2 of the object; the part is this box if it holds all pixels, which is found fastest.
     """
     import cv2
+    import numpy as np
+
+    if box is not None and all(map(math.isfinite, box)):
+        height, width = mask.shape
+        left, top = (min(max(0, math.floor(side) - 1), end) for side, end in zip(box[:2], (width, height), strict=True))
+        right, bottom = (
+            max(0, min(end, math.ceil(side) + 1)) for side, end in zip(box[2:], (width, height), strict=True)
+        )
+        if np.count_nonzero(mask) == np.count_nonzero(mask[top:bottom, left:right]):
+            return left, top, max(left, right), max(top, bottom)
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    return left, top, left + width, top + height
+
+
+def run_lengths(mask: 'np.ndarray', box: 'Sequence[float] | None' = None) -> dict:
+    """Encode a binary mask `(H, W)` as COCO's compressed RLE, ready for JSON: `size` and `counts`.
+
+    Only a box around the mask is searched for runs; pycocotools' own encoder goes through the whole image. `box` is one
+    that probably holds the mask.
+    """
     import numpy as np
     from pycocotools import mask as codec
 
     height, width = mask.shape
-    pixels = np.ascontiguousarray(mask, dtype=np.uint8) if mask.dtype != bool else mask.view(np.uint8)
-    left, top, columns, rows = cv2.boundingRect(pixels)
+    mask = np.asarray(mask, bool)
+    left, top, right, bottom = mask_window(mask, box)
+    columns, rows = right - left, bottom - top
     bordered = np.zeros((columns, rows + 2), bool)  # runs go down the columns
-    bordered[:, 1:-1] = pixels[top : top + rows, left : left + columns].T
+    bordered[:, 1:-1] = mask[top:bottom, left:right].T
     column, row = np.divmod(np.flatnonzero(bordered[:, 1:] != bordered[:, :-1]), rows + 1)
     ends = (left + column) * height + top + row
     joined = np.flatnonzero(ends[1:-1:2] == ends[2::2])  # a run that goes on at the top of the next column
