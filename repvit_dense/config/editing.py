@@ -101,7 +101,9 @@ def set_dataset(cfg: 'Config', data: str) -> None:
         step.pop('reduce_zero_label', None)  # taken from the data set
         step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
     _set_label_map(cfg, source.label_map)
-    cfg.embedded_data = cfg.get('embedded_data') or dict(source.embedded) if source.embedded else None
+    drawn = cfg.get('embedded_data') or {}
+    if not source.embedded or drawn.get('root') != source.embedded['root']:
+        cfg.embedded_data = source.embedded and dict(source.embedded)
     set_class_counts(cfg.model, len(source.classes), source.things)
 
 
