@@ -58,8 +58,8 @@ class Options(RunOptions):
         None,
         flags=('--from',),
         metavar='WEIGHTS',
-        help='start from all that fits of a work dir, checkpoint, URL or published model; layers of other classes start '
-        'anew',
+        help='start from all that fits of a work dir, checkpoint, URL or published model; layers of other classes '
+        'start anew',
     )
     resume: str | Path | None = option(
         None,
@@ -107,17 +107,17 @@ def run(options: Options) -> Run:
     cfg = open_run_config(options, partial(_apply, options, notes))
     from repvit_dense import config
 
+    notes += _thaw(cfg, options)  # before `_resume`: a resumed training has the settings of its start
     _resume(cfg, options.resume)
     _set_weights(cfg, options.weights)
     is_checked = config.check_data_early(cfg, ('train', 'val'))
     config.find_pretrained(cfg)
     plugin.load()
     if options.amp:
-        _use_amp(cfg, options.amp)
+        _use_amp(cfg, options.amp, options.device)
     if saving:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), {'type': 'DenseRecentCheckpointHook', **saving}]
     config.check_settings(cfg, ('train', 'val'))
-    notes += _thaw(cfg, options)
     check_checkpoint(cfg)
     config.check_start(cfg)
     if not is_checked:
@@ -146,7 +146,7 @@ def _apply(options: Options, notes: list[str], cfg: 'Config') -> None:
     from repvit_dense.config import presets
     from repvit_dense.data.layouts.named import NAMES
 
-    if options.offline and not options.resume and not options.weights:
+    if options.offline and not options.weights:
         config.find_pretrained(cfg)
     settings = presets.Settings(
         **{key: getattr(options, key) for key in presets.OPTIONS},
@@ -176,7 +176,7 @@ def _outcome(folder: Path) -> Run:
     return Run(folder, Path(checkpoint) if checkpoint else None, metrics)
 
 
-TIMES = ('step', 'time', 'data_time')  # logged beside the metrics
+TIMES = ('step', 'iter', 'time', 'data_time')  # logged beside the metrics
 
 
 def _checkpoint_interval(text: str | None) -> dict[str, int]:
@@ -225,10 +225,10 @@ def _set_weights(cfg: 'Config', weights: str | Path | None) -> None:
     cfg.model.backbone.pop('init_cfg', None)
 
 
-def _use_amp(cfg: 'Config', precision: str) -> None:
+def _use_amp(cfg: 'Config', precision: str, device: str | None) -> None:
     import torch
 
-    if not torch.cuda.is_available():
+    if device == 'cpu' or not torch.cuda.is_available():
         raise InputError(f'--amp {precision} needs a GPU, and there is none; leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.dtype = {'bf16': 'bfloat16', 'fp16': 'float16'}[precision]

@@ -292,9 +292,11 @@ def describe(cfg: 'Config', processes: int = 1) -> str:
     iterations = epoch_length(cfg, processes, READ_QUICKLY)
     epochs, iters = train.get('max_epochs'), train.get('max_iters')
     if iters:
-        length = f'{iters} iterations' + (f' ({iters / iterations:.3g} epochs)' if iterations else '')
+        length = f'{iters:,} iterations' + (f' ({iters / iterations:.3g} epochs)' if iterations else '')
     else:
-        length = f'{epochs} epochs' + (f' of {iterations} iterations' if iterations else '')
+        length = f'{epochs} epoch{"s" if epochs != 1 else ""}' + (
+            f' of {iterations:,} iterations' if iterations else ''
+        )
     batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     optimizer: dict[str, Any] = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     rate = f'lr {optimizer.get("lr", 0):g}' + _describe_decay(cfg)
@@ -309,8 +311,8 @@ def _describe_decay(cfg: 'Config') -> str:
     others = [part for part in schedulers(cfg) if not is_warm_up(part)]
     text = ''
     if warm_ups:
-        unit = 'epochs' if warm_ups[0].get('by_epoch', True) else 'iterations'
-        text += f' after {warm_ups[0]["end"]} warm-up {unit}'
+        unit, number = ('epoch' if warm_ups[0].get('by_epoch', True) else 'iteration'), warm_ups[0]['end']
+        text += f' after {number} warm-up {unit}{"s" if number > 1 else ""}'
     for part in others:
         name = SCHEDULE_NAMES.get(str(part.get('type')), str(part.get('type')))
         text += ', ' + name.format(milestones=' and '.join(map(str, part.get('milestones') or ())))
