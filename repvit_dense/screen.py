@@ -10,6 +10,7 @@ from repvit_dense.errors import printable
 
 _muted = False
 _process = os.getpid()
+_passing = ''  # a line that will be cleared
 
 
 def mute() -> None:
@@ -25,31 +26,41 @@ def say(text: object) -> None:
     """
     if _muted or sys.stderr is None:
         return
-    bars = sys.modules.get('tqdm')  # there is no bar before it is imported
+    tqdm = getattr(sys.modules.get('tqdm'), 'tqdm', None)  # there is no bar before it is imported
     with contextlib.suppress(OSError, ValueError):  # closed by the other side, closed by us
-        if (
-            bars is not None and hasattr(bars, 'tqdm') and os.getpid() == _process
-        ):  # a forked worker must not touch the bars
-            bars.tqdm.write(printable(text), file=sys.stderr)
+        _write(_clear(_passing))
+        if tqdm and os.getpid() == _process:  # a forked worker must not touch the bars
+            tqdm.write(printable(text), file=sys.stderr)
         else:
-            print(printable(text), file=sys.stderr)
-        sys.stderr.flush()
+            _write(f'{printable(text)}\n')
+        _write(_passing)
 
 
 @contextlib.contextmanager
 def passing(text: str) -> Iterator[None]:
     """Show a line while something lasts; a terminal clears it at the end."""
+    global _passing  # noqa: PLW0603
     if _muted or sys.stderr is None or not sys.stderr.isatty():
         say(text)
         yield
         return
     with contextlib.suppress(OSError, ValueError):
-        print(text, end='', file=sys.stderr, flush=True)
+        _write(text)
+    _passing = text
     try:
         yield
     finally:
+        _passing = ''
         with contextlib.suppress(OSError, ValueError):
-            print(f'\r{" " * width_of(text)}\r', end='', file=sys.stderr, flush=True)
+            _write(_clear(text))
+
+
+def _write(text: str) -> None:
+    print(text, end='', file=sys.stderr, flush=True)
+
+
+def _clear(text: str) -> str:
+    return f'\r{" " * width_of(text)}\r' if text else ''
 
 
 def columns(rows: Iterable[Sequence[object]], right: bool = False) -> str:

@@ -7,6 +7,7 @@ import pytest
 from tqdm import tqdm
 
 from repvit_dense import screen
+from tests.terminal import visible
 
 
 def test_a_line_goes_to_stderr_with_control_characters_escaped(capsys):
@@ -19,6 +20,16 @@ def test_a_line_above_a_bar_leaves_the_bar_below(monkeypatch):
     with tqdm(total=2, file=sys.stderr, ascii=True):
         screen.say('halfway')
         assert 'halfway\n\r' in sys.stderr.getvalue()
+
+
+def test_a_passing_line_is_below_all_others_and_disappears(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stderr', stream)
+    with screen.passing('loading ...'):
+        screen.say('by the way')
+    assert visible(stream.getvalue().replace('\n', '\r\n')) == ['by the way']
+    assert stream.getvalue().endswith('\nloading ...\r           \r')
 
 
 def test_other_processes_than_the_first_say_nothing(monkeypatch, capsys):

@@ -60,7 +60,7 @@ def first_iteration(config: str) -> float:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = ['default_hooks.logger.interval=1', 'custom_hooks=[]']
-        command = [*COMMAND, 'train', config, '--work-dir', folder, '--cfg-options', *options]
+        command = [*COMMAND, 'train', config, '--work-dir', folder, '--verbose', '--cfg-options', *options]
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         output = []

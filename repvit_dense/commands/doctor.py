@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from repvit_dense.commands.base import DataOptions, check_names, open_config
+from repvit_dense.compat.quiet import quiet
 from repvit_dense.errors import InputError, printable, shorten
 from repvit_dense.options import option
 
@@ -104,6 +105,7 @@ def run(options: Options) -> Diagnosis:
     with (
         tempfile.TemporaryDirectory(prefix='repvit-dense-') as folder,
         contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext(),
+        quiet(options.verbose),
     ):
         diagnosis = Diagnosis(list(check_all(options, folder)), options.strict)
     print(diagnosis.to_json() if options.json else diagnosis)

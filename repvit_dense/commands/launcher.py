@@ -2,6 +2,7 @@
 
 import os
 
+from repvit_dense import screen
 from repvit_dense.errors import InputError
 
 # Launcher -> the variables that it sets in every process: rank, number of processes, and others.
@@ -50,6 +51,8 @@ def check_launcher(launcher: str, local_rank: int) -> None:
     for name in VARIABLES[launcher]:
         if name.endswith(('LOCAL_RANK', 'PORT')):
             _number(name)
+    if rank:
+        screen.mute()  # the first process speaks for all
 
 
 def processes(launcher: str) -> int:

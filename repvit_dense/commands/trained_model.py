@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense.artifact.predictor import ImageModel, Predictor
+from repvit_dense.compat.quiet import quiet
 from repvit_dense.config.structure import datasets, task
 from repvit_dense.engine.results import arrays
 from repvit_dense.errors import InputError
@@ -96,7 +97,8 @@ class Model(ImageModel):
         from repvit_dense.exporting.settings import ExportSettings
 
         chosen = ExportSettings(to=list(formats), out=Path(out), **settings)
-        rows, errors = export_all(self.cfg.copy(), self.checkpoint, chosen)
+        with quiet():
+            rows, errors = export_all(self.cfg.copy(), self.checkpoint, chosen)
         if errors:
             raise InputError('; '.join(f'{name}: {error}' for name, error in errors.items()))
         artifacts = [Predictor(row.folder) for row in rows]

@@ -1,4 +1,4 @@
-"""Make the parts that mmdet lacks, and the rescaling of thin images, available in the worker processes of a run.
+"""Prepare the worker processes of a run: the parts that mmdet lacks, the rescaling of thin images, a quiet screen.
 
 A spawned worker starts with a bare interpreter and unpickles its arguments first. Unpickling a data set imports mmdet,
 and with it `mmcv._ext`, before any code of this package would run. multiprocessing copies `_config` of a process to its
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import process
 
+from repvit_dense.compat import quiet
+
 KEY = 'repvit_dense'
 
 
@@ -17,12 +19,15 @@ class Preparation:
     """An object whose unpickling calls `prepare`; the copy stays for the worker's own children."""
 
     def __reduce__(self):
-        return prepare, ()
+        return prepare, (quiet.is_active(),)
 
 
-def prepare() -> Preparation:
+def prepare(hide_notices: bool) -> Preparation:
     """Make the changes of a worker for the rest of this process."""
     from repvit_dense.compat import mmcv_ops, panoptic_api, rescaling
+
+    if hide_notices:
+        quiet.start()
 
     mmcv_ops.install()
     panoptic_api.install()

@@ -6,22 +6,25 @@ kept from the screen, with these exceptions:
 - records of level ERROR, and records of any level with `extra={'screen': True}`;
 - warnings, and records of level WARNING, from the files in `MATTER`, unless they announce a deprecation.
 
-The standard library and the user's own modules are no such library: their warnings and their prints are shown. stderr
-is left alone, so that tracebacks and messages of crashed workers always appear.
+The standard library, except for its deprecations, and the user's own modules are no such library: their warnings and
+their prints are shown. stderr is left alone, so that tracebacks and messages of crashed workers always appear.
 """
 
 import logging
+import os
 import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
 from repvit_dense.screen import say
 
+FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+STANDARD = str(Path(os.__file__).parent)
 PACKAGE = Path(__file__).parents[1].as_posix()
 INSTALLED = ('/site-packages/', '/dist-packages/')
 # Files whose warnings are about this machine or this run: GPUs, workers, checkpoints, a training that is resumed.
@@ -30,6 +33,7 @@ LOGGING = ('logging', 'mmengine.logging.logger')
 PREFIXES = {logging.WARNING: 'warning: ', logging.ERROR: 'error: ', logging.CRITICAL: 'error: '}
 
 _depth = 0
+_started: list[AbstractContextManager[None]] = []
 _log: logging.Logger | None = None
 _waiting: deque[str] = deque(maxlen=1000)  # notices from before the log file was opened
 
@@ -46,9 +50,10 @@ def quiet(verbose: bool = False) -> Iterator[None]:
     def show_warning(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
     ) -> None:
-        if file is not None or not _is_library(filename):
+        hidden = _is_library(filename) or (filename.startswith(STANDARD) and issubclass(category, FOR_PROGRAMMERS))
+        if file is not None or not hidden:
             show(message, category, filename, lineno, file, line)
-        elif _matters(filename, str(message)):
+        elif _is_library(filename) and _matters(filename, str(message)):
             say(f'warning: {message}')
         else:
             _keep(f'{filename}:{lineno}: {category.__name__}: {message}')
@@ -66,6 +71,14 @@ def quiet(verbose: bool = False) -> Iterator[None]:
         if not _depth:
             _log = None
             _waiting.clear()
+
+
+def start() -> None:
+    """Keep the notices of other libraries off the screen until this process ends."""
+    if not _depth:
+        context = quiet()
+        context.__enter__()
+        _started.append(context)  # it would end with its last reference
 
 
 def is_active() -> bool:

@@ -16,6 +16,7 @@ from mmengine.runner import BaseLoop
 
 from repvit_dense.config import schedule
 from repvit_dense.engine import per_class
+from repvit_dense.engine.fusing import DenseFuseHook
 from repvit_dense.errors import shorten
 from repvit_dense.files import is_folder
 from repvit_dense.screen import columns
@@ -45,9 +46,10 @@ def header(runner) -> str:
         rows += [('schedule', _schedule(runner)), ('device', _device(runner)), ('work dir', runner.work_dir)]
     else:
         loop = runner._test_loop if isinstance(runner._test_loop, BaseLoop) else runner._val_loop
+        fused = ', fused' if any(isinstance(hook, DenseFuseHook) for hook in runner.hooks) else ''
         weights = f', weights of {runner._load_from}' if runner._load_from else ''
         rows = [('data', _data(loop.dataloader.dataset, [_images(loop.dataloader.dataset, 'images')]))]
-        rows += [('model', model + weights)]
+        rows += [('model', model + fused + weights)]
     if getattr(runner.logger, 'log_file', None):
         rows.append(('log', f'{runner.logger.log_file} (everything else)'))
     return columns(rows)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from repvit_dense import screen
 from repvit_dense.commands.launcher import check_launcher
 from repvit_dense.errors import InputError
 
@@ -11,6 +12,8 @@ MPI = {f'OMPI_COMM_WORLD_{name}': value for name, value in (('RANK', '1'), ('SIZ
 
 @pytest.fixture
 def check(monkeypatch):
+    monkeypatch.setattr(screen, '_muted', False)
+
     def call(launcher, variables, local_rank=0):
         for name in (*TORCHRUN, *MPI, 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'):
             monkeypatch.delenv(name, raising=False)
@@ -25,8 +28,10 @@ def check(monkeypatch):
     'launcher, variables',
     [('none', {}), ('none', {'WORLD_SIZE': '1', 'RANK': '0'}), ('pytorch', TORCHRUN), ('mpi', MPI)],
 )
-def test_a_process_that_its_launcher_started(check, launcher, variables):
+def test_a_process_that_its_launcher_started(check, launcher, variables, capsys):
     check(launcher, variables)
+    screen.say('the first process speaks')
+    assert bool(capsys.readouterr().err) == (variables is not MPI)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """During a command, notices of other libraries go to the log; errors, true warnings and the user's text are shown."""
 
 import logging
+import os
+import pickle
 import sys
 import warnings
 
 import pytest
 from mmengine.logging import MMLogger
 
-from repvit_dense.compat import quiet
+from repvit_dense.compat import child_processes, quiet
 
 RECORDS = {
     'an error of a library': ('/site-packages/mmdet/a.py', 'error("text")', 'error: text\n'),
@@ -21,6 +23,7 @@ RECORDS = {
 WARNINGS = {
     'a notice': ('/site-packages/mmdet/a.py', 'UserWarning', ''),
     'about the GPU': ('/site-packages/torch/cuda/a.py', 'UserWarning', 'warning: text\n'),
+    'of the standard library for programmers': (os.__file__, 'FutureWarning', ''),
     'for programmers': ('/dist-packages/torch/functional.py', 'FutureWarning', ''),
 }
 
@@ -105,3 +108,15 @@ def test_verbose_changes_nothing(capsys):
     with quiet.quiet(verbose=True):
         run('/site-packages/mmdet/a.py', 'print("notice")')
     assert capsys.readouterr().out == 'notice\n'
+
+
+def test_a_spawned_worker_is_quiet_like_its_parent(monkeypatch):
+    started = []
+    monkeypatch.setattr(quiet, 'start', lambda: started.append(True))
+    loud = pickle.dumps(child_processes.Preparation())
+    with quiet.quiet():
+        hushed = pickle.dumps(child_processes.Preparation())
+    pickle.loads(loud)
+    assert started == []
+    pickle.loads(hushed)
+    assert started == [True]

@@ -166,7 +166,7 @@ def test_a_narrow_terminal_without_unicode_shows_one_bar(tmp_path, toy, on_termi
 
 @pytest.mark.parametrize('terminal', [True, False])
 def test_lines_of_progress_replace_the_bar(tmp_path, toy, on_terminal, capsys, monkeypatch, terminal):
-    """In a pipe, and in a terminal that cannot draw over a line."""
+    """Use a pipe, and a terminal that cannot draw over a line."""
     monkeypatch.setattr(progress, 'SECONDS', 0)
     monkeypatch.setattr(progress, 'SHARE', 0.25)
     if terminal:
