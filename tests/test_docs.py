@@ -28,6 +28,10 @@ LIST_OF_OPTIONS = 'commands.md'  # generated when the site is built
 NOT_RUN = {
     'source .venv/bin/activate': 'changes the shell only',
     'pip install "repvit_dense[openmmlab]"': 'needs a package index that has this package',
+    'pip install "repvit_dense[serve]"': 'needs a package index that has this package',
+    'repvit-dense serve work_dirs/mine': 'runs until it is stopped; tests/commands/test_serve.py starts it',
+    "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/predict?score=0.5'": 'needs '
+    'the server; tests/serving asks it',
     'make demo': 'tests/test_readme.py runs it, smaller',
     'make test': 'tests/test_readme.py runs it, on one file',
     'torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch': 'needs 8 GPUs',

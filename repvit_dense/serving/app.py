@@ -215,13 +215,15 @@ async def _predict(request: Request, worker: Worker, job: Job, limits: Limits) -
     answer = asyncio.wrap_future(job.answer)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
-    while not (await asyncio.wait([answer], timeout=POLL))[0]:
-        if loop.time() > deadline:
-            answer.cancel()
-            raise Refusal(504, f'the prediction was not there after {limits.seconds:g} s', retry_after=str(RETRY))
-        if await request.is_disconnected():
-            answer.cancel()
-            raise ClientDisconnect
+    try:
+        while not (await asyncio.wait([answer], timeout=POLL))[0]:
+            if loop.time() > deadline:
+                raise Refusal(504, f'the prediction was not there after {limits.seconds:g} s', retry_after=str(RETRY))
+            if await request.is_disconnected():
+                raise ClientDisconnect
+    finally:
+        job.answer.cancel()
+        answer.cancel()
     try:
         return answer.result()
     except InputError as error:
