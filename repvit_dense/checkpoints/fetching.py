@@ -14,6 +14,7 @@ from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
@@ -181,7 +182,8 @@ def _download(url: str, path: Path) -> None:
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(f'{url}: cannot be downloaded ({error}). Download it by hand to {path}') from error
+        reason = error if isinstance(error, HTTPError) else getattr(error, 'reason', error)
+        raise CheckpointError(f'{url}: cannot be downloaded ({reason}). Download it by hand to {path}') from error
 
 
 def _receive(url: str, path: Path) -> None:

@@ -60,6 +60,12 @@ def processes(launcher: str) -> int:
     return max(1, _number(VARIABLES[launcher][1])) if launcher in VARIABLES else 1
 
 
+def is_restarted() -> bool:
+    """Return whether torchrun started this job again after it died."""
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '')
+    return restarts.isdecimal() and restarts.strip('0') != ''
+
+
 def _number(name: str) -> int:
     text = os.environ.get(name, '0')
     if not (text.isascii() and text.isdigit() and len(text) < 8):

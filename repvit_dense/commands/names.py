@@ -8,6 +8,7 @@ from typing import Any
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.checkpoints import fetching
 from repvit_dense.checkpoints.work_dir import find_checkpoint
+from repvit_dense.commands.launcher import is_restarted
 from repvit_dense.config import devices
 from repvit_dense.errors import InputError
 from repvit_dense.files import check_writable, is_file, is_folder
@@ -72,8 +73,13 @@ def _check_options(texts: list[str]) -> None:
 def _check_checkpoint(name: str | Path) -> None:
     if is_folder(name):
         find_checkpoint(str(name))
-    elif name != 'auto':  # of --resume
+    else:
         fetching.check_source(str(name))
+
+
+def _check_resume(name: str | Path) -> None:
+    if name != 'auto' and not is_restarted():  # a restarted job continues from its last checkpoint
+        _check_checkpoint(name)
 
 
 def _check_artifact(name: str | Path) -> None:
@@ -88,7 +94,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     'cfg_options': _check_options,
     'checkpoint': _check_checkpoint,
     'weights': _check_checkpoint,
-    'resume': _check_checkpoint,
+    'resume': _check_resume,
     'artifact': _check_artifact,
     'device': devices.check,
     'work_dir': check_writable,

@@ -1,7 +1,6 @@
 """`repvit-dense train`: train a model."""
 
 import dataclasses
-import os
 import re
 import sys
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from repvit_dense import plugin
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
-from repvit_dense.commands.launcher import processes
+from repvit_dense.commands.launcher import is_restarted, processes
 from repvit_dense.compat.device import on_device
 from repvit_dense.config import devices
 from repvit_dense.errors import InputError
@@ -195,8 +194,7 @@ def _resume(cfg: 'Config', resume: str | Path | None) -> None:
     """Set the checkpoint to continue from; after torchrun restarted a dead job it is the last one."""
     from repvit_dense.checkpoints.work_dir import last_checkpoint
 
-    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '')
-    restarted = restarts.isdecimal() and restarts.strip('0') != ''
+    restarted = is_restarted()
     last = last_checkpoint(cfg.work_dir) if restarted or resume == 'auto' else None
     checkpoint = last or (str(resume) if resume and resume != 'auto' else None)
     if checkpoint:

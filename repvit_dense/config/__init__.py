@@ -19,7 +19,7 @@ from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.source import CONFIG_FOLDERS
 from repvit_dense.config.structure import class_heads, datasets, metrics, task
 from repvit_dense.config.values import check_sections
-from repvit_dense.config.weights import check_start
+from repvit_dense.config.weights import check_start, find_pretrained
 
 __all__ = [
     'CHECKPOINT_SUFFIXES',
@@ -41,6 +41,7 @@ __all__ = [
     'datasets',
     'explain',
     'find',
+    'find_pretrained',
     'from_text',
     'from_work_dir',
     'load',

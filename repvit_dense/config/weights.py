@@ -3,17 +3,45 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense.checkpoints import fetching
 from repvit_dense.config.building import build_on_meta
 from repvit_dense.config.data import dataset_meta, trained_classes
 from repvit_dense.config.editing import set_class_counts
-from repvit_dense.config.structure import class_heads, scope
+from repvit_dense.config.structure import class_heads, nested, scope
 from repvit_dense.errors import InputError
+from repvit_dense.screen import say
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
 GO_ON = 'Or start from random weights: --offline, or from another model: --from WEIGHTS'
+
+
+def find_pretrained(cfg: 'Config') -> None:
+    """Find the published weights that parts of the model start from; download them if necessary. PyTorch is not needed.
+
+    Offline, a part whose weights are in no cache starts from random weights. A training that is resumed needs none.
+
+    Raises:
+        InputError: there are no such weights, or they cannot be downloaded.
+    """
+    for part in nested(cfg.get('model')):
+        start = part.get('init_cfg')
+        if not isinstance(start, dict) or start.get('type') != 'Pretrained' or not start.get('checkpoint'):
+            continue
+        name = str(start['checkpoint'])
+        fetching.check_source(name)
+        try:
+            fetching.locate(name)
+        except fetching.CheckpointError as error:
+            if not fetching.is_offline() and not cfg.get('resume'):
+                raise InputError(f'{error}. {GO_ON}') from error
+            del part['init_cfg']
+            if not cfg.get('resume'):
+                say(
+                    f'{name}: in no cache of this machine, so {part.get("type")} starts from random weights (--offline)'
+                )
 
 
 def check_start(cfg: 'Config') -> None:

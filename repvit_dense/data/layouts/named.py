@@ -1,9 +1,13 @@
 """Data sets that are found by their name."""
 
+import ast
+import importlib.util
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from repvit_dense.data.layouts.masks import folder_arguments
+from repvit_dense.data.reading import read_text
 from repvit_dense.data.source import SPLITS, Source, metainfo, panoptic_metainfo
 from repvit_dense.errors import InputError
 
@@ -27,15 +31,11 @@ def read(name: str, task: str) -> Source:
 
 
 def _coco() -> Source:
-    from mmdet.datasets import CocoDataset
-
-    return _coco_instances('data/coco/', CocoDataset.METAINFO['classes'])
+    return _coco_instances('data/coco/', _metainfo('mmdet', 'coco', 'CocoDataset')['classes'])
 
 
 def _coco_panoptic() -> Source:
-    from mmdet.datasets import CocoPanopticDataset
-
-    meta = CocoPanopticDataset.METAINFO
+    meta = _metainfo('mmdet', 'coco_panoptic', 'CocoPanopticDataset')
     return _coco_panoptic_maps('data/coco/', meta['classes'], len(meta['thing_classes']))
 
 
@@ -67,29 +67,23 @@ def _shapes_semantic() -> Source:
 
 
 def _ade20k() -> Source:
-    from mmseg.datasets import ADE20KDataset
-
     root = 'data/ADEChallengeData2016/'
     splits = (folder_arguments(root, f'images/{split}', f'annotations/{split}') for split in ('training', 'validation'))
-    return _mmseg(ADE20KDataset, splits)
+    return _mmseg('ade', 'ADE20KDataset', splits)
 
 
 def _cityscapes() -> Source:
-    from mmseg.datasets import CityscapesDataset
-
     splits = (folder_arguments('data/cityscapes/', f'leftImg8bit/{split}', f'gtFine/{split}') for split in SPLITS)
-    return _mmseg(CityscapesDataset, splits)
+    return _mmseg('cityscapes', 'CityscapesDataset', splits)
 
 
 def _voc() -> Source:
     """Return Pascal VOC 2012 with the additional training masks of SBD, which published results use."""
-    from mmseg.datasets import PascalVOCDataset
-
     splits = (
         folder_arguments('data/VOCdevkit/VOC2012/', 'JPEGImages', masks, ann_file=f'ImageSets/Segmentation/{split}.txt')
         for split, masks in (('trainaug', 'SegmentationClassAug'), ('val', 'SegmentationClass'))
     )
-    return _mmseg(PascalVOCDataset, splits)
+    return _mmseg('voc', 'PascalVOCDataset', splits)
 
 
 def _coco_instances(root: str, classes: tuple[str, ...], **fields: Any) -> Source:
@@ -118,10 +112,26 @@ def _coco_panoptic_maps(root: str, classes: tuple[str, ...], things: int, **fiel
     return Source('CocoPanopticDataset', classes, things, train, val, ann_files=files, **fields)
 
 
-def _mmseg(dataset: Any, splits: Iterable[dict]) -> Source:
-    classes = tuple(dataset.METAINFO['classes'])
+def _mmseg(module: str, dataset: str, splits: Iterable[dict]) -> Source:
+    classes = tuple(_metainfo('mmseg', module, dataset)['classes'])
     train, val = splits
-    return Source(dataset.__name__, classes, len(classes), train, val)
+    return Source(dataset, classes, len(classes), train, val)
+
+
+def _metainfo(library: str, module: str, dataset: str) -> dict[str, Any]:
+    """Return the constant METAINFO of a data set from its source code, because importing the library takes seconds."""
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        raise InputError(f'{library} is not installed')
+    for node in ast.walk(ast.parse(read_text(Path(spec.origin).with_name('datasets') / f'{module}.py'))):
+        if isinstance(node, ast.ClassDef) and node.name == dataset:
+            value = next(
+                part.value for part in node.body if isinstance(part, ast.Assign) and 'METAINFO' in ast.dump(part)
+            )
+            if isinstance(value, ast.Call):  # dict(classes=...)
+                return {str(item.arg): ast.literal_eval(item.value) for item in value.keywords}
+            return dict(ast.literal_eval(value))
+    raise InputError(f'{library} has no data set {dataset}')
 
 
 # Name -> task -> function that returns the data set.
