@@ -67,6 +67,7 @@ custom_hooks = [
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
+    dict(type='DenseBatchesHook'),
     dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True),
     dict(type='PipelineSwitchHook', switch_epoch=280, switch_pipeline=last_pipeline),
 ]

@@ -46,5 +46,6 @@ custom_hooks = [
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
+    dict(type='DenseBatchesHook'),
     dict(type='EMAHook', momentum=0.0005, update_buffers=True),
 ]

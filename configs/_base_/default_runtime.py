@@ -3,7 +3,7 @@ default_scope = 'mmdet'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),  # scores over iterations, as the losses
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
@@ -14,6 +14,7 @@ custom_hooks = [
     dict(type='DenseSaveOnSignalHook'),
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
+    dict(type='DenseBatchesHook'),
 ]
 
 env_cfg = dict(

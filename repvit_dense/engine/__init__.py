@@ -3,6 +3,7 @@
 # Modules, not their functions: if one of them is imported first, it imports mmengine, which imports this package.
 from repvit_dense.compat import coco_metric, panoptic_metric, ssd_head
 from repvit_dense.engine.analysis.hook import DenseAnalysisHook
+from repvit_dense.engine.batches import DenseBatchesHook
 from repvit_dense.engine.curves import DenseCurvesHook
 from repvit_dense.engine.fusing import DenseFuseHook
 from repvit_dense.engine.guard import DenseNonFiniteLossHook, DenseSaveOnSignalHook
@@ -15,6 +16,7 @@ from repvit_dense.engine.recent import DenseRecentCheckpointHook
 
 __all__ = [
     'DenseAnalysisHook',
+    'DenseBatchesHook',
     'DenseEpochLoop',
     'DenseFuseHook',
     'DenseIterLoop',
