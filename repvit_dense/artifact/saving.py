@@ -23,7 +23,7 @@ MASKS, CROPS = 'masks', 'crops'  # folders
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run writes beside `predictions.jsonl` and `predictions.json`.
+    """Choose the files that a run writes beside `predictions.jsonl` and `predictions.json`.
 
     Attributes:
         kinds: of `KINDS`.

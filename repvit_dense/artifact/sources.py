@@ -37,7 +37,7 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether it has frames; so does a video file that cannot be opened."""
+        """Tell whether it has frames; so does a video file that cannot be opened."""
         return isinstance(self.content, Video) or _is_video_name(self.file)
 
 
