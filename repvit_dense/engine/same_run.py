@@ -74,7 +74,8 @@ def check_same_run(runner, filename: str, meta: dict) -> None:
 
 def data_of(runner) -> dict[str, dict]:
     """Return the descriptions of the training and validation data."""
-    loaders = {'training': runner.train_dataloader, 'validation': runner.val_dataloader}
+    loops = {'training': runner.train_loop, 'validation': runner.val_loop}  # a training may have no validation
+    loaders = {name: loop.dataloader for name, loop in loops.items() if loop is not None}
     return {name: describe_data(loader.dataset) for name, loader in loaders.items() if isinstance(loader, DataLoader)}
 
 
