@@ -17,13 +17,14 @@ from typing import ParamSpec, TypeVar
 from repvit_dense.commands import export as _export
 from repvit_dense.commands import load as _load
 from repvit_dense.commands import predict as _predict
+from repvit_dense.commands import serve as _serve
 from repvit_dense.commands import test as _test
 from repvit_dense.commands import train as _train
 from repvit_dense.commands.list import list_backbones, list_configs
 from repvit_dense.compat.quiet import quiet
 from repvit_dense.options import check
 
-__all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'test', 'train']
+__all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'serve', 'test', 'train']
 
 P = ParamSpec('P')
 Settings = TypeVar('Settings')
@@ -53,3 +54,4 @@ test = _verb(_test.Options, _test.run)
 predict = _verb(_predict.Options, _predict.run)
 export = _verb(_export.Options, _export.run)
 load = _verb(_load.Options, _load.run)
+serve = _verb(_serve.Options, _serve.run)

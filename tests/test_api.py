@@ -14,7 +14,7 @@ import repvit_dense as rd
 from repvit_dense.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-VERBS = ('train', 'test', 'predict', 'export', 'load')
+VERBS = ('train', 'test', 'predict', 'export', 'load', 'serve')
 
 
 @pytest.mark.parametrize('verb', VERBS)

@@ -116,7 +116,8 @@ def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Lim
         score: objects below this score are left out, unless a request says otherwise.
     """
     app = FastAPI(title=f'repvit-dense: {model.title}', version='1', docs_url=None, redoc_url=None)
-    pages = {path: ((STATIC / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+    _add_files(app)
+    _add_predict(app, worker, metrics, limits, score)
     palette = None if model.palette is None else [[int(level) for level in colour] for colour in model.palette]
     about = {
         'title': model.title,
@@ -126,13 +127,6 @@ def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Lim
         'max_bytes': limits.bytes,
         'max_pixels': limits.pixels,
     }
-
-    def file(request: Request) -> Response:
-        content, kind = pages[request.url.path]
-        return Response(content, media_type=kind)
-
-    for path in pages:
-        app.add_api_route(path, file, include_in_schema=False)
 
     @app.get('/model', summary='Title, classes, colours and limits')
     async def describe_model() -> dict[str, Any]:
@@ -148,6 +142,23 @@ def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Lim
     async def show_metrics() -> Response:
         return Response(metrics.render(), media_type='text/plain; version=0.0.4; charset=utf-8')
 
+    return app
+
+
+def _add_files(app: FastAPI) -> None:
+    """Add the page, its scripts and its style."""
+    files = {path: ((STATIC / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+
+    async def file(request: Request) -> Response:
+        content, kind = files[request.url.path]
+        return Response(content, media_type=kind)
+
+    for path in files:
+        app.add_api_route(path, file, include_in_schema=False)
+
+
+def _add_predict(app: FastAPI, worker: Worker, metrics: Metrics, limits: Limits, least: float) -> None:
+    """Add /predict; objects below the score `least` are left out by default."""
     failures: dict[int | str, dict[str, Any]] = {
         status: {'model': Failure, 'description': text} for status, text in ERRORS.items()
     }
@@ -159,7 +170,7 @@ def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Lim
         responses=failures,
         openapi_extra=OPENAPI,
     )
-    async def predict(request: Request, score: Score = score) -> Response:
+    async def predict(request: Request, score: Score = least) -> Response:
         if metrics.waiting >= limits.queue:
             return _json({'error': 'too many requests wait; ask again later'}, 503, retry_after=str(RETRY))
         metrics.waiting += 1
@@ -172,8 +183,6 @@ def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Lim
             return Response(status_code=499)  # nobody reads it
         finally:
             metrics.waiting -= 1
-
-    return app
 
 
 def _json(content: dict[str, Any], status: int = 200, **headers: str) -> Response:
