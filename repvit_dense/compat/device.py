@@ -24,7 +24,7 @@ def on_device(name: str | None) -> Iterator[None]:
 
     kind, _, index = name.partition(':')
     if kind == 'cuda' and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(f'--device {name}: torch finds {torch.cuda.device_count()} GPUs here')
+        raise InputError(f'--device {name}: torch finds {torch.cuda.device_count()} GPUs')
     with ExitStack() as changes:
         changes.enter_context(patch.object(utils, 'DEVICE', kind))
         if kind == 'cpu':

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 SAMPLE = 64  # images whose size is read
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class Images(NamedTuple):
@@ -72,6 +71,8 @@ def _count(dataset: dict, largest: float) -> tuple[int, list[tuple[int, int]]]:
             raise ValueError('too large')
         filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
         return _coco(file, file.stat().st_mtime_ns, filters.get('filter_empty_gt', False), filters.get('min_size') or 0)
+    if not file and folder == Path():
+        raise ValueError('a data set of another kind')
     suffix = dataset.get('img_suffix', '.jpg')
     if file:
         names = [line.strip() for line in file.read_text().splitlines() if line.strip()]

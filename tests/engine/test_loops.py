@@ -117,3 +117,16 @@ def test_training_by_iterations_uses_each_batch_once_and_in_order(tmp_path, toy,
     assert len(before.model.seen) == at + 1
     assert before.model.seen + after.model.seen == whole.model.seen
     assert sorted(chain(*whole.model.seen[:ITERATIONS])) == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize('at', [3, ITERATIONS + 2, ITERATIONS + 3])
+def test_a_training_that_ends_within_an_epoch_is_the_start_of_the_whole_one(tmp_path, toy, whole_run, at):
+    """The last interruption is in the last iteration."""
+    end = ITERATIONS + 4
+    train_cfg = {'type': 'DenseEpochLoop', 'max_epochs': 9, 'max_iters': end, 'val_interval': 2}
+    before = interrupted(toy, tmp_path, at, train_cfg=train_cfg).model.seen
+    after = toy(tmp_path, resume=True, train_cfg=train_cfg)
+    after.train()
+    assert before + after.model.seen == whole_run.model.seen[:end]
+    assert (after.iter, after.epoch, after.max_epochs) == (end, 2, 2)
+    assert (tmp_path / 'epoch_2.pth').exists() and after.message_hub.get_info('iter_validated') == end
