@@ -6,7 +6,7 @@ import torch
 
 from repvit_dense import config
 from repvit_dense.errors import InputError
-from repvit_dense.model import _meta, build_model, load_model, predictor
+from repvit_dense.model import _meta, build_model, load_model, predictor, set_limits
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart', 'crescent')
 
@@ -78,3 +78,28 @@ def test_weights_that_do_not_fit_are_named_with_their_file(cfg, tmp_path):
     torch.save({'state_dict': {'backbone.weight': torch.ones(1)}}, tmp_path / 'a.pth')
     with pytest.raises(InputError, match='a.pth: '):
         load_model(cfg.copy(), str(tmp_path / 'a.pth'), 'cpu')
+
+
+@pytest.mark.parametrize(
+    'name, path, limit',
+    [
+        ('repvit_maskrcnn_shapes', 'rcnn', 300),
+        ('repvit_rtmdet-ins_coco', '', 300),
+        ('repvit_ssdlite_coco', '', 300),
+        ('repvit_detr_coco', '', 100),  # has no suppression, and no more queries
+    ],
+)
+def test_limits_of_detectors(name, path, limit):
+    cfg = config.load(name)
+    suppresses = set_limits(cfg, 0.001, 0.33, 300)
+    limits = cfg.model.test_cfg[path] if path else cfg.model.test_cfg
+    assert limits.max_per_img == limit
+    assert suppresses == ('nms' in limits)
+    if suppresses:
+        assert (limits.nms.iou_threshold, limits.score_thr) == (0.33, 0.001)
+    set_limits(cfg, 0.5, None, 10)
+    assert limits.max_per_img == limit and limits.get('score_thr', 0) <= 0.001
+
+
+def test_a_segmentor_has_no_limits():
+    assert not set_limits(config.load('repvit_segformer_shapes'), 0.001, 0.33, 300)

@@ -151,3 +151,43 @@ def test_a_name_without_weights_is_refused(name):
 def test_no_threads(work_dir):
     with pytest.raises(InputError, match='--threads 0: must be 1 or more'):
         load.run(Options(str(work_dir), threads=0))
+
+
+def test_limits_of_a_trained_model(work_dir, image):
+    """They are set before the model chooses, so more objects than its own limit are possible."""
+    model = load.run(Options(str(work_dir), device='cpu', iou=0.01, max_detections=500, size=96))
+    result = model(image(70, 90))
+    boxes, labels = result.boxes, result.labels
+    for number, box in enumerate(boxes):
+        others = boxes[number + 1 :][labels[number + 1 :] == labels[number]]
+        sides = np.clip(np.minimum(others[:, 2:], box[2:]) - np.maximum(others[:, :2], box[:2]), 0, None)
+        areas = (others[:, 2:] - others[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - sides.prod(1)
+        assert (sides.prod(1) <= 0.0101 * areas).all()
+    model = load.run(Options(str(work_dir), device='cpu', score=0.0, max_detections=2, classes=['circle', 'Star']))
+    result = model(image(70, 90))
+    assert len(result) <= 2
+    assert set(result.labels) <= {0, 3}
+
+
+def test_tiles_of_a_trained_model(work_dir, image):
+    tiled = load.run(Options(str(work_dir), device='cpu', tile=64, max_detections=5))
+    result = tiled(image(70, 90))
+    assert result.masks.shape == (len(result), 70, 90)
+    assert 0 < len(result) <= 5
+
+
+@pytest.mark.parametrize('size', [64, (96, 64)])
+def test_the_size_of_an_artifact(artifact, image, size):
+    loaded = load.run(Options(artifact('detection'), size=size))
+    assert loaded.manifest.preprocess['scale'] == ([64, 64] if size == 64 else [96, 64])
+    assert loaded(image(40, 50)).boxes[0] == pytest.approx([5, 8, 30, 28], rel=1e-4)
+    fixed = artifact('detection', inputs={'images': [1, 3, 32, 32], 'img_hw': [1, 2]})
+    with pytest.raises(InputError, match='this artifact has a fixed input of 32x32 pixels'):
+        load.run(Options(fixed, size=size))
+    load.run(Options(fixed, size=32))
+
+
+@pytest.mark.parametrize('options', [{'iou': 0.5}, {'max_detections': 5}])
+def test_a_segmentor_has_no_detections_to_limit(artifact, options):
+    with pytest.raises(InputError, match='does not go with .* a semantic model'):
+        load.run(Options(artifact('semantic'), **options))
