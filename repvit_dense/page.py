@@ -87,7 +87,7 @@ def write_page(
         parts.append(f'<details><summary>Scores of {len(classes)} classes</summary><table>{table}</table></details>')
     for path, heading in (figures or {}).items():
         if path.exists():
-            parts.append(f'<h2>{escape(heading)}</h2><div class="figure">{figure(path, path.name)}</div>')
+            parts.append(f'<h2>{escape(heading)}</h2><img class="figure" src="{link(path)}" alt="{escape(heading)}">')
     if pictures:
         images = entries.images if entries and entries.images else [None] * len(pictures)
         parts.append(f'<h2>{escape(caption)}</h2><div class="tools" hidden></div><div class="grid">')

@@ -98,7 +98,7 @@ class Report:
         }
         figures = {self.folder / name: heading for name, heading in FIGURES.items()}
         if curves:
-            figures = {curves: 'Training', **figures}
+            figures[curves] = 'Training'
         scope = f'All images, the worst {len(self.worst)} first' if drawn else f'The worst {len(self.pictures)} images'
         caption = f'{scope} ({self.rule}): ground truth on the left, prediction on the right'
         entries = Entries(lines, self.names, self.palette)
