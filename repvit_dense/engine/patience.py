@@ -17,7 +17,7 @@ class DensePatienceHook(Hook):
         patience: number of validations.
     """
 
-    priority = 'LOW'  # before CheckpointHook, whose best checkpoint then holds the count of this validation
+    priority = 'LOW'  # before CheckpointHook, so that a checkpoint of this moment holds the count
 
     def __init__(self, patience: int):
         self.patience = patience
