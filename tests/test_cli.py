@@ -1,5 +1,6 @@
 """The command line: help, refusals, and the position of arguments."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repvit_dense import cli
+from repvit_dense import __version__, cli
 from repvit_dense.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ MODEL = ['config', '--backbone', '--data', '--cfg-options']
 COMMON = [*MODEL, '--work-dir', '--seed', '--deterministic', '--launcher']
 OPTIONS = {
     'train': [*COMMON, '--epochs', '--iters', '--lr', '--resume', '--amp', '--checkpoint-every'],
-    'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--show-dir'],
+    'test': [*COMMON, 'checkpoint', '--artifact', '--threads', '--deploy', '--split', '--show-dir'],
     'predict': ['MODEL', 'ARTIFACT', 'IMAGE', *MODEL[1:], '--out', '--score', '--threads', '--device', '--deploy'],
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
     'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot'],
@@ -31,23 +32,24 @@ def test_every_tool_is_covered():
     assert tools == OPTIONS.keys() == set(cli.COMMANDS)
 
 
-@pytest.fixture(scope='module')
-def helps():
-    """Return exit code, output and errors of `--help` of every command, from fresh interpreters."""
-    results = {}
-    for command in OPTIONS:
-        tool = str(ROOT / 'tools' / f'{command}.py')
-        done = subprocess.run([sys.executable, tool, '--help'], capture_output=True, text=True, cwd=ROOT)
-        results[command] = done.returncode, done.stdout, done.stderr
-    return results
-
-
 @pytest.mark.parametrize('command', OPTIONS)
-def test_help(helps, command):
-    code, out, err = helps[command]
-    assert (code, err) == (0, '')
-    assert f'usage: {command}.py' in out
-    assert [option for option in OPTIONS[command] if option not in out] == []
+def test_help(capsys, monkeypatch, command):
+    outputs = []
+    for argv0, words in ((f'tools/{command}.py', [command, '--help']), ('repvit-dense', ['help', command])):
+        monkeypatch.setattr(sys, 'argv', [argv0])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(argv=words)
+        assert ended.value.code == 0
+        outputs.append(capsys.readouterr().out)
+    assert f'usage: {command}.py' in outputs[0]
+    assert f'usage: repvit-dense {command}' in outputs[1]
+    assert [option for option in OPTIONS[command] if option not in outputs[0]] == []
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv=['--version'])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f'repvit-dense {__version__}\n')
 
 
 def test_the_console_script_lists_its_commands(capsys):
@@ -91,6 +93,11 @@ def test_the_console_script_lists_its_commands(capsys):
         (['benchmark', '--size', '64', 'nan'], "invalid int value: 'nan'"),
         ([], 'required: COMMAND'),
         (['infer'], "invalid choice: 'infer'"),
+        (['infer'], "did you mean 'predict'?"),
+        (['trian', 'x'], "did you mean 'train'?"),
+        (['help', 'tset'], "did you mean 'test'?"),
+        (['list', 'backbone'], "did you mean 'backbones'?"),
+        (['train', SHAPES, 'epochs=3'], "did you mean '--epochs 3'?"),
     ],
 )
 def test_unknown_arguments(refuse, arguments, words):
@@ -108,12 +115,61 @@ def test_a_missing_config(refuse_in_a_line, command, more):
     )
 
 
-def test_a_mistyped_name_is_refused_at_once():
-    """Nothing heavy is imported before."""
-    code = 'from repvit_dense import cli; import sys\ntry: cli.main()\nfinally: print("torch" in sys.modules)'
-    done = subprocess.run([sys.executable, '-c', code, 'train', 'none.py'], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, 'False\n')
-    assert done.stderr.startswith('error: none.py')
+# Command lines that are refused before PyTorch and OpenMMLab are imported, and words of the message.
+EARLY = {
+    'train none.py': 'none.py: no such config file',
+    'train repvit_maskrcnn_coco': 'instances_train2017.json: not found',
+    'train repvit_maskrcnn_coco --data nowhere': '--data nowhere: no such folder',
+    'train repvit_maskrcnn_coco --data .': 'no data set for this instance config',
+    'train repvit_maskrcnn_coco --data coco': 'instances_train2017.json: not found',
+    'train repvit_semfpn_ade20k --backbone m0_9': 'images/training: not found',
+    'train repvit_maskrcnn_shapes --backbone m0_8': "did you mean 'm0_9'?",
+    'train repvit_maskrcnn_shapes --from none.pth': 'none.pth: no such file',
+    'train repvit_maskrcnn_shapes --resume none.pth': 'none.pth: no such file',
+    'train repvit_maskrcnn_shapes --device gpu': '--device gpu: expected cpu',
+    'train repvit_maskrcnn_shapes --work-dir /proc/w': 'nothing can be written there',
+    'train repvit_maskrcnn_shapes --cfg-options a': "key=value pairs, such as train_cfg.max_epochs=1; got 'a'",
+    'test .': 'no config in this folder',
+    'test repvit_maskrcnn_shapes none.pth': 'none.pth: no such file',
+    'test repvit_maskrcnn_shapes --artifact .': 'no artifact there',
+    'predict repvit_maskrcnn_shapes none.pth none.jpg': 'none.jpg: no such',
+    'export repvit_maskrcnn_shapes none.pth --to onnx': 'none.pth: no such file',
+    'export repvit_maskrcnn_shapes none.pth --to onx': "did you mean 'onnx'?",
+    'doctor repvit_maskrcnn_shapes --data nowhere': '--data nowhere: no such folder',
+    'benchmark m0_66': "unknown backbone 'm0_66'; did you mean 'm0_6'?",
+}
+FIRST = """
+import json, sys
+import repvit_dense.cli as cli
+
+for words in json.loads(sys.argv[1]):
+    print(words, file=sys.stderr)
+    try:
+        cli.main(argv=words.split())
+    except SystemExit as end:
+        print(words, end.code, *({'torch', 'mmcv', 'mmdet', 'mmseg', 'timm'} & sys.modules.keys()))
+for kind in ('backbones', 'configs', 'data', 'formats', 'weights'):
+    cli._run(cli.parse(['list', kind]))
+assert 'torch' not in sys.modules
+"""
+
+
+@pytest.fixture(scope='module')
+def early(tmp_path_factory):
+    """Return exit code, heavy modules and message of the command lines, all run in one fresh interpreter."""
+    folder = tmp_path_factory.mktemp('empty')
+    command = [sys.executable, '-c', FIRST, json.dumps(list(EARLY))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+@pytest.mark.parametrize('words', EARLY)
+def test_a_mistake_is_named_before_anything_heavy_is_imported(early, words):
+    lines, messages = early
+    assert f'{words} 2' in lines
+    following = messages[messages.index(f'{words}\n') :].removeprefix(f'{words}\n')
+    assert EARLY[words] in ' '.join(following.partition('error: ')[2].splitlines()[:1])
 
 
 def test_a_broken_config(refuse_in_a_line, tmp_path):

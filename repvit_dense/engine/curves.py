@@ -127,13 +127,19 @@ def draw_curves(work_dir: Path) -> Path:
 
 
 def _draw_losses(axes, losses: list[dict]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for name in sorted({key for record in losses for key in record if _is_main_loss(key)}):
         points = [(record['iter'], record[name]) for record in losses if name in record]
         _plot(axes, points, name=label(name), linewidth=2 if name == 'loss' else 1)
     values = [record['loss'] for record in losses]
     spread = bool(values) and min(values) > 0 and max(values) > 8 * min(values)
     axes.set(ylabel='loss (running mean)', yscale='log' if spread else 'linear')
-    if not spread:
+    if spread:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter('{x:g}')
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
         axes.set_ylim(bottom=0)
 
 

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from repvit_dense.engine.pictures import LINE
+
 ROOT = Path(__file__).parents[2]
 SHAPES = str(ROOT / 'configs/repvit_maskrcnn_shapes.py')
 PRELOAD = ['pytest', 'repvit_dense', 'mmdet.apis', 'matplotlib.pyplot', 'torch.utils.tensorboard']
@@ -123,7 +125,7 @@ def test_files_of_a_training(project, trained):
     assert len(list(project.work_dir.glob('best_coco_segm_mAP_epoch_*.pth'))) == 1
     assert list(project.work_dir.rglob('events.out.tfevents.*'))
     with Image.open(project.work_dir / 'curves.png') as picture:
-        assert picture.size == (1200, 960)
+        assert picture.size == (1000, 900)
     assert not list(project.work_dir.rglob('*.partial*'))
     # Nothing else, anywhere.
     assert {path.name for path in project.folder.iterdir()} <= {
@@ -201,12 +203,13 @@ def test_pictures_and_page(project, tested):
     assert f'Page: {folder / "index.html"}' in tested[1][1]
     page = Page(folder / 'index.html')
     files = [(folder / unquote(source)).resolve() for source in page.sources]
-    assert files[0] == project.work_dir / 'curves.png'
-    assert sorted(files[1:]) == sorted(folder.glob('*.jpg'))
-    assert len(files) == 1 + 3
-    for file in files[1:]:
-        with Image.open(file) as picture:
-            assert picture.size == (3 * 2 * 128, 3 * 96)  # ground truth beside prediction, small images enlarged
+    pictures = sorted(folder.glob('*.jpg'))
+    figures = [folder / 'confusion.png', folder / 'precision_recall.png', project.work_dir / 'curves.png']
+    assert sorted(files) == sorted([*figures, *pictures])
+    assert len(pictures) == 3
+    for file in pictures:
+        with Image.open(file) as picture:  # ground truth beside prediction, small images enlarged
+            assert picture.size == (3 * 2 * 128 + LINE, 3 * 96)
     assert 'coco/segm_mAP' in page.text
 
 
