@@ -154,7 +154,7 @@ def parse_label_studio(task: dict, size: tuple[int, int], counts: Counter) -> Ob
 def _label_studio_region(region: dict, size: tuple[int, int], counts: Counter) -> tuple[str, dict] | None:
     value = region.get('value', region)
     labels = next((v for k, v in value.items() if k.endswith('labels') and isinstance(v, list) and v), None)
-    if labels is None or not {'rle', 'points', 'width'} & {*value}:
+    if labels is None or not {'rle', 'points', 'width', 'radiusX'} & {*value}:
         return None
     if fault := wrong_size([region.get('original_width'), region.get('original_height')], size):
         raise ValueError(fault)

@@ -83,7 +83,11 @@ def find(data: str, task: str, work_dir: str | os.PathLike) -> Source:
     except PermissionError as error:
         raise InputError(f'{error.filename}: cannot be read or written ({error.strerror})') from error
     expected = '; or '.join(layout.EXPECTED for layout in layouts)
-    raise InputError(f'{root}: no data set for this {task} config in this folder. Expected: {expected}')
+    others = [layout for layout in LAYOUTS if task not in layout.TASKS]
+    suited = [other.TASKS for other in others if _recognised(root, [other]) or _inside(root, [other], DEEPEST)]
+    tasks = list(dict.fromkeys(name for names in suited for name in names))
+    hint = f'. It has labels for {" and ".join(tasks)} configs' if tasks else ''
+    raise InputError(f'{root}: no data set for this {task} config in this folder. Expected: {expected}{hint}')
 
 
 def check_name(data: str) -> None:

@@ -109,8 +109,10 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     read = {split: list(_read(images, labels, format_, counts)) for split, images in splits.items()}
     refuse_faults([fault for part in read.values() for *_, faults in part for fault in faults])
     classes = sorted({name for part in read.values() for _, _, objects, _ in part for name, _ in objects})
+    if not classes:
+        raise InputError(f'{root}: no object in any of its {format_.name} label files')
     if format_ is YOLO:
-        names = names if names is not None else [str(n) for n in range(max(map(int, classes), default=0) + 1)]
+        names = names if names is not None else [str(n) for n in range(max(map(int, classes)) + 1)]
         classes = [str(number) for number in range(len(names))]
         _refuse_unnamed(labels, read, len(names))
     numbers = {name: number for number, name in enumerate(classes)}

@@ -1,9 +1,9 @@
-"""Semantic masks: folders of images and of masks whose pixel values are class numbers.
+"""Semantic masks: images, and masks with the same names in another folder, whose pixel values are class numbers.
 
-The folders are `images/{train,val}*` and `annotations/` (or `masks/`, `labels/`) with the same subfolders; or
-`train*/images` and `train*/masks`, and the same for `val`. The class names are in `classes.txt`, one per line, or in
-`classes.json`, a list or an object that maps values to names. The values begin at 0, or at 1 in the JSON object; then 0
-is ignored. 255 is ignored, and so are the values of classes whose name is one of `IGNORED_NAMES`.
+The folders are `images/{train,val}*` and `annotations/` (or `masks/`, `labels/`, ...) with the same subfolders; or
+`train*/images` and `train*/masks`; or `train` and `trainannot`, `train_images` and `train_masks`; or `images` and
+`masks` without splits. The classes are those of `class_lists`. 255 is ignored, and so are the values of classes whose
+name is one of `IGNORED_NAMES`.
 """
 
 import os
@@ -11,60 +11,76 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from repvit_dense.data.annotations import choose_held_out
+from repvit_dense.data.class_lists import VALUE_FILE, class_files, convert_colours, read_classes
+from repvit_dense.data.image_lists import find_lists, images_of_list, some
 from repvit_dense.data.lookup import child, split_of
-from repvit_dense.data.reading import SUFFIXES, images_in, read_json, read_text
+from repvit_dense.data.pairing import Names
+from repvit_dense.data.reading import SUFFIXES, images_in, is_image_name
 from repvit_dense.data.source import SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_file, is_folder, walk, write_text
 
 TASKS: tuple[str, ...] = ('semantic',)
 EXPECTED = (
-    'images/train and masks/train, or train/images and train/masks, and the same for val (annotations or labels may '
-    'replace masks), with the class names in classes.txt, one per line (semantic masks)'
+    'images/train and masks/train, or train/images and train/masks, or train and trainannot, and the same for val, or '
+    'images and masks (annotations or labels may replace masks), with the class names in classes.txt, one per line '
+    '(semantic masks)'
 )
 
-CLASS_FILES = ('classes.txt', 'classes.json')
-MASK_FOLDERS = ('annotations', 'masks', 'labels')
-IGNORED = 255  # label that the losses and the scores leave out
-IGNORED_NAMES = ('void', 'ignore', 'ignored', 'unlabeled', 'unlabelled')
-MOST = 5  # examples in a message
+MASK_FOLDERS = ('annotations', 'masks', 'labels')  # if images have masks in several folders, the first one is read
+MASK_WORD = re.compile('annot|mask|label|ground.?truth|segment|semantic|(^|[-_ ])gt(fine)?($|[-_ ])', re.IGNORECASE)
+OTHER_MASKS = re.compile('instance|object|panoptic', re.IGNORECASE)
+IMAGE_WORD = re.compile('ima?ge?s?|photo|picture|leftimg|rgb|input', re.IGNORECASE)
+LIST_FOLDERS = ('Segmentation', '.', 'Main')  # of ImageSets
+
+
+class Pair(NamedTuple):
+    """A folder of images and one of masks, and the names of the images without suffix, which may be a part of them."""
+
+    images: Path
+    masks: Path
+    stems: list[str]
+    suffixes: dict[str, str]
+    listed: bool
 
 
 def recognise(root: Path) -> bool:
-    """Return whether the folder has a class list or, for one split, images with masks."""
-    return bool(_class_files(root)) or any(_image_and_mask_folders(root, split) for split in SPLITS)
+    """Return whether the folder has a class list or images with masks, at least for one split."""
+    return bool(class_files(root)) or any(_image_and_mask_folders(root, split) for split in (*SPLITS, ''))
 
 
 def read(root: Path, task: str, store: Path) -> Source:
-    """Return the data set; lists of images are written to `store` if there are links to folders."""
-    files = _class_files(root)
-    if not files:
-        raise InputError(
-            f'{root}: a folder with semantic masks needs its class names in classes.txt, one per line, in the order of '
-            "the masks' values"
-        )
-    values = _read_values(files[0])
-    classes, reduce_zero_label, label_map = _labels(files[0], values)
-    notes = _notes(root, files, values)
+    """Return the data set; lists of images and converted masks are written to `store`."""
+    notes: list[str] = []
+    pairs = _find_pairs(root, notes)
+    masks = {
+        split: [p.masks / f'{stem}{p.suffixes["seg_map_suffix"]}' for stem in p.stems] for split, p in pairs.items()
+    }
+    files = class_files(root) or list(filter(is_file, [child(pairs['train'].images, VALUE_FILE)]))
+    stems = [stem for pair in pairs.values() for stem in pair.stems]
+    classes = read_classes(root, files, [mask for split in SPLITS for mask in masks[split]], stems)
+    notes = classes.notes + notes
     splits = []
     for split in SPLITS:
-        folders = _image_and_mask_folders(root, split)
-        if folders is None:
-            raise InputError(
-                f'{root}: this config trains semantic labels, and there is no {split} split with masks. Expected: '
-                f'{EXPECTED}'
-            )
-        images, masks = (folder.relative_to(root) for folder in folders)
-        stems, suffixes, more = _pairs(*folders)
-        notes += more
-        if _has_linked_folders(folders[0]):  # mmseg would follow a link to a folder above until its path is too long
-            suffixes['ann_file'] = str(_write_list(store / f'{split}.txt', stems))
-        splits.append(folder_arguments(root, images, masks, **suffixes, reduce_zero_label=reduce_zero_label))
+        pair = pairs[split]
+        images, folder = (path.relative_to(root) for path in pair[:2])
+        suffixes = dict(pair.suffixes)
+        if classes.colours and _has_colours(masks[split][0]):
+            folder, suffixes['seg_map_suffix'] = store / 'masks' / split, '.png'
+            convert_colours(masks[split], [folder / f'{stem}.png' for stem in pair.stems], classes.colours)
+            notes.append(f'{pair.masks}: colours are replaced by class numbers, in masks that are written to {folder}')
+        if pair.listed or _has_linked_folders(pair.images):  # mmseg would follow a link to a folder above without end
+            suffixes['ann_file'] = str(_write_list(store / f'{split}.txt', pair.stems))
+        splits.append(folder_arguments(root, images, folder, **suffixes, reduce_zero_label=classes.from_one))
     train, val = splits
-    meta, names = metainfo(classes), tuple(notes)
-    return Source('BaseSegDataset', classes, len(classes), train, val, meta, notes=names, label_map=label_map)
+    return Source(
+        *('BaseSegDataset', classes.names, len(classes.names), train, val, metainfo(classes.names)),
+        notes=tuple(notes),
+        label_map=classes.label_map,
+    )
 
 
 def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **arguments: Any) -> dict:
@@ -72,94 +88,110 @@ def folder_arguments(root: str | Path, images: str | Path, masks: str | Path, **
     return {'data_root': str(root), 'data_prefix': {'img_path': str(images), 'seg_map_path': str(masks)}, **arguments}
 
 
-def _class_files(root: Path) -> list[Path]:
-    return [file for name in CLASS_FILES if is_file(file := child(root, name))]
+def _find_pairs(root: Path, notes: list[str]) -> dict[str, Pair]:
+    """Return split -> its images and masks.
 
-
-def _notes(root: Path, files: list[Path], values: dict[int, str]) -> list[str]:
-    """Return messages about values that are ignored, and about files that are not used."""
-    notes = [f'{other}: not used, because there is {files[0].name}' for other in files[1:]]
-    if min(values) == 1:
-        notes.append(f'{files[0]}: the names begin at the value 1, so pixels of value 0 are ignored')
-    numbered = [re.match(r'(\d+)(?=[\s:.,=-]+\D)', name) for name in values.values()]
-    numbers = [int(match[1]) for match in numbered if match]
-    if len(numbers) == len(values) > 1 and sorted(numbers) in (
-        list(range(len(values))),
-        list(range(1, len(values) + 1)),
-    ):
-        value, name = next(iter(values.items()))
-        notes.append(f'{files[0]}: the numbers in the names are not used as values; the value {value} is {name!r}')
-    ignored = [f"{value} ('{name}')" for value, name in values.items() if name.lower() in IGNORED_NAMES]
-    if ignored:
-        notes.append(f'{files[0]}: pixels of value {", ".join(ignored)} are ignored, because of the name')
-    tests = [*_folders_of_split(root, 'test'), *_folders_of_split(child(root, 'images'), 'test')]
-    return notes + [f'{folder}: a test split, which is not used' for folder in tests]
-
-
-def _read_values(file: Path) -> dict[int, str]:
-    """Return value in the masks -> class name, in ascending order."""
-    if file.suffix.lower() == '.txt':
-        pairs: dict[int, object] = dict(enumerate(map(str.strip, re.split('\r\n|[\r\n]', read_text(file).rstrip()))))
-        for number, name in pairs.items():
-            if len(pairs) > 1 and (not name or str(name).startswith('#')):
-                raise InputError(f'{file}: line {number + 1} is {name!r}, but each line must be the name of a class')
+    Without folders of a training split, lists of images tell the splits. Without a validation split, training images
+    are held out.
+    """
+    folders = {split: _image_and_mask_folders(root, split) for split in SPLITS}
+    whole = _image_and_mask_folders(root, '') if not any(folders.values()) else None
+    train = whole or folders['train']
+    if train is None or (folders['val'] is None and _folders_of(root, 'val')):
+        missing = f'no {"train" if train is None else "val"} split with masks'
+        raise InputError(f'{root}: this config trains semantic labels, and there is {missing}. Expected: {EXPECTED}')
+    tests = [p for p in _folders_of(root, 'test') if not any(map(MASK_WORD.search, p.relative_to(root).parts))]
+    notes += [f'{folder}: a test split, which is not used' for folder in tests]
+    if folders['val'] is not None:
+        return {split: _pair(*pair, notes) for split, pair in folders.items() if pair}
+    lists = find_lists(root, notes, LIST_FOLDERS) if whole else {}
+    if lists:
+        images = [path for path in images_in(train[0]) if not path.name.startswith('.')]
+        names = Names(root, images)
+        listed = {split: images_of_list(file, names, root, notes) for split, file in lists.items()}
+        if 'val' in listed:
+            listed['train'] = [path for path in listed['train'] if path not in {*listed['val']}]
+        pairs = {split: _pair(*train, notes, paths) for split, paths in listed.items()}
     else:
-        content = read_json(file)
-        pairs = dict(enumerate(content)) if isinstance(content, list) else _numbered(file, content)
-    values = {value: str(name).strip() for value, name in sorted(pairs.items()) if type(name) in (str, int)}
-    if len(values) < len(pairs) or '' in values.values() or any('\t' in name for name in values.values()) or not values:
-        raise InputError(f'{file}: expected class names, which are text without tabs')
-    return values
+        pairs = {'train': _pair(*train, notes)}
+    if 'val' not in pairs:
+        pair = pairs['train']
+        paths = [f'{train[0]}/{stem}{pair.suffixes["img_suffix"]}' for stem in pair.stems]
+        chosen = choose_held_out(root, pair.stems, paths, notes)
+        for split in SPLITS:
+            stems = [stem for index, stem in enumerate(pair.stems) if (index in chosen) == (split == 'val')]
+            pairs[split] = pair._replace(stems=stems, listed=True)
+    return pairs
 
 
-def _numbered(file: Path, content: object) -> dict[int, object]:
-    keys = list(content) if isinstance(content, dict) else ['']
-    wrong = [key for key in keys if not (key.isascii() and key.isdecimal() and str(int(key[:9])) == key)]
-    if wrong or not isinstance(content, dict):
-        shown = f', but a key is {wrong[0]!r}' if isinstance(content, dict) else ''
-        raise InputError(f'{file}: expected a list of names, or an object such as {{"0": "road"}}{shown}')
-    return {int(key): name for key, name in content.items()}
+def _subfolders(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir()) if is_folder(folder) else []
+    return [path for path in paths if is_folder(path) and not path.name.startswith('.')]
 
 
-def _labels(file: Path, values: dict[int, str]) -> tuple[tuple[str, ...], bool, tuple[tuple[int, int], ...]]:
-    """Return the class names, whether the values begin at 1, and value and label where the order does not give it."""
-    ignored = {value for value, name in values.items() if name.lower() in IGNORED_NAMES}
-    classes = [name for value, name in values.items() if value not in ignored]
-    repeated = [name for name, count in Counter(classes).items() if count > 1]
-    if repeated:
-        raise InputError(f"{file}: two values have the name '{repeated[0]}'; expected unique class names")
-    first, numbers = min(values), [value for value in values if value not in ignored or value < IGNORED]
-    if not classes or first > 1 or max(numbers) >= IGNORED or numbers != list(range(first, first + len(numbers))):
-        raise InputError(
-            f'{file}: expected unique class names for the values 0, 1, 2, ... or 1, 2, 3, ... up to 254 at most, '
-            f'without a gap; it has names for {_some(list(map(str, values)))}'
-        )
-    labels = dict.fromkeys(ignored, IGNORED) | {v: n for n, v in enumerate(v for v in values if v not in ignored)}
-    changed = sorted((value, label) for value, label in labels.items() if value != IGNORED and label != value - first)
-    return tuple(classes), first == 1, tuple(changed)
+def _folders_of(root: Path, split: str) -> list[Path]:
+    """Return folders of a split, in `root` and in the folders of images and masks."""
+    parents = [root, *(path for path in _subfolders(root) if _kind(path.name) and not split_of(path.name))]
+    return [path for parent in parents for path in _subfolders(parent) if split_of(path.name) == split]
 
 
-def _folders_of_split(folder: Path, split: str) -> list[Path]:
-    children = sorted(folder.iterdir()) if is_folder(folder) else []
-    return [path for path in children if is_folder(path) and split_of(path.name) == split]
+def _kind(name: str) -> str:
+    """Return 'masks' or 'images' if the name of a folder says that it holds them, else nothing."""
+    if OTHER_MASKS.search(name):
+        return ''
+    return 'masks' if MASK_WORD.search(name) else 'images' if IMAGE_WORD.search(name) else ''
 
 
 def _image_and_mask_folders(root: Path, split: str) -> tuple[Path, Path] | None:
-    def subfolder(folder: Path) -> Path | None:
-        folders = _folders_of_split(folder, split)
-        if len(folders) > 1:
-            raise InputError(f'{folder}: several folders for the {split} split: {_some([f.name for f in folders])}')
-        return folders[0] if folders else None
+    """Return the folder of the images of a split, and that of their masks; '' stands for folders of no split."""
+    candidates: dict[str, list[Path]] = {'images': [], 'masks': []}
+    for folder in _subfolders(root):
+        own, children = split_of(folder.name) or '', _subfolders(folder)
+        if OTHER_MASKS.search(folder.name):
+            continue
+        if own and own == split:
+            inner = [path for path in children if _kind(path.name)]
+            for path in inner:
+                candidates[_kind(path.name)].append(path)
+            if not inner:
+                candidates[_kind(folder.name) or 'images'].append(folder)
+        elif not own and (kind := _kind(folder.name)):
+            parts = [path for path in children if split_of(path.name) and not OTHER_MASKS.search(path.name)]
+            candidates[kind] += (
+                [path for path in parts if split_of(path.name) == split] if parts else [folder][bool(split) :]
+            )
+    images, masks = (_first(candidates[kind], kind, split) for kind in ('images', 'masks'))
+    if images and not masks and any(re.search('[-_](mask|label)s?[.]png$', path.name) for path in walk(images)):
+        masks = images
+    return (images, masks) if images and masks else None
 
-    folder = subfolder(root)
-    for kind in MASK_FOLDERS:
-        for images, masks in (
-            (subfolder(child(root, 'images')), subfolder(child(root, kind))),
-            (folder and child(folder, 'images'), folder and child(folder, kind)),
-        ):
-            if images and masks and is_folder(images) and is_folder(masks):
-                return images, masks
-    return None
+
+def _first(folders: list[Path], kind: str, split: str) -> Path | None:
+    """Return the folder that is read, of those that have pictures."""
+    folders = [folder for folder in folders if any(map(is_image_name, walk(folder)))]
+
+    def rank(folder: Path) -> int:
+        names = [folder.name.lower(), folder.parent.name.lower()]
+        known = MASK_FOLDERS if kind == 'masks' else ('images',)
+        return min((known.index(name) for name in names if name in known), default=len(known))
+
+    first = sorted(folders, key=rank)
+    same = [folder for folder in first if folder.parent == first[0].parent and rank(folder) == rank(first[0])]
+    if len(same) > 1:
+        name = f'the {split} split' if split else kind
+        raise InputError(f'{same[0].parent}: several folders for {name}: {some([path.name for path in same])}')
+    return first[0] if first else None
+
+
+def _has_colours(mask: Path) -> bool:
+    """Return whether a mask has colours, as pixels or as a palette."""
+    from PIL import Image
+
+    try:
+        with Image.open(mask) as image:
+            return image.mode not in ('1', 'L', 'I', 'I;16', 'F')
+    except Exception:  # the checks say why it cannot be read
+        return False
 
 
 def _has_linked_folders(folder: Path) -> bool:
@@ -176,13 +208,16 @@ def _write_list(file: Path, stems: list[str]) -> Path:
     return file
 
 
-def _pairs(images: Path, masks: Path) -> tuple[list[str], dict[str, str], list[str]]:
-    """Return the names of the images without suffix, the suffixes of images and masks, and messages for the user.
+def _pair(images: Path, masks: Path, notes: list[str], files: list[Path] | None = None) -> Pair:
+    """Return images with their masks.
 
     mmseg pairs files by the part before the suffix. The suffix of the masks is the one that most images have a mask
     with, the shortest of several.
     """
-    files = [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves hidden files out
+    listed = files is not None or images == masks
+    files = files or [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves those out
+    if images == masks:
+        files = [path for path in files if not re.search('[-_](mask|label)s?$', path.stem)]
     kinds = sorted({path.suffix for path in files})
     if len(kinds) != 1:
         content = ', '.join(kinds) if kinds else 'no images'
@@ -203,12 +238,8 @@ def _pairs(images: Path, masks: Path) -> tuple[list[str], dict[str, str], list[s
     missing, unused = sorted(expected - set(names)), sorted(set(names) - expected)
     if missing:
         raise InputError(
-            f'{masks}: {len(missing)} of the {len(stems)} images have no mask, whose names would be {_some(missing)}'
+            f'{masks}: {len(missing)} of the {len(stems)} images have no mask, whose names would be {some(missing)}'
         )
-    note = f'{masks}: {len(unused)} files are not the mask of an image and are not used: {_some(unused)}'
-    return stems, {'img_suffix': kinds[0], 'seg_map_suffix': suffix}, [note] if unused else []
-
-
-def _some(names: list[str]) -> str:
-    """Return the first names, and the number of the others."""
-    return ', '.join(names[:MOST]) + (f' and {len(names) - MOST:,} more' if len(names) > MOST else '')
+    if unused and not listed:
+        notes.append(f'{masks}: {len(unused)} files are not the mask of an image and are not used: {some(unused)}')
+    return Pair(images, masks, stems, {'img_suffix': kinds[0], 'seg_map_suffix': suffix}, listed)
