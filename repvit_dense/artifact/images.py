@@ -38,6 +38,19 @@ MAX_BYTES = (1 << 31) - 1  # of a file that OpenCV decodes
 FRAMES = (b'II*\0', b'MM\0*', b'GIF8', b'RIFF')  # beginnings of files that may hold several images
 
 
+def read_input(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Return the pixels of a web address, a frame of a video, or anything that `read_image` takes.
+
+    Raises:
+        InputError: the address cannot be fetched, or see `read_image`.
+    """
+    if isinstance(image, Frame):
+        return image.pixels
+    if is_url(image):
+        return _decode(fetch(str(image)), without_password(str(image)), max_pixels)
+    return read_image(image, max_pixels)
+
+
 def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Return the pixels of an image as `(H, W, 3)` uint8 in BGR order.
 
@@ -46,8 +59,8 @@ def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     the current one.
 
     Args:
-        image: a path; an address (`https://...`); the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or
-            `(H, W)` grey in uint8 or uint16; a frame of a video; or a PIL image of 8 or 16 bits per channel.
+        image: a path; the bytes of a file; an array `(H, W, 3)` BGR, `(H, W, 4)` BGRA or `(H, W)` grey in uint8 or
+            uint16; or a PIL image of 8 or 16 bits per channel.
         max_pixels: a file or PIL image with more pixels is refused before it is decoded.
 
     Raises:
@@ -56,10 +69,6 @@ def read_image(image: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    if isinstance(image, Frame):
-        return image.pixels
-    if is_url(image):
-        return _decode(fetch(str(image)), without_password(str(image)), max_pixels)
     if isinstance(image, str | os.PathLike):
         return _from_file(Path(image), max_pixels)
     if isinstance(image, bytes):

@@ -17,7 +17,7 @@ import numpy as np
 
 from repvit_dense.artifact import manifest, postprocess, preprocess, runtimes, sources
 from repvit_dense.artifact.download import is_url
-from repvit_dense.artifact.images import Frame, ImageInput, name_of, read_image, warn
+from repvit_dense.artifact.images import Frame, ImageInput, name_of, read_input, warn
 from repvit_dense.artifact.result import Result
 from repvit_dense.artifact.selection import Selection
 from repvit_dense.artifact.speed import Clock
@@ -161,7 +161,7 @@ def _read_or_error(image: ImageInput | InputError, max_pixels: int) -> np.ndarra
     if isinstance(image, InputError):
         return image
     try:
-        return read_image(image, max_pixels)
+        return read_input(image, max_pixels)
     except InputError as error:
         return error
     except Exception as error:

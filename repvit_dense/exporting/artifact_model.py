@@ -1,5 +1,6 @@
 """An artifact as a model of mmengine, so that a Runner can evaluate it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,7 @@ class DenseArtifactModel(BaseModel):
     def test_step(self, data: dict) -> list:
         """Predict the images that the data samples name; the images in `data` are not used."""
         samples = data['data_samples']
-        results = self.predictor.stream(sample.img_path for sample in samples)
+        results = self.predictor.stream(Path(sample.img_path) for sample in samples)  # never a web address
         return [
             fill_sample(sample, result, self.predictor.manifest)
             for sample, result in zip(samples, results, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repvit_dense.artifact import download, sources
-from repvit_dense.artifact.images import read_image
+from repvit_dense.artifact.images import read_input
 from repvit_dense.errors import InputError
 
 PNG = cv2.imencode('.png', np.full((6, 8, 3), 77, np.uint8))[1].tobytes()
@@ -58,7 +58,7 @@ def server():
 
 @pytest.mark.parametrize('path', ['a.png', 'snapshot', 'a b.png', 'moved.png'])
 def test_an_image_is_fetched(server, path):
-    assert (read_image(f'{server}/{path}') == 77).all()
+    assert (read_input(f'{server}/{path}') == 77).all()
 
 
 @pytest.mark.parametrize(
@@ -75,33 +75,33 @@ def test_an_image_is_fetched(server, path):
 )
 def test_an_address_without_an_image(server, path, reason):
     with pytest.raises(InputError, match=reason) as error:
-        read_image(f'{server}/{path}')
+        read_input(f'{server}/{path}')
     assert f'{server}/{path}: ' in str(error.value)
 
 
 def test_a_large_file_is_not_read_to_its_end(server, monkeypatch):
     monkeypatch.setattr(download, 'LARGEST', 10)
     with pytest.raises(InputError, match='has more than 10 bytes'):
-        read_image(f'{server}/a.png')
+        read_input(f'{server}/a.png')
 
 
 def test_the_number_of_pixels_is_limited(server):
     with pytest.raises(InputError, match='at most 10 are read'):
-        read_image(f'{server}/a.png', max_pixels=10)
+        read_input(f'{server}/a.png', max_pixels=10)
 
 
 def test_a_password_is_sent_and_not_shown(server):
     address = server.replace('//', '//user:p%3Aw@')
-    assert (read_image(f'{address}/secret.png') == 77).all()
+    assert (read_input(f'{address}/secret.png') == 77).all()
     with pytest.raises(InputError) as error:
-        read_image(f'{address}/none.png')
+        read_input(f'{address}/none.png')
     assert 'user:***@' in str(error.value)
 
 
 def test_a_host_that_does_not_answer():
     for address in ('http://127.0.0.1:1/a.png', 'http://', 'http://[', 'http://a:b:c/x.png'):
         with pytest.raises(InputError, match='cannot be fetched'):
-            read_image(address)
+            read_input(address)
 
 
 def test_an_address_without_suffix_is_asked_for_its_kind(server, monkeypatch):

@@ -198,6 +198,6 @@ def test_an_image_that_cannot_be_read_stops_the_evaluation(load, artifact, root,
     def read_image(image, max_pixels):
         raise InputError(f'{image}: not an image')
 
-    monkeypatch.setattr(predictor, 'read_image', read_image)
+    monkeypatch.setattr(predictor, 'read_input', read_image)
     with pytest.raises(InputError, match='not an image'):
         run(load('repvit_maskrcnn_shapes'), artifact('roi', classes=THINGS))
