@@ -1,6 +1,7 @@
 """Drive headless Chromium through its DevTools protocol over two pipes; tests skip if it is not installed."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -33,7 +34,10 @@ class Browser:
         program = next(filter(None, map(shutil.which, NAMES)), None)
         if not program or not shutil.which('bash'):
             pytest.skip('Chromium is not installed')
-        (theirs, self._write), (self._read, ours) = os.pipe(), os.pipe()
+        pipes = os.pipe(), os.pipe()
+        (theirs, self._write), (self._read, ours) = ([fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in p] for p in pipes)
+        for end in sum(pipes, ()):
+            os.close(end)
         command = [program, *FLAGS, f'--user-data-dir={folder}', 'about:blank']
         bash = f'exec "$@" 3<&{theirs} 4>&{ours} {theirs}<&- {ours}>&-'  # the browser reads from 3 and writes to 4
         quiet = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
