@@ -79,7 +79,7 @@ def refuse_in_a_line(refuse):
     """Return a variant of `refuse` for errors of the command itself: one line."""
 
     def call(command, *arguments):
-        lines = refuse(command, *arguments).splitlines()
+        lines = [line for line in refuse(command, *arguments).splitlines() if not line.startswith('loading PyTorch')]
         assert len(lines) == 1, lines
         assert lines[0].startswith('error: ')
         return lines[0]

@@ -22,6 +22,7 @@ OPTIONS = {
     'predict': ['MODEL', 'ARTIFACT', 'IMAGE', *MODEL[1:], '--out', '--score', '--threads', '--device', '--deploy'],
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
     'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot'],
+    'serve': ['MODEL', '--port'],
     'doctor': MODEL,
     'list': ['backbones', 'configs', 'pattern', '--task'],
 }
@@ -148,8 +149,8 @@ for words in json.loads(sys.argv[1]):
         cli.main(argv=words.split())
     except SystemExit as end:
         print(words, end.code, *({'torch', 'mmcv', 'mmdet', 'mmseg', 'timm'} & sys.modules.keys()))
-for kind in ('backbones', 'configs', 'data', 'formats', 'weights'):
-    cli._run(cli.parse(['list', kind]))
+for words in ('backbones', 'configs *shapes --task semantic', 'data', 'formats', 'weights'):
+    cli._run(cli.parse(['list', *words.split()]))
 assert 'torch' not in sys.modules
 """
 

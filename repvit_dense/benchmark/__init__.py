@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from repvit_dense import plugin
 from repvit_dense.benchmark.settings import BenchmarkSettings, check
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
@@ -45,20 +46,21 @@ def measure(settings: BenchmarkSettings) -> dict:
     Raises:
         InputError: a subject or the device does not exist, or a subject does not support a measurement.
     """
-    import torch
-
     from repvit_dense.benchmark import subjects
     from repvit_dense.benchmark.workload import Workload, check_device, cpu_threads, device_name
 
     if not settings.subjects:
         raise InputError('name at least one subject to measure: a backbone, a config or the folder of an artifact')
-    check_device(settings.device)
     names = [*([settings.against] if settings.against else []), *settings.subjects]
     size = (settings.size[0], settings.size[1])
     workload = Workload(settings.batch, size, settings.device, settings.precision, settings.compile)
+    measured = [subjects.find(name, workload) for name in dict.fromkeys(names)]
+    plugin.load()
+    import torch
+
+    check_device(settings.device)
     with cpu_threads(settings.threads):
         torch.manual_seed(0)
-        measured = [subjects.find(name, workload) for name in dict.fromkeys(names)]
         return {
             **workload._asdict(),
             'device': device_name(settings.device),

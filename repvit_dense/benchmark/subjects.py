@@ -206,14 +206,20 @@ def find(name: str, workload: Workload) -> AnySubject:
             raise InputError(f'{name}: this folder holds no artifact (no manifest.json)')
         return ArtifactSubject(name, workload)
     head, _, backbone = name.partition('@')
-    if Path(head).suffix == '.py' or head in config.names():
-        return ConfigSubject(name, workload)
     if name.startswith('timm:'):
         return BackboneSubject(name, workload)
     try:
+        if Path(head).suffix == '.py' or head in config.names():
+            config.find(head)
+            if backbone:
+                catalogue.find(backbone)
+            return ConfigSubject(name, workload)
         return BackboneSubject(catalogue.find(name).name, workload)
+    except InputError:
+        raise
     except ValueError as error:
-        raise InputError(f'{name}: no config, no artifact, and {error}; timm networks are timm:NAME') from error
+        reason = error if backbone else f'no config, no artifact, and {error}; timm networks are timm:NAME'
+        raise InputError(f'{name}: {reason}') from error
 
 
 def timed_prediction(name: str, model: 'nn.Module', cfg: 'Config', workload: Workload) -> TimedCall:

@@ -20,6 +20,7 @@ PAGES = {
     'ladder': 'docs/ladder.md: every rung from MobileNetV3 to RepViT',
     'growth': 'docs/growth.md: cost over pixels, batch size and width',
     'export_table': 'docs/deploy.md, table: every head in every format',
+    'sizes': 'repvit_dense/catalogue_sizes.py: parameters and GMACs of every backbone',
     'annotations': 'time and memory to check and index a large COCO file',
 }
 
