@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,10 @@ def header(runner) -> str:
         rows += [('model', model + fused + weights)]
     if getattr(runner.logger, 'log_file', None):
         rows.append(('log', f'{runner.logger.log_file} (everything else)'))
-    return columns(rows)
+    width = shutil.get_terminal_size((1000, 24)).columns  # without a terminal nothing is wrapped
+    indent = ' ' * (max(len(title) for title, _ in rows) + 2)
+    wrap = partial(textwrap.wrap, width=width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return '\n'.join(line for row in columns(rows).splitlines() for line in wrap(row))
 
 
 def _sources(dataset: Any) -> Iterator[Any]:
@@ -193,5 +198,5 @@ def _image_folder(runner) -> str:
         prefix = getattr(source, 'data_prefix', None) or {}
         folder = prefix.get('img') or prefix.get('img_path')
         if folder and is_folder(folder):
-            return str(folder)
+            return str(Path(folder))
     return 'IMAGES'

@@ -104,8 +104,8 @@ class DenseProgressHook(Hook):
             _show(runner, console.next_commands(runner))
 
     def on_exit(self, runner) -> None:
-        """Close all bars."""
-        for name in list(self._bars):
+        """Close all bars, the lowest first."""
+        for name in reversed(list(self._bars)):
             self._close(name)
 
     def _open(self, name, total, initial=0) -> None:
