@@ -68,6 +68,8 @@ def locate(source: str) -> Path:
         return _fetch(*_resolve_name(source))
     url = _resolve_scheme(source)
     if url.startswith(('http://', 'https://')):
+        if not catalogue.cache_name(url):
+            raise CheckpointError(f'{source}: this URL names no file')
         return _fetch(url, catalogue.cache_name(url))
     path = Path(url2pathname(urlsplit(url).path))
     if not _exists(path):

@@ -82,6 +82,14 @@ def _check_resume(name: str | Path) -> None:
         _check_checkpoint(name)
 
 
+def _check_weights(name: str | Path) -> None:
+    if is_artifact(name):
+        raise InputError(
+            f'--from {name}: an artifact cannot be trained; name the work dir or checkpoint it was exported from'
+        )
+    _check_checkpoint(name)
+
+
 def _check_artifact(name: str | Path) -> None:
     if not is_artifact(name):
         raise InputError(f'--artifact {name}: no artifact there; name a folder that `export` wrote')
@@ -93,7 +101,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     'data': _check_data,
     'cfg_options': _check_options,
     'checkpoint': _check_checkpoint,
-    'weights': _check_checkpoint,
+    'weights': _check_weights,
     'resume': _check_resume,
     'artifact': _check_artifact,
     'device': devices.check,

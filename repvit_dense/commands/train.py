@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from repvit_dense import plugin
-from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
 from repvit_dense.commands.launcher import is_restarted, processes
 from repvit_dense.compat.device import on_device
@@ -204,13 +203,10 @@ def _resume(cfg: 'Config', resume: str | Path | None) -> None:
 
 
 def _set_weights(cfg: 'Config', weights: str | Path | None) -> None:
-    """Set the weights to start from, which replace those of the backbone."""
+    """Set the weights to start from, which replace published ones of parts."""
     from repvit_dense.checkpoints.work_dir import find_checkpoint
+    from repvit_dense.config import drop_pretrained
 
-    if weights and is_artifact(weights):
-        raise InputError(
-            f'--from {weights}: an artifact cannot be trained; name the work dir or checkpoint it was exported from'
-        )
     if weights:
         cfg.weights = find_checkpoint(str(weights))
     if not cfg.get('weights') or cfg.get('resume'):
@@ -220,7 +216,7 @@ def _set_weights(cfg: 'Config', weights: str | Path | None) -> None:
             f'load_from = {cfg.load_from} and weights = {cfg.weights} (--from): both say where the training starts; '
             'give one of the two'
         )
-    cfg.model.backbone.pop('init_cfg', None)
+    drop_pretrained(cfg)
 
 
 def _use_amp(cfg: 'Config', precision: str, device: str | None) -> None:

@@ -19,7 +19,7 @@ from repvit_dense.config.schedule import set_epochs
 from repvit_dense.config.source import CONFIG_FOLDERS
 from repvit_dense.config.structure import class_heads, datasets, metrics, task
 from repvit_dense.config.values import check_sections
-from repvit_dense.config.weights import check_start, find_pretrained
+from repvit_dense.config.weights import check_start, drop_pretrained, find_pretrained
 
 __all__ = [
     'CHECKPOINT_SUFFIXES',
@@ -39,6 +39,7 @@ __all__ = [
     'data_reports',
     'dataset_meta',
     'datasets',
+    'drop_pretrained',
     'explain',
     'find',
     'find_pretrained',

@@ -21,33 +21,40 @@ GO_ON = 'Or start from random weights: --offline, or from another model: --from 
 def find_pretrained(cfg: 'Config') -> None:
     """Find the published weights that parts of the model start from; download them if necessary. PyTorch is not needed.
 
-    Offline, a part whose weights are in no cache starts from random weights. A training that is resumed needs none.
+    Offline, a part whose weights are in no cache starts from random weights. A training that is resumed, or loads a
+    whole model, needs none.
 
     Raises:
         InputError: there are no such weights, or they cannot be downloaded.
     """
-    for part in nested(cfg.get('model')):
-        start = part.get('init_cfg')
-        if not isinstance(start, dict) or start.get('type') != 'Pretrained' or not start.get('checkpoint'):
-            continue
-        name = str(start['checkpoint'])
+    for part in _pretrained(cfg) if not cfg.get('load_from') else ():
+        name = str(part.init_cfg['checkpoint'])
         fetching.check_source(name)
         try:
             fetching.locate(name)
         except fetching.CheckpointError as error:
-            if not fetching.is_offline() and not cfg.get('resume'):
+            if not fetching.is_offline():
                 raise InputError(f'{error}. {GO_ON}') from error
             del part['init_cfg']
-            if not cfg.get('resume'):
-                say(
-                    f'{name}: in no cache of this machine, so {part.get("type")} starts from random weights (--offline)'
-                )
+            say(f'{name}: in no cache of this machine, so {part.get("type")} starts from random weights (--offline)')
+
+
+def drop_pretrained(cfg: 'Config') -> None:
+    """Let no part of the model start from published weights, because others take their place."""
+    for part in _pretrained(cfg):
+        del part['init_cfg']
+
+
+def _pretrained(cfg: 'Config') -> list[Any]:
+    """Return the parts of the model that start from published weights."""
+    parts = [part for part in nested(cfg.get('model')) if isinstance(part.get('init_cfg'), dict)]
+    return [part for part in parts if part.init_cfg.get('type') == 'Pretrained' and part.init_cfg.get('checkpoint')]
 
 
 def check_start(cfg: 'Config') -> None:
     """Check the weights that a training starts from before anything long begins; download them if necessary.
 
-    These are `weights` of the config, a whole model, or else those of `backbone.init_cfg`. A training that is resumed,
+    These are `weights` of the config, a whole model, or else those of `init_cfg` of parts. A training that is resumed,
     or that loads a whole model strictly (`load_from`), needs neither.
 
     Raises:
@@ -61,10 +68,9 @@ def check_start(cfg: 'Config') -> None:
     if weights:
         start_from(build_on_meta(cfg, 'model'), cfg, read(weights, 'meta'))
         return
-    pretrained = cfg.model.backbone.get('init_cfg') or {}
-    if isinstance(pretrained, dict) and pretrained.get('type') == 'Pretrained' and pretrained.get('checkpoint'):
+    for part in _pretrained(cfg):
         try:
-            read(pretrained['checkpoint'], 'meta')
+            read(part.init_cfg['checkpoint'], 'meta')
         except CheckpointError as error:
             raise InputError(f'{error}. {GO_ON}') from error
 
