@@ -77,6 +77,18 @@ def locate(source: str) -> Path:
     return path
 
 
+def is_here(source: str) -> bool:
+    """Return whether `locate` needs no download."""
+    before = _offline
+    set_offline(True)
+    try:
+        return locate(source).exists()
+    except CheckpointError:
+        return False
+    finally:
+        set_offline(before)
+
+
 def hub_folder() -> Path:
     """Return torch.hub's checkpoint directory."""
     if 'torch' in sys.modules:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from repvit_dense.checkpoints import fetching
 from repvit_dense.config.building import build_on_meta
 from repvit_dense.config.data import dataset_meta, trained_classes
-from repvit_dense.config.editing import set_class_counts
+from repvit_dense.config.editing import UNFROZEN, set_class_counts
 from repvit_dense.config.structure import class_heads, nested, scope
 from repvit_dense.errors import InputError
 from repvit_dense.screen import say
@@ -21,14 +21,18 @@ GO_ON = 'Or start from random weights: --offline, or from another model: --from 
 def find_pretrained(cfg: 'Config') -> None:
     """Find the published weights that parts of the model start from; download them if necessary. PyTorch is not needed.
 
-    Offline, a part whose weights are in no cache starts from random weights. A training that is resumed, or loads a
-    whole model, needs none.
+    Offline, a part whose weights are in no cache starts from random weights, and is not frozen. A training that is
+    resumed, or loads a whole model, needs none.
 
     Raises:
         InputError: there are no such weights, or they cannot be downloaded.
     """
-    for part in _pretrained(cfg) if not cfg.get('load_from') else ():
+    for part in _pretrained(cfg):
         name = str(part.init_cfg['checkpoint'])
+        if cfg.get('load_from'):
+            if not fetching.is_here(name):
+                del part['init_cfg']
+            continue
         fetching.check_source(name)
         try:
             fetching.locate(name)
@@ -36,6 +40,7 @@ def find_pretrained(cfg: 'Config') -> None:
             if not fetching.is_offline():
                 raise InputError(f'{error}. {GO_ON}') from error
             del part['init_cfg']
+            part.update({key: value for key, value in UNFROZEN.items() if key in part})
             say(f'{name}: in no cache of this machine, so {part.get("type")} starts from random weights (--offline)')
 
 
