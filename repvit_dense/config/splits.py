@@ -31,7 +31,11 @@ def use_split(cfg: 'Config', split: str | None = None) -> str:
     if split is None:
         return 'test' if 'test' in present or 'val' not in present else 'val'
     if split not in present:
-        reason = 'the config tests on its validation data' if split == 'test' and cfg.get('test_dataloader') else ''
+        reason = (
+            'the test data are those of val; a test split in the folder of --data is not read'
+            if split == 'test' and cfg.get('test_dataloader')
+            else ''
+        )
         raise InputError(
             f'--split {split}: the data has no such split{f" ({reason})" if reason else ""}; '
             f'it has {", ".join(present) or "none"}'

@@ -42,8 +42,9 @@ def observe(evaluator: 'Evaluator') -> 'Evaluator':
     def evaluate_and_keep(size: int) -> dict:
         scores = evaluate(size)
         parts = [_columns(metric, areas.get(id(metric))) for metric in evaluator.metrics]
-        names = list((evaluator.dataset_meta or {}).get('classes') or ())
-        evaluator.class_rows = _join(names, [part for part in parts if part])
+        meta = evaluator.dataset_meta or {}
+        names, things = (list(meta.get(key) or ()) for key in ('classes', 'thing_classes'))
+        evaluator.class_rows = _join(names, len(things), [part for part in parts if part])
         for metric in evaluator.metrics:
             if not evaluator.keep_evaluations and hasattr(metric, 'evaluations'):
                 metric.evaluations.clear()
@@ -53,8 +54,14 @@ def observe(evaluator: 'Evaluator') -> 'Evaluator':
     return evaluator
 
 
-def _join(names: list[str], parts: list[dict[str, list]]) -> list[dict[str, Any]]:
-    columns = {name: values for part in parts for name, values in part.items() if len(values) == len(names)}
+def _join(names: list[str], things: int, parts: list[dict[str, list]]) -> list[dict[str, Any]]:
+    """Return a row per class from columns for all classes, or for the things, which come first."""
+    columns = {
+        name: values + [None] * (len(names) - len(values))
+        for part in parts
+        for name, values in part.items()
+        if len(values) in (len(names), things)
+    }
     return [
         {'class': name, **{column: values[i] for column, values in columns.items()}}
         for i, name in enumerate(names)

@@ -77,7 +77,7 @@ def test_the_validation_data_is_no_test_split(cfg):
     assert use_split(cfg) == 'val'
     with pytest.raises(
         InputError,
-        match=r'--split test: the data has no such split \(the config tests on its valid.*; it has train, val$',
+        match=r'--split test: the data has no such split \(the test data are those of val; .*; it has train, val$',
     ):
         use_split(cfg, 'test')
     cfg.train_dataloader = None

@@ -134,3 +134,13 @@ def test_a_metric_without_classes_has_no_rows():
             return {'count': len(results)}
 
     assert evaluate(Count(), ['a', 'b'], results=[1]) == ({'count': 1}, [])
+
+
+def test_instances_of_panoptic_data_have_scores_of_the_things(tmp_path):
+    truth, results = coco_evaluation.draw(images=3, objects=9, classes=2, seed=0)
+    (tmp_path / 'truth.json').write_text(json.dumps(truth))
+    evaluator = observe(Evaluator([dense_coco_metric(ann_file=str(tmp_path / 'truth.json'))]))
+    evaluator.dataset_meta = {'classes': [*names(truth), 'sky'], 'thing_classes': names(truth)}
+    evaluator.metrics[0].results = list(results)
+    evaluator.evaluate(3)
+    assert [row['box AP'] is None for row in evaluator.class_rows] == [False, False, True]

@@ -67,7 +67,8 @@ class DenseAnalysisHook(Hook):
             self._fail(error)
 
     def _to_labels(self, pairs: Iterable[tuple]) -> list[tuple]:
-        return [(self._labels[true], self._labels[predicted]) for true, predicted in pairs]
+        known = [pair for pair in pairs if self._labels.keys() >= {*pair}]  # a file may have more classes than the data
+        return [(self._labels[true], self._labels[predicted]) for true, predicted in known]
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
@@ -101,7 +102,7 @@ class DenseAnalysisHook(Hook):
         dataset = runner.test_dataloader.dataset
         report = Report(self.folder, dict(dataset.metainfo), classes)
         found = [getattr(metric, 'evaluations', {}) for metric in runner.test_evaluator.metrics]
-        evaluations: dict = next(filter(None, found), {})
+        evaluations = {kind: each for part in found for kind, each in part.items() if each.params.useCats}
         if evaluations:  # masks are the last, if there are any
             report.add_thresholds(*list(evaluations.items())[-1])
         if self._regions:

@@ -75,8 +75,9 @@ class Report:
         confusion.draw(matrix, self.folder / 'confusion.png')
 
     def write_tables(self) -> None:
-        """Write the scores per class."""
-        write_rows(self.classes, self.folder / 'per_class.csv')
+        """Write the scores per class, if there are any."""
+        if self.classes:
+            write_rows(self.classes, self.folder / 'per_class.csv')
 
     def write_page(self, title: str, metrics: dict[str, float], drawn: Mapping[Path, str], curves: Path | None) -> Path:
         """Draw the worst images and write the page; return its path.
