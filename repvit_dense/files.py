@@ -99,7 +99,7 @@ def walk(folder: str | Path, keep_unreadable: bool = False) -> Iterator[Path]:
         folders = []
         for entry in entries:
             path = current / entry.name
-            if is_folder(path):
+            if is_folder(path) if entry.is_symlink() else entry.is_dir():
                 folders.append((entry.is_symlink(), path))
             else:
                 yield path

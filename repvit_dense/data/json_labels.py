@@ -126,7 +126,7 @@ def label_studio_parts(file: Path) -> Parts:
     tasks = read_json(file)
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
         task = _dictionary(f'{file}: task {number}', task)
-        data = task.get('data', task)
+        data = _dictionary(f'{file}: task {number}', task.get('data', task))
         image = next((data[key] for key in ('image', 'img', 'url') if isinstance(data.get(key), str)), None)
         image = image or next((v for v in data.values() if isinstance(v, str) and re.search(r'\.\w{3,4}$', v)), None)
         if image is None:

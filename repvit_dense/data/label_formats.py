@@ -1,5 +1,6 @@
 """The formats of label files that are paired with images wherever they are: one row each."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from repvit_dense.data.reading import read_text
 from repvit_dense.errors import InputError
 from repvit_dense.files import open_regular
 
-HEAD = 2**16  # bytes of a file that tell its format
+HEAD = 2**16  # bytes at each end of a file that tell its format
 MOST_CLASSES = 10**6  # of YOLO labels whose number of classes is not known
 
 
@@ -23,7 +24,7 @@ class Format(NamedTuple):
     Attributes:
         name: for messages.
         suffix: of the files.
-        marks: occurs in the first bytes of a file.
+        marks: occurs in the first or last bytes of a file.
         remark: what the numbers mean, for messages.
         parse: returns the objects of one part for an image of a size, adds to counts, and lists faults.
         parts: returns the images that a file is about, and their labels; a name of None stands for the image with the
@@ -103,7 +104,7 @@ FORMATS = (
 
 
 def format_of(file: Path) -> Format | None:
-    """Return the format of a file by its suffix and its first bytes."""
+    """Return the format of a file by its suffix and its content."""
     formats = [format_ for format_ in FORMATS if file.suffix.lower() == format_.suffix]
     if not formats or file.name.startswith('.'):
         return None
@@ -112,10 +113,13 @@ def format_of(file: Path) -> Format | None:
 
 
 def read_head(file: Path) -> str:
-    """Return the first characters of a text file; none if it cannot be read."""
+    """Return the first and the last characters of a text file; none if it cannot be read."""
     try:
         with open_regular(file) as stream:
-            return stream.read(HEAD).decode('utf-8', 'replace')
+            content = stream.read(HEAD)
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(len(content), size - HEAD))
+            return (content + stream.read(HEAD)).decode('utf-8', 'replace')
     except (InputError, OSError):
         return ''
 

@@ -134,6 +134,7 @@ def _parts(folder: Path) -> list[Path]:
         paths = [path for path in sorted(folder.iterdir()) if is_folder(path) and not path.name.startswith('.')]
     except OSError:
         return []
+    paths = [path for path in paths if not folder.resolve().is_relative_to(path.resolve())]  # a link to a folder above
     return [path for path in paths if not split_of(path.name) and not KIND_WORD.fullmatch(path.name)]
 
 

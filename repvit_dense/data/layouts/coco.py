@@ -11,6 +11,7 @@ from typing import Any
 from repvit_dense.data.annotations import build_source, select
 from repvit_dense.data.geometry import polygon_area
 from repvit_dense.data.label_formats import format_of, read_head
+from repvit_dense.data.layouts.label_files import describe_formats
 from repvit_dense.data.lookup import child, image_folder, shortened, split_in_folders, split_of
 from repvit_dense.data.reading import COCO_LISTS, IDS, check_coco, read_json
 from repvit_dense.data.source import SPLITS, Source
@@ -67,6 +68,8 @@ def read(root: Path, task: str, store: Path) -> Source:
         contents, prefixes = parts, dict.fromkeys(SPLITS, prefixes['train'])
         files = {}
     unchanged = {split: file for split, file in files.items() if not placeholder and not changed[split]}
+    if others := describe_formats(root):
+        notes.append(f'{root}: also has labels of {others}, which are not used')
     if len(unchanged) < len(files):
         notes.append(f'{root}: the changed annotations are written to {store}')
     return build_source(root, store, contents, unchanged, prefixes, task == 'instance', notes)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
-from repvit_dense.data.image_lists import find_lists, images_of_list, some
+from repvit_dense.data.image_lists import TRAIN_LISTS, VAL_LISTS, find_lists, images_of_list, some
 from repvit_dense.data.label_formats import YOLO, Format, count_formats
 from repvit_dense.data.lookup import in_test_folder, split_in_folders, split_of
 from repvit_dense.data.pairing import KIND_WORD, Names, pair
-from repvit_dense.data.reading import is_image_name, loaded_header, read_text
+from repvit_dense.data.reading import SUFFIXES, loaded_header, read_text
 from repvit_dense.data.source import SPLITS, Source
 from repvit_dense.errors import InputError
 from repvit_dense.files import walk
@@ -26,6 +26,7 @@ EXPECTED = (
     'export of LabelMe, CVAT, Label Studio, VIA or Supervisely beside its images'
 )
 
+LABEL_SUFFIXES = ('.txt', '.xml', '.json', '.names', '.labels')
 CLASS_LISTS = ('classes.txt', 'obj.names', '_darknet.labels', 'predefined_classes.txt')  # of YOLO, and *.names
 
 Splits = dict[str, list[Path]]
@@ -53,6 +54,12 @@ def recognise(root: Path) -> bool:
     return not _inner(root, tree)
 
 
+def describe_formats(root: Path) -> str:
+    """Return the formats of the label files that belong to images in a folder, with an example of each."""
+    tree = _tree(root)
+    return ', '.join(f'{format_.name} ({files[0].relative_to(root)})' for format_, files in tree.formats.items())
+
+
 def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set, with its labels converted to COCO annotations in `store`."""
     contents, notes = read_labels(root)
@@ -61,17 +68,25 @@ def read(root: Path, task: str, store: Path) -> Source:
 
 
 def _tree(root: Path) -> Tree:
-    files = [path for path in walk(root, keep_unreadable=True) if not path.name.startswith('._')]
-    images = sorted(filter(is_image_name, files))
-    stems = {image.stem for image in images}
-    others = [p for p in files if p.suffix.lower() in ('.txt', '.xml', '.json', '.names', '.labels')]
-    formats = count_formats(p for p in others if p.suffix.lower() != '.txt' or p.stem in stems)
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in walk(root, keep_unreadable=True):
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES or suffix in LABEL_SUFFIXES:
+            (images if suffix in SUFFIXES else others).append(path)
+    images = [path for path in images if not path.name.startswith('._')]
+    others = [path for path in others if not path.name.startswith('._')]
+    stems = {image.stem for image in images} if others else set()
+    formats = count_formats(path for path in others if path.suffix.lower() != '.txt' or path.stem in stems)
     return Tree(images, formats, others)
 
 
 def _inner(root: Path, tree: Tree) -> list[Path]:
     """Return folders in `root` that are data sets of their own; none if the files in `root` are one data set."""
     files = [file for files in tree.formats.values() for file in files]
+    known = {*TRAIN_LISTS, *VAL_LISTS, 'test'}
+    if any(p.parent == root and (_names_classes(p) or p.stem.lower() in known) for p in tree.others):
+        return []
     names = sorted({file.relative_to(root).parts[0] for file in files})
     with_images = {image.relative_to(root).parts[0] for image in tree.images}
     if any(f.parent == root for f in files) or any(split_of(name) or KIND_WORD.search(name) for name in names):
@@ -217,9 +232,13 @@ def _splits(root: Path, images: list[Path], labels: dict, format_: Format, notes
     return groups
 
 
+def _names_classes(file: Path) -> bool:
+    return file.name.lower() in CLASS_LISTS or file.suffix.lower() == '.names'
+
+
 def _yolo_names(root: Path, tree: Tree, notes: list[str]) -> list[str] | None:
     """Return the class names of YOLO labels, one per line of a file, or None if there is no such file."""
-    files = [p for p in tree.others if p.name.lower() in CLASS_LISTS or p.suffix.lower() == '.names']
+    files = filter(_names_classes, tree.others)
     lists = {
         file: [name.strip() for name in re.split('\r\n|[\r\n]', read_text(file).rstrip())] for file in sorted(files)
     }

@@ -211,6 +211,7 @@ def test_a_rotated_box_is_replaced_by_the_upright_box_around_it(write, files):
         ({'v.json': via(attributes={'a': 1, 'b': 2})}, "have the attributes a, b; call the one with the class 'class'"),
         ({'v.json': via({'name': 'rect', 'x': float('inf')})}, 'object 1: '),
         ({'l.json': label_studio({'rle': [1], 'format': 'rle', 'brushlabels': ['cat']})}, 'is painted with the brush'),
+        ({'l.json': [{**label_studio()[0], 'data': 'a.png'}]}, 'l.json: task 0: expected a JSON object'),
         ({'l.json': label_studio(image_rotation=90)}, 'was labelled on a rotated image'),
         ({'l.json': label_studio(original_width=9)}, 'is for an image of 9x6 pixels, but the image has 8x6'),
     ],
@@ -287,6 +288,34 @@ def test_lists_tell_the_splits(write):
     source, train, val = contents(write(files, [f'obj_train_data/{n}.png' for n in 'abc']))
     assert (names(train), names(val)) == (['obj_train_data/a.png'], ['obj_train_data/b.png'])
     assert 'not used: test.txt' in ' '.join(source.notes)
+
+
+def test_lists_of_another_machine_above_the_only_folder(write):
+    files = {f'data/Bilder 1/{n}.txt': YOLO for n in 'abc'} | {'classes.names': 'cat', 'test.txt': 'c'}
+    lists = {'train.txt': 'D:\\me\\data\\Bilder 1\\a.PNG\r\n', 'val.txt': 'D:\\me\\data\\Bilder 1\\b.PNG'}
+    source, train, val = contents(write(files | lists, [f'data/Bilder 1/{n}.PNG' for n in 'abc']))
+    assert (names(train), names(val)) == (['data/Bilder 1/a.PNG'], ['data/Bilder 1/b.PNG'])
+    assert 'train.txt: its images are found as data/Bilder 1/a.PNG for D:' in ' '.join(source.notes)
+
+
+def test_a_long_embedded_image_does_not_hide_the_format(write):
+    files = {f'{n}.json': {'imageData': 'A' * 200_000, **labelme()} for n in 'ab'}
+    assert write(files).find('detection').classes == ('cat',)
+
+
+def test_label_files_beside_coco_annotations_are_said(write):
+    folder = write({'a.txt': YOLO, 'b.txt': YOLO})
+    folder.coco('result.json', ['a.png', 'b.png'])
+    notes = folder.find('detection').notes
+    assert f'{folder.root}: also has labels of YOLO (a.txt), which are not used' in notes
+
+
+def test_folders_tell_the_splits_of_one_annotation_file(write):
+    folder = write({}, ['images/train/a.png', 'images/val/a.png', 'images/test/a.png'])
+    folder.coco('all.json', ['train/a.png', 'val/a.png', 'test/a.png'])
+    source, train, val = contents(folder)
+    assert (names(train), names(val)) == (['train/a.png'], ['val/a.png'])
+    assert '1 images of train and 1 images of val; 1 others are not used' in source.notes[0]
 
 
 def test_images_of_no_split_are_not_used_beside_a_validation_split(write):
