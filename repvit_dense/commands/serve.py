@@ -65,7 +65,7 @@ def run(options: Options) -> None:
     from repvit_dense.serving.app import Limits
 
     listener = server.listen(options.host, options.port)  # before the model is loaded
-    with listener, nullcontext() if is_artifact(options.config) else keep_memory(), server.exit_at_term():
+    with listener, nullcontext() if is_artifact(options.config) else keep_memory(), server.exit_by_signal():
         model = _load(options)
         limits = Limits(options.max_megabytes * MEGABYTE, options.max_pixels, options.queue, options.timeout)
         if not server.is_loopback(listener):

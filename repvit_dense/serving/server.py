@@ -118,13 +118,21 @@ def build_server(model: 'ImageModel', listener: socket.socket, limits: Limits, s
 
 
 @contextlib.contextmanager
-def exit_at_term() -> Iterator[None]:
-    """End the process with 143 at SIGTERM, as predict does; uvicorn raises the signal again after its shutdown."""
+def exit_by_signal() -> Iterator[None]:
+    """End the process at SIGINT and SIGTERM as predict does; uvicorn raises a signal again after its shutdown.
+
+    A background job of a shell, which ignores SIGINT, ends too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: lambda number, _: sys.exit(128 + number),
+    }
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
