@@ -31,3 +31,26 @@ def test_training_reaches_the_minimum_score(name, tmp_path):
     (log,) = tmp_path.glob('*/vis_data/scalars.json')
     scores = [line[metric] for line in map(json.loads, log.read_text().splitlines()) if metric in line]
     assert max(scores) >= minimum
+
+
+CLASSES = ("('circle','square','triangle','star')", "('ring','cross','heart','crescent')")
+
+
+def test_fine_tuning_on_other_classes_beats_a_start_from_scratch(tmp_path):
+    """Three epochs from weights of a training on other shapes, and three from scratch."""
+
+    def train(name, classes, epochs, *more):
+        options = [f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val', 'test')]
+        options += [f'model.roi_head.{head}.num_classes=4' for head in ('bbox_head', 'mask_head')]
+        command = [sys.executable, 'tools/train.py', 'repvit_maskrcnn_shapes', '--work-dir', tmp_path / name]
+        command += ['--epochs', str(epochs), '--seed', '0', *more, '--cfg-options', *options]
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        (log,) = (tmp_path / name).glob('*/vis_data/scalars.json')
+        lines = map(json.loads, log.read_text().splitlines())
+        return [line['coco/bbox_mAP'] for line in lines if 'coco/bbox_mAP' in line][-1]
+
+    train('source', CLASSES[0], 8)
+    scratch = train('scratch', CLASSES[1], 3)
+    assert train('tuned', CLASSES[1], 3, '--from', tmp_path / 'source') > scratch + 0.05
