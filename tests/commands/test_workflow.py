@@ -54,7 +54,7 @@ class Project:
         output = self.folder / 'output.txt'
         output.unlink(missing_ok=True)
         tool = str(ROOT / 'tools' / f'{command}.py')
-        line = [tool, SHAPES, *map(str, arguments), '--cfg-options', *self.options, *options]
+        line = [tool, SHAPES, *map(str, arguments), '--verbose', '--cfg-options', *self.options, *options]
         values = {'folder': str(self.folder), 'output': str(output), 'arguments': line}
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload(PRELOAD)
@@ -112,7 +112,8 @@ def test_training(project, trained):
     (code, output), *_ = trained
     assert code == 0, output
     assert 'Traceback' not in output
-    assert 'Epoch(train) [1][2/2]' in output
+    assert re.search(r'^(epoch 1/\d+|iteration 2/2)  loss \d', output, re.M)
+    assert 'Epoch(train)' not in output  # in the log file
     best = re.search(r'Best checkpoint: (\S+) \(score 0\.\d{3}\)', output)
     assert Path(best[1]).parent == project.work_dir
     assert f'Curves: {project.work_dir / "curves.png"}' in output
@@ -149,7 +150,8 @@ def test_a_resumed_training(project, trained):
     _, (_, interrupted), (code, output) = trained
     assert code == 0, output
     iterations = int(re.search(r'after iteration (\d+)', interrupted)[1])
-    assert re.search(rf'resumed epoch: \d+, iter: {iterations}\n', output)
+    logs = [log.read_text() for log in project.work_dir.glob('*/*.log')]
+    assert any(re.search(rf'resumed epoch: \d+, iter: {iterations}\n', log) for log in logs)
     records = [
         json.loads(line)
         for path in sorted(project.work_dir.glob('*/vis_data/scalars.json'))
@@ -168,7 +170,9 @@ def test_the_fused_model_scores_the_same(project, tested):
         assert 'Traceback' not in output
         assert 'best_coco_segm_mAP_epoch_' in output
     assert 'deploy form' not in tested[0][1]
-    before, after = re.search(r'Testing the fused model: ([\d,]+) parameters fused to ([\d,]+)', tested[1][1]).groups()
+    assert ', fused, weights of ' in tested[1][1]
+    log = next((project.folder / 'deploy').glob('*/*.log')).read_text()
+    before, after = re.search(r'Testing the fused model: ([\d,]+) parameters fused to ([\d,]+)', log).groups()
     assert int(after.replace(',', '')) < int(before.replace(',', ''))
 
     plain, deploy = project.scores('plain'), project.scores('deploy')
