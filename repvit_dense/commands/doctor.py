@@ -12,7 +12,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repvit_dense.commands.base import DataOptions, check_names, open_config
+from repvit_dense.commands.base import DataOptions, open_config
+from repvit_dense.commands.names import check_names
 from repvit_dense.compat.quiet import quiet
 from repvit_dense.errors import InputError, printable, shorten
 from repvit_dense.options import option

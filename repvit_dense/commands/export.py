@@ -6,11 +6,11 @@ from pathlib import Path
 from repvit_dense.commands.base import (
     CHECKPOINT,
     ModelOptions,
-    check_names,
     checkpoint_of,
     default_work_dir,
     open_config,
 )
+from repvit_dense.commands.names import check_names
 from repvit_dense.exporting.settings import ExportSettings
 from repvit_dense.options import option
 

@@ -51,7 +51,11 @@ def run(options: Options) -> list[str]:
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        print(columns([[key.replace('_', ' ') for key in rows[0]], *(map(_cell, row.values()) for row in rows)]))
+        print(
+            columns(
+                [[key.replace('_', ' ') for key in rows[0]], *([_cell(cell) for cell in row.values()] for row in rows)]
+            )
+        )
     return [row['name'] for row in rows]
 
 
@@ -127,13 +131,13 @@ def _config(name: str) -> Row:
 
 
 def _data_names() -> Iterable[str]:
-    from repvit_dense.data.layouts import NAMES
+    from repvit_dense.data.layouts.named import NAMES
 
     return NAMES
 
 
 def _data(name: str) -> Row:
-    from repvit_dense.data.layouts import NAMES
+    from repvit_dense.data.layouts.named import NAMES
 
     source = next(iter(NAMES[name].values()))()
     return {

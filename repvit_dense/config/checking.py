@@ -38,6 +38,7 @@ GET_COCO = (
     'change data_root in the config. '
     'To train without any download: python tools/train.py configs/repvit_maskrcnn_shapes.py'
 )
+GET_OWN = 'Name the folder of the data again: --data PATH'
 GET_MASKS = (
     'Put or link the data there, change data_root in the config, or name a folder: --data PATH. '
     'To train without any download: python tools/train.py configs/repvit_segformer_shapes.py'
@@ -136,7 +137,7 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
 
 def _datasets(cfg: 'Config', split: str) -> 'Iterator[ConfigDict]':
     loader = cfg.get(f'{split}_dataloader')
-    return datasets(loader.dataset) if isinstance(loader, dict) and loader.get('dataset') else iter(())
+    return datasets(loader['dataset']) if isinstance(loader, dict) and loader.get('dataset') else iter(())
 
 
 def _check_places(dataset: dict, path: str) -> None:
@@ -241,6 +242,8 @@ def _semantic_report(cfg: 'Config', dataset: 'ConfigDict', kind: Any, training: 
 
 def _require_exists(hint: str, *paths: Path) -> None:
     for path in paths:
+        if hint == GET_COCO and '2017' not in str(path):
+            hint = GET_OWN
         if not os.path.exists(path):  # noqa: PTH110  unlike Path.exists it raises no error
             raise InputError(f'{path}: not found. {hint}')
 

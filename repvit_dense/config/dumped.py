@@ -1,10 +1,12 @@
 """Read configs that mmengine wrote, from a work dir or a checkpoint, without executing anything in them."""
 
 import ast
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense.config.structure import nested
 from repvit_dense.data.reading import read_text
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_file
@@ -20,13 +22,20 @@ _REGISTERED = re.compile(r'((mmdet|mmseg|mmpretrain)\.[A-Z])?\w+')
 def from_work_dir(folder: str | Path) -> 'Config':
     """Return the config of the training in a work dir, from the `NAME.py` that mmengine writes there.
 
-    Of several, for trainings with different configs in one folder, the newest is read.
+    Of several, for trainings with different configs in one folder, the newest is read. If the folder was moved since,
+    converted annotations are those that moved with it.
 
     Raises:
         InputError: there is no such file, or `from_text` refuses it.
     """
     file = written_config(folder)
-    return from_text(read_text(file, LONGEST), file)
+    cfg = from_text(read_text(file, LONGEST), file)
+    for part in nested(cfg._cfg_dict):
+        for key, value in part.items():
+            if isinstance(value, str) and '/coco/' in value and not os.path.exists(value):  # noqa: PTH110
+                moved = Path(folder).absolute() / 'coco' / value.rpartition('/coco/')[2]
+                part[key] = str(moved) if moved.exists() else value
+    return cfg
 
 
 def written_config(folder: str | Path) -> Path:

@@ -99,6 +99,12 @@ def test_missing_data(cfg, root, key, value, missing):
     cfg.train_dataloader.dataset[key] = value
     message = refusal(cfg)
     assert message.startswith(f'{root / missing}: not found')
+    assert '--data PATH' in message
+
+
+def test_missing_coco_is_said_with_its_address(cfg, root):
+    cfg.train_dataloader.dataset.ann_file = 'instances_train2017.json'
+    message = refusal(cfg)
     assert 'cocodataset.org' in message
     assert 'python tools/train.py configs/repvit_maskrcnn_shapes.py' in message
 

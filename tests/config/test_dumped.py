@@ -142,3 +142,14 @@ def test_only_files_of_a_work_dir_are_configs(tmp_path):
     os.mkfifo(tmp_path / 'b.py')
     with pytest.raises(InputError, match='no config in this folder'):
         config.load(tmp_path)
+
+
+def test_converted_annotations_move_with_their_work_dir(tmp_path):
+    moved = tmp_path / 'moved'
+    (moved / 'coco').mkdir(parents=True)
+    (moved / 'coco' / 'val.json').touch()
+    loader = {'dataset': {'ann_file': f'{tmp_path}/old/coco/val.json', 'data_root': f'{tmp_path}/old/coco/none'}}
+    (moved / 'a.py').write_text(f'val_dataloader = {loader}')
+    dataset = config.from_work_dir(moved).val_dataloader.dataset
+    assert dataset.ann_file == str(moved / 'coco' / 'val.json')
+    assert dataset.data_root == f'{tmp_path}/old/coco/none'
