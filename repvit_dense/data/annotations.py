@@ -106,7 +106,7 @@ def hold_out(root: Path, content: dict, folder: str = '', notes: list[str] | Non
     """Split COCO content into training and validation data, see `choose_held_out`."""
     images = sorted(content['images'], key=lambda image: _digest(image.get('file_name')))
     names = [image.get('file_name') for image in images]
-    chosen = choose_held_out(root, names, [f'{root}/{folder}/{name}' for name in names], notes)
+    chosen = choose_held_out(root, names, [str(Path(root, folder, str(name))) for name in names], notes)
     parts = ([image for index, image in enumerate(images) if (index in chosen) == held] for held in (False, True))
     train, val = (select(content, part) for part in parts)
     return train, val

@@ -118,7 +118,7 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     format_, *unread = tree.formats
     notes: list[str] = []
     labels = _pair_files(root, tree, format_, notes) if format_.one_image else _pair_entries(root, tree, format_)
-    splits = _splits(root, tree.images, labels, format_, notes)
+    splits = _splits(root, tree, labels, format_, notes)
     names = _yolo_names(root, tree, notes) if format_ is YOLO else None
     counts: Counter = Counter()
     read = {split: list(_read(images, labels, format_, counts)) for split, images in splits.items()}
@@ -181,7 +181,7 @@ def _pair_entries(root: Path, tree: Tree, format_: Format) -> dict[Path, tuple[P
     return labels
 
 
-def _splits(root: Path, images: list[Path], labels: dict, format_: Format, notes: list[str]) -> Splits:
+def _splits(root: Path, tree: Tree, labels: dict, format_: Format, notes: list[str]) -> Splits:
     """Return split -> its images.
 
     If there are lists, they decide: the training images are those of the first one of `TRAIN_LISTS`, and images of the
@@ -190,21 +190,22 @@ def _splits(root: Path, images: list[Path], labels: dict, format_: Format, notes
     """
     lists = find_lists(root, notes)
     if lists:
-        names = Names(root, images)
+        names = Names(root, tree.images)
         splits = {split: images_of_list(file, names, root, notes) for split, file in lists.items()}
         if 'val' in splits and lists['train'].stem.lower() == 'trainval':
-            train = [path for path in splits['train'] if path not in {*splits['val']}]
+            held_out = {*splits['val']}
+            train = [path for path in splits['train'] if path not in held_out]
             notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for validation')
             splits['train'] = train
         if not splits['train']:
             raise InputError(f'{lists["train"]}: has no images to train on')
         return splits
-    texts = (path for path in walk(root, keep_unreadable=True) if path.suffix.lower() == '.txt')
+    texts = [path for path in tree.others if path.suffix.lower() == '.txt']
     nested = [path for path in texts if 'imagesets' in map(str.lower, path.relative_to(root).parts[:-1])]
     if nested:
         raise InputError(f'{root}: has lists of images in a folder below, {nested[0]}; name the folder with ImageSets')
-    tests = [image for image in images if in_test_folder(image.relative_to(root))]
-    rest = sorted({*images} - {*tests})
+    tests = [image for image in tree.images if in_test_folder(image.relative_to(root))]
+    rest = sorted({*tree.images} - {*tests})
     if tests:
         notes.append(f'{root}: {len(tests)} images in folders of a test split are not used')
     folders = {image.parent for image in labels}

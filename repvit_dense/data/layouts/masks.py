@@ -110,7 +110,8 @@ def _find_pairs(root: Path, notes: list[str]) -> dict[str, Pair]:
         names = Names(root, images)
         listed = {split: images_of_list(file, names, root, notes) for split, file in lists.items()}
         if 'val' in listed:
-            listed['train'] = [path for path in listed['train'] if path not in {*listed['val']}]
+            held_out = {*listed['val']}
+            listed['train'] = [path for path in listed['train'] if path not in held_out]
         pairs = {split: _pair(*train, notes, paths) for split, paths in listed.items()}
     else:
         pairs = {'train': _pair(*train, notes)}
