@@ -101,6 +101,8 @@ def run(options: Options) -> Run:
     saving = _checkpoint_interval(options.checkpoint_every)
     if options.weights and options.resume:
         raise InputError('--from and --resume: a resumed training has its own weights; give one of the two')
+    if options.epochs is not None and options.iters is not None:
+        raise InputError('--epochs and --iters both give the length of the training; give one of the two')
     notes: list[str] = []
     cfg = open_run_config(options, partial(_apply, options, notes))
     from repvit_dense import config

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from repvit_dense.config.structure import one_line
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ def training_images(cfg: 'Config', largest: float = float('inf')) -> Images | No
     return Images(number, _median(sizes)) if number else None
 
 
+def why_uncounted(cfg: 'Config') -> str:
+    """Return the reason that `training_images` gives None."""
+    try:
+        number, _ = _count((cfg.get('train_dataloader') or {}).get('dataset') or {}, float('inf'))
+    except OSError as error:
+        return f'{error.filename}: {error.strerror}'
+    except Exception as error:  # a file of any content
+        return one_line(error)
+    return '' if number else 'there are none'
+
+
 def epoch_length(cfg: 'Config', processes: int = 1, largest: float = float('inf')) -> int | None:
     """Return the number of iterations of one epoch; None if the images cannot be counted."""
     images = training_images(cfg, largest)
@@ -77,7 +89,9 @@ def _count(dataset: dict, largest: float) -> tuple[int, list[tuple[int, int]]]:
     if file:
         names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
         return len(names), _sizes(folder / f'{name}{suffix}' for name in names)
-    paths = sorted(path for path in folder.rglob(f'*{suffix}'))
+    if not folder.is_dir():
+        raise FileNotFoundError(2, 'not found', str(folder))
+    paths = sorted(folder.rglob(f'*{suffix}'))
     return len(paths), _sizes(paths)
 
 

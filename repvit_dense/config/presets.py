@@ -79,8 +79,6 @@ def apply(cfg: 'Config', settings: Settings, own_data: bool = False) -> list[str
     Raises:
         InputError: a value does not fit the config.
     """
-    if settings.epochs is not None and settings.iters is not None:
-        raise InputError('--epochs and --iters both give the length of the training; give one of the two')
     if settings.freeze is not None:
         freeze(cfg, settings.freeze)
     images = training_images(cfg) if own_data else None
@@ -205,31 +203,39 @@ def _batch(images: Images, size: int | tuple[int, int] | None, processes: int, g
     return max(1, min(most, images.number // (STEPS * processes)))
 
 
-def _size(cfg: 'Config', images: Images) -> int | tuple[int, int] | None:
-    """Return a size nearer to that of the images, if the recipe's is below half or above twice of theirs; else None."""
-    old = sizes.training_size(cfg)
-    if not old or not images.size:
+def _size(cfg: 'Config', images: Images) -> int | None:
+    """Return a size nearer to that of the images, if they are reduced to below half or enlarged above twice."""
+    factor = images.size and sizes.scale_factor(cfg, images.size)
+    if not factor or not images.size or 1 / 2 <= factor <= 2:
         return None
-    longest, recipe = max(images.size), max(old)
-    side = min(max(recipe, min(longest / 2, COMFORTABLE)), 2 * longest)
-    side = max(2 * sizes.DIVISOR, math.ceil(side / sizes.DIVISOR) * sizes.DIVISOR)
-    return None if recipe / 2 <= longest <= 2 * recipe or side == recipe else side
+    side = _side(cfg, images.size)
+    if factor > 2:
+        return _multiple(2 * side)
+    new = _multiple(min(side / 2, COMFORTABLE))
+    return new if new > _side(cfg, sizes.training_size(cfg) or (0, 0)) else None
+
+
+def _side(cfg: 'Config', size: tuple[int, int]) -> int:
+    """Return the side of an image that the size of a config is compared with."""
+    return min(size) if sizes.crops_images(cfg) else max(size)
+
+
+def _multiple(pixels: float) -> int:
+    return max(2, math.ceil(pixels / sizes.DIVISOR)) * sizes.DIVISOR
 
 
 def _size_notes(cfg: 'Config', images: Images) -> list[str]:
     """Return a line if the images are trained at less than half, or at more than twice, of their size."""
-    new = sizes.training_size(cfg)
-    if not new or not images.size:
+    factor, new = images.size and sizes.scale_factor(cfg, images.size), sizes.training_size(cfg)
+    if not factor or not images.size or not new:
         return []
-    ratio = max(images.size) / max(new)
     start = f'images are {_times(images.size)}, training at {_times(new)}'
-    if ratio > 2:
-        larger = math.ceil(min(max(images.size), 2 * max(new)) / sizes.DIVISOR) * sizes.DIVISOR
-        return [
-            f'{start}: objects under {round(SMALL_OBJECT * ratio)} pixels vanish; --size {larger} shows more of them'
-        ]
-    if ratio < 1 / 2:
-        smaller = math.ceil(max(images.size) / sizes.DIVISOR) * sizes.DIVISOR
+    if factor < 0.49:  # rounding to a multiple is no reason
+        larger = _multiple(min(_side(cfg, images.size), 2 * _side(cfg, new)))
+        lost = round(SMALL_OBJECT / factor)
+        return [f'{start}: objects under {lost} pixels vanish; --size {larger} shows more of them']
+    if factor > 2.5:
+        smaller = _multiple(_side(cfg, images.size))
         return [f'{start}: they are enlarged, which takes time and adds no detail; --size {smaller} is faster']
     return []
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from repvit_dense.config.images import epoch_length
+from repvit_dense.config.images import epoch_length, why_uncounted
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def set_epochs(cfg: 'Config', epochs: int, processes: int = 1) -> None:
         if not iterations:
             raise InputError(
                 f'--epochs {epochs}: {cfg.filename or "this config"} counts iterations, and its training images cannot '
-                'be counted to convert epochs; use --iters N'
+                f'be counted to convert epochs ({why_uncounted(cfg)}); use --iters N'
             )
         _set_iterations(cfg, epochs * iterations, epoch=iterations)
         return
@@ -81,7 +81,7 @@ def set_iters(cfg: 'Config', iters: int, processes: int = 1) -> None:
     if not iterations:
         raise InputError(
             f'--iters {iters}: {cfg.filename or "this config"} counts epochs, and its training images cannot be '
-            'counted to convert iterations; use --epochs N'
+            f'counted to convert iterations ({why_uncounted(cfg)}); use --epochs N'
         )
     old = train['max_epochs']
     for scheduler in schedulers(cfg):

@@ -78,6 +78,20 @@ def training_size(cfg: 'Config') -> Size | None:
     return _crop(cfg) or _pipeline_size(list(nested(cfg.get('train_dataloader'))))
 
 
+def scale_factor(cfg: 'Config', image: Size) -> float | None:
+    """Return how many times larger an image is in training, on average; None if nothing resizes it."""
+    size = training_size(cfg)
+    if size is None:
+        return None
+    shorter = min(size) / min(image)
+    return shorter if crops_images(cfg) else min(max(size) / max(image), shorter)
+
+
+def crops_images(cfg: 'Config') -> bool:
+    """Return whether a segmentor trains on crops, whose size is that of the shorter side of whole images."""
+    return scope(cfg) == 'mmseg' and _crop(cfg) is not None
+
+
 def is_fixed(cfg: 'Config') -> bool:
     """Return whether all training images have one size."""
     steps = list(nested(cfg.get('train_dataloader')))

@@ -30,7 +30,7 @@ def explain(error: Exception, runner, worker_error: str | None = None) -> str | 
         death = ' '.join((worker_error or str(error)).split()).partition('. ')[0].rstrip('.')
         return (
             f'{death}. A worker ends like this if memory or shared memory (/dev/shm) is exhausted; use fewer: '
-            '--cfg-options train_dataloader.num_workers=1'
+            '--workers 1'
         )
     if isinstance(error, OSError) and error.strerror and (error.filename or is_full(error)):
         return _explain_file(error, Path(runner.work_dir))

@@ -108,6 +108,22 @@ def test_a_checkpoint_interval_of_another_form(refuse_in_a_line, interval):
     assert f"'{interval}' is neither a number of iterations (200) nor of minutes (5m)" in message
 
 
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['--epochs', '1', '--iters', '1'], 'give one of the two'),
+        (['--device', 'cuda:99'], '--device cuda:99: '),
+        (['--freeze', 'head'], "--freeze head: expected 'backbone'"),
+        (['--freeze', 'backbone'], 'the backbone starts from random weights'),
+        (['--lr', '1', '--cfg-options', 'optim_wrapper.optimizer.lr=2'], '--lr sets the same'),
+        (['--batch', '1', '--cfg-options', 'train_dataloader.batch_size=2'], '--batch sets the same'),
+        (['--size', '8'], 'from 32 to 8192 pixels'),
+    ],
+)
+def test_options_that_do_not_fit(refuse_in_a_line, arguments, words):
+    assert words in refuse_in_a_line('train', SHAPES, *arguments)
+
+
 # --- the config that runs ---
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from repvit_dense.config.images import Images, epoch_length, training_images
+from repvit_dense.config.images import Images, epoch_length, training_images, why_uncounted
 
 
 def config_of(dataset, **loader):
@@ -60,3 +60,15 @@ def test_what_cannot_be_counted(coco):
     assert training_images(config_of({**coco, 'ann_file': 'none.json'})) is None
     assert epoch_length(config_of({'type': 'Own'})) is None
     assert training_images(Config({})) is None
+
+
+@pytest.mark.parametrize(
+    'dataset, words',
+    [
+        ({'ann_file': 'none.json'}, 'none.json: No such file'),
+        ({'ann_file': '', 'data_prefix': {'img': 'none'}}, 'none: not found'),
+        ({'ann_file': '', 'data_prefix': {}}, 'there are none'),
+    ],
+)
+def test_the_reason(coco, dataset, words):
+    assert words in why_uncounted(config_of({**coco, **dataset}))

@@ -126,11 +126,6 @@ def test_cfg_options_have_precedence_over_the_preset(load):
     assert not any('epochs' in note or 'lr' in note for note in notes[1:])
 
 
-def test_both_lengths_are_refused(load):
-    with pytest.raises(InputError, match='give one of the two'):
-        load('repvit_maskrcnn_coco', epochs=1, iters=1)
-
-
 # --- learning rate ---
 
 
@@ -163,6 +158,8 @@ def test_accumulated_gradients_count(load):
         ((1280, 720), 640, None),
         ((100, 80), 640, 224),
         ((4000, 3000), 1024, None),
+        ((640, 480), (1333, 800), None),
+        ((300, 200), (1333, 800), 608),
     ],
 )
 def test_the_size_follows_the_images(images, recipe, expected):
