@@ -112,8 +112,7 @@ def test_training(project, trained):
     (code, output), *_ = trained
     assert code == 0, output
     assert 'Traceback' not in output
-    assert re.search(r'^(epoch 1/\d+|iteration 2/2)  loss \d', output, re.M)
-    assert 'Epoch(train)' not in output  # in the log file
+    assert 'Epoch(train) [1][2/2]' in output
     best = re.search(r'Best checkpoint: (\S+) \(score 0\.\d{3}\)', output)
     assert Path(best[1]).parent == project.work_dir
     assert f'Curves: {project.work_dir / "curves.png"}' in output
@@ -150,8 +149,7 @@ def test_a_resumed_training(project, trained):
     _, (_, interrupted), (code, output) = trained
     assert code == 0, output
     iterations = int(re.search(r'after iteration (\d+)', interrupted)[1])
-    logs = [log.read_text() for log in project.work_dir.glob('*/*.log')]
-    assert any(re.search(rf'resumed epoch: \d+, iter: {iterations}\n', log) for log in logs)
+    assert re.search(rf'resumed epoch: \d+, iter: {iterations}\n', output)
     records = [
         json.loads(line)
         for path in sorted(project.work_dir.glob('*/vis_data/scalars.json'))
@@ -170,9 +168,7 @@ def test_the_fused_model_scores_the_same(project, tested):
         assert 'Traceback' not in output
         assert 'best_coco_segm_mAP_epoch_' in output
     assert 'deploy form' not in tested[0][1]
-    assert ', fused, weights of ' in tested[1][1]
-    log = next((project.folder / 'deploy').glob('*/*.log')).read_text()
-    before, after = re.search(r'Testing the fused model: ([\d,]+) parameters fused to ([\d,]+)', log).groups()
+    before, after = re.search(r'Testing the fused model: ([\d,]+) parameters fused to ([\d,]+)', tested[1][1]).groups()
     assert int(after.replace(',', '')) < int(before.replace(',', ''))
 
     plain, deploy = project.scores('plain'), project.scores('deploy')
