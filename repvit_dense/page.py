@@ -25,7 +25,8 @@ class Entries:
             `quality`, a number; the lower, the worse.
         names: class names, by label.
         palette: an RGB colour per class; None for those of drawn pictures.
-        images: the file that each picture was drawn from, None if there is none; the viewer draws over it if the browser can load it.
+        images: the file that each picture was drawn from, None if there is none; the viewer draws over it if the
+            browser can load it.
     """
 
     lines: Iterable[str]
@@ -59,39 +60,29 @@ def write_page(
         entries: the objects in the pictures.
     """
 
-    def escape(text: str) -> str:
-        return html.escape(printable(text))
-
-    def link(path: Path) -> str:
-        return html.escape(quote(os.fsencode(os.path.relpath(path, folder).replace(os.sep, '/'))))
-
-    def figure(path: Path, caption: str, image: Path | None = None) -> str:
-        source = f' data-image="{link(image)}"' if image else ''
-        picture = f'<img src="{link(path)}" alt="{escape(caption)}" loading="lazy" decoding="async">'
-        caption = f'<figcaption>{escape(caption)}</figcaption>'
-        return f'<figure{source}><a href="{link(path)}">{picture}</a>{caption}</figure>'
-
-    rows = ''.join(f'<tr><td>{escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in (metrics or {}).items())
+    rows = ''.join(f'<tr><td>{_escape(k)}</td><td>{v:.3f}</td></tr>' for k, v in (metrics or {}).items())
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
-        f'<title>{escape(title)}</title>',
+        f'<title>{_escape(title)}</title>',
         f'<style>{(STATIC / "style.css").read_text("utf-8")}</style>',
-        f'<h1>{escape(title)}</h1>',
+        f'<h1>{_escape(title)}</h1>',
     ]
     if rows:
         parts.append(f'<h2>Scores</h2><table>{rows}</table>')
     if classes:
         cells = [classes[0].keys(), *(map(_to_cell, row.values()) for row in classes)]
-        table = ''.join(f'<tr>{"".join(f"<td>{escape(str(cell))}</td>" for cell in row)}</tr>' for row in cells)
+        table = ''.join(f'<tr>{"".join(f"<td>{_escape(str(cell))}</td>" for cell in row)}</tr>' for row in cells)
         parts.append(f'<details><summary>Scores of {len(classes)} classes</summary><table>{table}</table></details>')
     for path, heading in (figures or {}).items():
         if path.exists():
-            parts.append(f'<h2>{escape(heading)}</h2><img class="figure" src="{link(path)}" alt="{escape(heading)}">')
+            parts.append(
+                f'<h2>{_escape(heading)}</h2><img class="figure" src="{_link(path, folder)}" alt="{_escape(heading)}">'
+            )
     if pictures:
         images = entries.images if entries and entries.images else [None] * len(pictures)
-        parts.append(f'<h2>{escape(caption)}</h2><div class="tools" hidden></div><div class="grid">')
-        parts += map(figure, pictures, pictures.values(), images)
+        parts.append(f'<h2>{_escape(caption)}</h2><div class="tools" hidden></div><div class="grid">')
+        parts += [_figure(folder, *each) for each in zip(pictures, pictures.values(), images, strict=True)]
         parts.append('</div>')
         if entries:
             parts.append(f'<script type="application/json" id="data">{_to_json(entries)}</script>')
@@ -99,6 +90,21 @@ def write_page(
     path = folder / PAGE
     write_text(path, '\n'.join(parts))
     return path
+
+
+def _escape(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _link(path: Path, folder: Path) -> str:
+    return html.escape(quote(os.fsencode(os.path.relpath(path, folder).replace(os.sep, '/'))))
+
+
+def _figure(folder: Path, path: Path, caption: str, image: Path | None) -> str:
+    source = f' data-image="{_link(image, folder)}"' if image else ''
+    picture = f'<img src="{_link(path, folder)}" alt="{_escape(caption)}" loading="lazy" decoding="async">'
+    caption = f'<figcaption>{_escape(caption)}</figcaption>'
+    return f'<figure{source}><a href="{_link(path, folder)}">{picture}</a>{caption}</figure>'
 
 
 def _to_cell(value: object) -> str:

@@ -32,8 +32,8 @@ NOT_RUN = {
     'repvit-dense serve work_dirs/mine': 'runs until it is stopped; tests/commands/test_serve.py starts it',
     "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/predict?score=0.5'": 'needs '
     'the server; tests/serving asks it',
+    'git clone REPOSITORY repvit_dense && cd repvit_dense': 'the tests run in a clone',
     'make demo': 'tests/test_readme.py runs it, smaller',
-    'make test': 'tests/test_readme.py runs it, on one file',
     'torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch': 'needs 8 GPUs',
     'torchrun --nnodes 2 --node_rank N --master_addr HOST --master_port 29500 --nproc_per_node 8 '
     'tools/train.py CONFIG --launcher pytorch': 'needs two machines',
@@ -52,7 +52,8 @@ NO_WORKERS = [
 ]
 # Config -> settings that make its training small: two images of 64 or 96 pixels, and no weights from the network.
 SMALL = {
-    'repvit_maskrcnn_shapes': ['train_cfg.max_epochs=1'],
+    'repvit_maskrcnn_shapes': ['train_dataloader.batch_size=2'],
+    'repvit_fasterrcnn_shapes': ['train_dataloader.batch_size=2'],
     'repvit_rtmdet-ins_coco': [
         'model.backbone.init_cfg=None',
         'train_dataloader.batch_size=2',
@@ -72,15 +73,12 @@ SMALL = {
     ],
     'repvit_retinanet_coco': [
         'model.backbone.init_cfg=None',
-        'train_cfg.max_epochs=1',
         *NO_WORKERS,
         'train_dataloader.dataset.pipeline.2.scale=(96,96)',
         *(f'{loader}.dataset.pipeline.1.scale=(96,96)' for loader in IMAGES_OF_TEST),
     ],
     'repvit_segformer_ade20k': [
         'model.backbone.init_cfg=None',
-        'train_cfg.max_iters=1',
-        'train_cfg.val_interval=1',
         'train_dataloader.batch_size=2',
         *NO_WORKERS,
         'model.data_preprocessor.size=(64,64)',
@@ -105,7 +103,7 @@ def bash_commands(page: str) -> list[str]:
 def arguments(command: str) -> list[str]:
     """Return the arguments of `cli.main` for a command."""
     words = shlex.split(command)
-    if words[0] == 'repvit-dense':
+    if Path(words[0]).name == 'repvit-dense':
         return words[1:]
     tool = re.fullmatch(r'tools/(\w+)\.py', words[1])
     assert words[0] == 'python' and tool, f'neither run nor listed in NOT_RUN: {command}'
@@ -116,8 +114,9 @@ def shrink(words: list[str]) -> list[str]:
     """Add options that make a training small."""
     if words[0] != 'train':
         return words
-    if '--epochs' in words:
-        words[words.index('--epochs') + 1] = '1'
+    if '--epochs' not in words:
+        words = [*words[:2], '--epochs', '', *words[2:]]
+    words[words.index('--epochs') + 1] = '1'
     more = [] if '--cfg-options' in words else ['--cfg-options']
     return [*words, *more, *SMALL[Path(words[1]).stem]]
 
@@ -169,6 +168,21 @@ def draw_masks(rng: np.random.Generator, root: Path) -> None:
     (root / 'classes.txt').write_text('moss\nstone\nwater\n')
 
 
+def draw_voc(rng: np.random.Generator, root: Path) -> None:
+    box = '<xmin>9</xmin><ymin>9</ymin><xmax>48</xmax><ymax>48</ymax>'
+    for split, count in (('train', 4), ('val', 2)):
+        names = [f'{split}_{i}' for i in range(count)]
+        for folder in ('Annotations', 'ImageSets/Main'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / 'ImageSets' / 'Main' / f'{split}.txt').write_text('\n'.join(names))
+        for name in names:
+            draw_image(rng, root / 'JPEGImages' / f'{name}.jpg')
+            (root / 'Annotations' / f'{name}.xml').write_text(
+                f'<annotation><filename>{name}.jpg</filename><size><width>64</width><height>64</height></size>'
+                f'<object><name>cell</name><bndbox>{box}</bndbox></object></annotation>'
+            )
+
+
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
     """Yield a folder that looks like a clone with data, after the commands of start.md, and the commands that ran.
@@ -181,6 +195,7 @@ def clone(tmp_path_factory):
     (folder / 'configs').symlink_to(ROOT / 'configs')
     draw_coco(rng, folder / 'my_folder')
     draw_masks(rng, folder / 'my_masks')
+    draw_voc(rng, folder / 'BCCD')
     for name in ('photos/1.jpg', 'photos/2.jpg', 'photo.jpg'):
         draw_image(rng, folder / name, 72, 96)
 
@@ -193,6 +208,7 @@ def clone(tmp_path_factory):
         patch.setenv('LOCAL_RANK', '0')  # commands set it
         patch.setattr(api, 'train', train_small)
         run_page('start.md', done)
+        (folder / 'work_dirs' / 'demo').symlink_to(folder / 'work_dirs' / 'mine')  # `make demo` trains the same model
         yield folder, done
 
 

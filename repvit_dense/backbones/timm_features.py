@@ -82,9 +82,7 @@ def create(model_name: str, **kwargs) -> nn.Module:
     from repvit_dense.backbones._timm_adapted import OPTIONS, adapt
 
     if not timm.is_model(model_name):
-        raise ValueError(
-            f"timm has no model '{model_name}'{nearest(model_name, timm.list_models())}"
-        )
+        raise ValueError(f"timm has no model '{model_name}'{nearest(model_name, timm.list_models())}")
     options = {'num_classes': 0, **OPTIONS.get(timm.model_entrypoint(model_name).__module__, {}), **kwargs}
     try:
         return adapt(timm.create_model(model_name, pretrained=False, **options))
