@@ -22,7 +22,8 @@ COVERAGE ?= --cov --cov-report=term
 .PHONY: demo test test-deploy test-learning lint docs dist bench compiled-ops lock
 
 demo: $(READY)
-	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 $(DEMO_OPTIONS)
+	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 --deterministic \
+		$(DEMO_OPTIONS)
 	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
 		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
 
