@@ -37,7 +37,7 @@ CLASSES = ("('circle','square','triangle','star')", "('ring','cross','heart','cr
 
 
 def test_fine_tuning_on_other_classes_beats_a_start_from_scratch(tmp_path):
-    """Three epochs from weights of a training on other shapes, and three from scratch."""
+    """One epoch from weights of a training on other shapes, and one from scratch."""
 
     def train(name, classes, epochs, *more):
         options = [f'{split}_dataloader.dataset.metainfo.classes={classes}' for split in ('train', 'val', 'test')]
@@ -51,6 +51,6 @@ def test_fine_tuning_on_other_classes_beats_a_start_from_scratch(tmp_path):
         lines = map(json.loads, log.read_text().splitlines())
         return [line['coco/bbox_mAP'] for line in lines if 'coco/bbox_mAP' in line][-1]
 
-    train('source', CLASSES[0], 8)
-    scratch = train('scratch', CLASSES[1], 3)
-    assert train('tuned', CLASSES[1], 3, '--from', tmp_path / 'source') > scratch + 0.05
+    train('source', CLASSES[0], 2)
+    scratch = train('scratch', CLASSES[1], 1)
+    assert train('tuned', CLASSES[1], 1, '--from', tmp_path / 'source') > scratch + 0.05
