@@ -41,7 +41,7 @@ def run(options: Options) -> list[str]:
         InputError: none of them matches.
     """
     if options.task and options.kind not in ('configs', 'data'):
-        raise InputError(f'--task {options.task}: goes with configs: list configs --task {options.task}')
+        raise InputError(f'--task {options.task}: goes with configs and data: list configs --task {options.task}')
     names, row_of = TABLES[options.kind]
     rows = list(map(row_of, fnmatch.filter(names(), options.pattern)))
     rows = [row for row in rows if options.task is None or options.task in row['tasks']]
@@ -162,7 +162,8 @@ def _format(name: str) -> Row:
 
 
 def _weights_names() -> list[str]:
-    return [*catalogue.PUBLISHED, *(name for entry in catalogue.BACKBONES.values() for name in entry.weights)]
+    names = [name for entry in catalogue.BACKBONES.values() for name in entry.weights]
+    return [*catalogue.PUBLISHED, *dict.fromkeys(names)]  # two rungs of the ladder share those of another backbone
 
 
 def _weights(name: str) -> Row:

@@ -53,7 +53,19 @@ def find_lists(root: Path, notes: list[str], folders: Sequence[str] = LIST_FOLDE
     return found
 
 
-def images_of_list(file: Path, names: Names, root: Path, notes: list[str]) -> list[Path]:
+def images_of_lists(lists: dict[str, Path], names: Names, root: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """Return split -> the images in its list. Validation images are not trained on, unless there are no others."""
+    splits = {split: _images_of_list(file, names, root, notes) for split, file in lists.items()}
+    held_out = {*splits.get('val', [])}
+    train = [path for path in splits['train'] if path not in held_out]
+    if not train:
+        notes.append(f'{lists["train"]}: its images are all in {lists["val"].name}, so scores are of training images')
+    elif len(train) < len(splits['train']):
+        notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for validation')
+    return {**splits, 'train': train or splits['train']}
+
+
+def _images_of_list(file: Path, names: Names, root: Path, notes: list[str]) -> list[Path]:
     """Return the images in a list, one name per line, with or without suffix; VOC's -1 or 1 may follow."""
     lines = read_lines(file)
     found, number = names.find_all([_readings(line) for line in lines])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
-from repvit_dense.data.image_lists import TRAIN_LISTS, VAL_LISTS, find_lists, images_of_list, some
+from repvit_dense.data.image_lists import TRAIN_LISTS, VAL_LISTS, find_lists, images_of_lists, some
 from repvit_dense.data.label_formats import YOLO, Format, count_formats
 from repvit_dense.data.lookup import in_test_folder, split_in_folders, split_of
 from repvit_dense.data.pairing import KIND_WORD, Names, pair
@@ -184,22 +184,12 @@ def _pair_entries(root: Path, tree: Tree, format_: Format) -> dict[Path, tuple[P
 def _splits(root: Path, tree: Tree, labels: dict, format_: Format, notes: list[str]) -> Splits:
     """Return split -> its images.
 
-    If there are lists, they decide: the training images are those of the first one of `TRAIN_LISTS`, and images of the
-    validation list are removed from `trainval`. Else folders do: images in a folder of a test split are not used, and
-    if a folder stands for the validation or test split, neither are images in no folder of a split.
+    If there are lists, they decide, see `image_lists`. Else folders do: images in a folder of a test split are not
+    used, and if a folder stands for the validation or test split, neither are images in no folder of a split.
     """
     lists = find_lists(root, notes)
     if lists:
-        names = Names(root, tree.images)
-        splits = {split: images_of_list(file, names, root, notes) for split, file in lists.items()}
-        if 'val' in splits and lists['train'].stem.lower() == 'trainval':
-            held_out = {*splits['val']}
-            train = [path for path in splits['train'] if path not in held_out]
-            notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for validation')
-            splits['train'] = train
-        if not splits['train']:
-            raise InputError(f'{lists["train"]}: has no images to train on')
-        return splits
+        return images_of_lists(lists, Names(root, tree.images), root, notes)
     texts = [path for path in tree.others if path.suffix.lower() == '.txt']
     nested = [path for path in texts if 'imagesets' in map(str.lower, path.relative_to(root).parts[:-1])]
     if nested:

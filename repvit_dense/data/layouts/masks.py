@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from repvit_dense.data.annotations import choose_held_out
 from repvit_dense.data.class_lists import VALUE_FILE, class_files, convert_colours, read_classes
-from repvit_dense.data.image_lists import find_lists, images_of_list, some
+from repvit_dense.data.image_lists import find_lists, images_of_lists, some
 from repvit_dense.data.lookup import child, split_of
 from repvit_dense.data.pairing import Names
 from repvit_dense.data.reading import SUFFIXES, images_in, is_image_name
@@ -107,11 +107,7 @@ def _find_pairs(root: Path, notes: list[str]) -> dict[str, Pair]:
     lists = find_lists(root, notes, LIST_FOLDERS) if whole else {}
     if lists:
         images = [path for path in images_in(train[0]) if not path.name.startswith('.')]
-        names = Names(root, images)
-        listed = {split: images_of_list(file, names, root, notes) for split, file in lists.items()}
-        if 'val' in listed:
-            held_out = {*listed['val']}
-            listed['train'] = [path for path in listed['train'] if path not in held_out]
+        listed = images_of_lists(lists, Names(root, images), root, notes)
         pairs = {split: _pair(*train, notes, paths) for split, paths in listed.items()}
     else:
         pairs = {'train': _pair(*train, notes)}
@@ -216,7 +212,8 @@ def _pair(images: Path, masks: Path, notes: list[str], files: list[Path] | None 
     with, the shortest of several.
     """
     listed = files is not None or images == masks
-    files = files or [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves those out
+    if files is None:
+        files = [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves those out
     if images == masks:
         files = [path for path in files if not re.search('[-_](mask|label)s?$', path.stem)]
     kinds = sorted({path.suffix for path in files})

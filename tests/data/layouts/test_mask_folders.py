@@ -78,6 +78,8 @@ def test_images_are_held_out_without_a_validation_split(pairs, images, masks):
     'lists, train, val',
     [
         ({'ImageSets/Segmentation/train.txt': 'a', 'ImageSets/Segmentation/val.txt': 'c'}, 'a', 'c'),
+        ({'ImageSets/Segmentation/trainval.txt': 'a\nc', 'ImageSets/Segmentation/val.txt': 'c'}, 'a', 'c'),
+        ({'ImageSets/Segmentation/train.txt': 'a\nc', 'ImageSets/Segmentation/val.txt': 'a\nc'}, 'ac', 'ac'),
         ({'train.txt': 'JPEGImages/b.jpg', 'val.txt': 'JPEGImages\\a.jpg', 'test.txt': 'c'}, 'b', 'a'),
     ],
 )

@@ -84,6 +84,8 @@ def test_images_in_a_test_folder_are_not_trained_on(voc):
     [
         ({'Main/trainval': 'abc', 'Main/test': 'd'}, 'abc', ''),
         ({'Main/trainval': 'abc', 'Main/val': 'c', 'Main/test': 'd'}, 'ab', 'c'),
+        ({'Main/train': 'abc', 'Main/val': 'bd', 'Main/test': 'd'}, 'ac', 'bd'),
+        ({'Main/train': 'ab', 'Main/val': 'ab', 'Main/test': 'd'}, 'ab', 'ab'),
         ({'Main/default': 'ab', 'Main/x_train': 'd'}, 'ab', ''),
         ({'Main/Train': 'a', 'Main/trainval': 'abc', 'Main/Validation': 'b'}, 'a', 'b'),
         ({'Segmentation/train': 'a', 'Segmentation/val': 'b', 'Layout/train': 'c'}, 'a', 'b'),
