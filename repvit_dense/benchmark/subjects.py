@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from repvit_dense.benchmark.timing import Stopwatch, TimedCall
 from repvit_dense.benchmark.training import TrainingStep, mean_squares
 from repvit_dense.benchmark.workload import Workload
+from repvit_dense.compat.flop_counter import flop_counter
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_folder
 
@@ -256,14 +257,13 @@ def timed_prediction(name: str, model: 'nn.Module', cfg: 'Config', workload: Wor
 def count_params_and_macs(model: 'nn.Module', call: Callable[[], object], batch: int) -> dict[str, float]:
     """Return `params`, and `macs`, the multiply-accumulates of `call()` divided by the batch size."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     # PyTorch refuses requires_grad_ on tensors created in inference mode.
     trainable = [
         parameter for parameter in model.parameters() if parameter.requires_grad and not parameter.is_inference()
     ]
-    model.requires_grad_(False)  # FlopCounterMode queries the autograd graph, which inference mode does not have
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    model.requires_grad_(False)  # the counter queries the autograd graph, which inference mode does not have
+    with torch.inference_mode(), flop_counter() as counter:
         call()
     for parameter in trainable:
         parameter.requires_grad_(True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from repvit_dense.compat.flop_counter import flop_counter
 from repvit_dense.errors import InputError
 from repvit_dense.exporting.agreement import TOLERANCES, Tolerance, compare_outputs, find_failures
 
@@ -115,12 +116,11 @@ def stage_differences(unfused: 'nn.Module', fused: 'nn.Module', images: 'np.ndar
 def count_operations(before: 'Graph', after: 'Graph', batch: 'Batch') -> dict:
     """Count `parameters`, and `macs` of one batch in billions, `before` and `after` fusing."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     inputs = [torch.from_numpy(part) for part in batch]
     macs, parameters = {}, {}
     for name, graph in (('before', before), ('after', after)):
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), flop_counter() as counter:
             graph(*inputs)
         macs[name] = round(counter.get_total_flops() / 2e9, 3)  # a multiply-accumulate is two operations
         parameters[name] = sum(p.numel() for p in graph.model.parameters())

@@ -51,6 +51,13 @@ def test_the_command_prints_a_line_per_name(capsys, arguments, line):
     assert any(each.startswith(line) for each in lines)
 
 
+def test_weights_that_backbones_share_are_listed_once(capsys):
+    with pytest.raises(SystemExit):
+        cli.main('list', ['weights', '--json'])
+    names = [row['name'] for row in json.loads(capsys.readouterr().out)]
+    assert len(names) == len({*names})
+
+
 def test_published_scores_as_json(capsys):
     with pytest.raises(SystemExit):
         cli.main('list', ['weights', 'repvit_m1_1*', '--json'])
@@ -58,7 +65,7 @@ def test_published_scores_as_json(capsys):
     assert (row['published'], row['licence']) == ({'box AP': 39.8, 'mask AP': 37.2}, 'Apache-2.0')
 
 
-@pytest.mark.parametrize('name', ['repvit_m0_6', 'mobile_former_26m', 'shufflenetv2'])
+@pytest.mark.parametrize('name', ['repvit_m0_6', 'mobile_former_26m', 'mobilevit_xxs'])
 def test_the_sizes_are_those_of_the_networks(name):
     assert SIZES.keys() == catalogue.BACKBONES.keys()
     assert SIZES[name] == pytest.approx(sizes.measure(name), abs=0.011)

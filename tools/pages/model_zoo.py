@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from repvit_dense import config
 from repvit_dense.benchmark.subjects import sharpen_classifier
+from repvit_dense.compat.flop_counter import flop_counter
 from repvit_dense.files import write_text
 from tools.pages import options as shared
 
@@ -132,20 +133,19 @@ def measure(name: str, backbone: str, rounds: int) -> Cell:
     """Measure the fused model of a config on one image of noise of the usual size of its data."""
     import numpy as np
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from repvit_dense.model import build_model, predictor
     from repvit_dense.reparam import reparameterize_model
 
     cfg = config.load(name, backbone=backbone)
     torch.manual_seed(0)
-    # FlopCounterMode queries the autograd graph, which inference mode does not have.
+    # The counter queries the autograd graph, which inference mode does not have.
     model = reparameterize_model(build_model(cfg), inplace=True).requires_grad_(False)
     sharpen_classifier(model)
     predict = predictor(model, cfg)
     image = np.random.default_rng(0).integers(0, 256, (*_image_size(name), 3), np.uint8)
     timer = _Timer(model.backbone)
-    with FlopCounterMode(display=False) as counter:  # also the warm-up
+    with flop_counter() as counter:  # also the warm-up
         predict(image)
     size, calls = timer.size, len(timer.seconds)
     seconds = []
