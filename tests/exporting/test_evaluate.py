@@ -11,6 +11,7 @@ from pycocotools import mask as codec
 from repvit_dense import config
 from repvit_dense.artifact.predictor import Predictor
 from repvit_dense.artifact.result import Result
+from repvit_dense.engine.pictures import LINE
 from repvit_dense.errors import InputError
 from repvit_dense.exporting import evaluate
 
@@ -160,7 +161,7 @@ def test_pictures_show_ground_truth_beside_prediction(load, artifact, tmp_path):
     pictures = sorted((tmp_path / 'pictures').iterdir())
     assert len(pictures) == 4
     height, width, _ = cv2.imread(str(pictures[0])).shape
-    assert width / height == 2 * 128 / 96
+    assert (width - LINE) / height == 2 * 128 / 96
 
 
 def test_other_classes_than_those_of_the_data_are_refused(load, artifact):
