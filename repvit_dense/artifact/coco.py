@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,12 @@ def choose_ids(names: Sequence[str], classes: Sequence[str], named: Path | None,
         categories = {category['name']: category['id'] for category in content['categories']}
         ids = {str(entry.get('file_name')): entry['id'] for entry in content['images'] if 'id' in entry}
         images = {name: _lookup(name, ids) for name in names}
-        missing = [f"the image '{name}'" for name, found in images.items() if found is None]
+        count = Counter(images.values())
+        missing = [
+            f"the image '{name}'" + (' (another one of this run has its file name)' if number is not None else '')
+            for name, number in images.items()
+            if number is None or count[number] > 1
+        ]
         missing += [f"the class '{name}'" for name in classes if name not in categories]
         if not missing:
             say(f'{RESULTS}: ids of images and categories are those of {file}')

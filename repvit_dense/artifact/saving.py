@@ -16,7 +16,6 @@ from repvit_dense.artifact.sources import Source
 from repvit_dense.files import replacing
 from repvit_dense.page import PAGE, Entries, write_page
 
-KINDS = ('json', 'coco', 'masks', 'crops', 'video')
 LINES, LIST = 'predictions.jsonl', 'predictions.json'
 MASKS, CROPS = 'masks', 'crops'  # folders
 
@@ -26,7 +25,7 @@ class Wanted:
     """Choose the files that a run writes beside `predictions.jsonl` and `predictions.json`.
 
     Attributes:
-        kinds: of `KINDS`.
+        kinds: of the choices of `predict --save`.
         pictures: a picture per image and a page of them.
         score: objects below this score are left out.
     """
@@ -87,9 +86,9 @@ class Output:
         line = json.dumps(entry, allow_nan=False)
         if segment_map is not None and 'segment_map' in entry:
             pictures.write_picture(self.folder / entry['segment_map'], segment_map)
+        file = self.folder / entry.get('picture', '')
         if picture is not None and 'picture' in entry:
-            file = pictures.write_picture(self.folder / entry['picture'], picture)
-            self._shown.append((file, source.name, source.content if isinstance(source.content, Path) else None))
+            pictures.write_picture(file, picture)
         elif picture is not None and 'video' in self.wanted.kinds:
             self._append_frame(source, picture)
         self._write_parts(name, result)
@@ -100,6 +99,8 @@ class Output:
         with (self.folder / LINES).open('a', encoding='utf-8') as lines:
             lines.write(f'{line}\n')
         self.count += 1
+        if 'picture' in entry:  # after everything that may fail: pictures and lines of the page correspond
+            self._shown.append((file, source.name, source.content if isinstance(source.content, Path) else None))
 
     def _write_parts(self, name: str, result: Result) -> None:
         """Write the masks and crops of objects, each as a picture."""
@@ -119,7 +120,7 @@ class Output:
             self._stack.close()
             file = self.folder / (self._names[id(source)] + pictures.VIDEO)
             rate = source.content.rate if isinstance(source.content, video.Video) else video.USUAL_RATE
-            self._video = source, self._stack.enter_context(video.writing(file, rate))
+            self._video = source, self._stack.enter_context(video.writing(file, rate, picture.shape[1::-1]))
             self.videos.append(file)
         self._video[1](picture)
 

@@ -1,13 +1,13 @@
 """Read the frames of a video file, a stream or a camera, and write an annotated video."""
 
+import errno
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -124,31 +124,29 @@ def _read(capture: cv2.VideoCapture) -> np.ndarray | None:
 
 
 @contextmanager
-def writing(path: Path, rate: float) -> Iterator[Any]:
+def writing(path: Path, rate: float, size: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends a picture to a video; the file is there, and playable, at the end.
 
-    Later pictures are resized to the size of the first, because a video has one size.
+    Args:
+        path: the file.
+        rate: frames per second.
+        size: width and height, rounded down to even numbers, as the codec wants them; pictures are resized to it.
 
     Raises:
-        InputError: this OpenCV writes no video.
+        OSError: this OpenCV cannot write such a video.
     """
+    width, height = (side // 2 * 2 or 2 for side in size)
     with replacing(path, flush=False) as partial:
-        writer: cv2.VideoWriter | None = None
-        size: tuple[int, int] = (0, 0)
+        with quiet():
+            writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*CODEC), rate, (width, height))
+        if not writer.isOpened():
+            raise OSError(errno.EIO, f'this OpenCV writes no video of {width}x{height} pixels', str(path))
 
         def write(picture: np.ndarray) -> None:
-            nonlocal writer, size
-            if writer is None:
-                size = picture.shape[1] // 2 * 2 or 2, picture.shape[0] // 2 * 2 or 2  # the codec wants even numbers
-                with quiet():
-                    writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*CODEC), rate, size)
-                if not writer.isOpened():
-                    raise InputError(f'{path}: this OpenCV cannot write a video of {size[0]}x{size[1]} pixels')
-            writer.write(picture if picture.shape[1::-1] == size else cv2.resize(picture, size))
+            writer.write(picture if picture.shape[1::-1] == (width, height) else cv2.resize(picture, (width, height)))
 
         try:
             yield write
         finally:
-            if writer is not None:
-                writer.release()
+            writer.release()
         mark_video(partial)

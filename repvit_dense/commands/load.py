@@ -135,6 +135,8 @@ def _select(model: 'ImageModel', options: Options, iou: float | None) -> 'ImageM
     if model.task in ('semantic', 'panoptic'):
         _refuse(options, ['iou', 'max_detections'], f'{model.title}, a {model.task} model without detections')
     labels = find_labels(options.classes, model.names) if options.classes else None
+    if options.tile:  # objects of two tiles may overlap, too
+        iou = options.iou
     model.selection = Selection(options.score or 0.0, labels, iou, options.max_detections)
     return Tiled(model, options.tile, options.overlap or OVERLAP) if options.tile else model
 

@@ -176,11 +176,9 @@ def _predict_all(model: 'ImageModel', found: list['Source'], options: Options) -
                 raise
             page = output.finish(model.title, model.names, model.palette)
     except OSError as error:
-        count = output.count if output else 0
         path = error.filename2 or error.filename or folder
-        raise InputError(
-            f'{path}: cannot be written ({error.strerror}); {count} of {run.total_text} images are in {LINES}'
-        ) from error
+        saved = f'; {output.count} of {run.total_text} images are in {LINES}' if output and output.count else ''
+        raise InputError(f'{path}: cannot be written ({error.strerror}){saved}') from error
     finally:
         if output:
             output.close()

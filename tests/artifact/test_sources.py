@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 def clip(tmp_path):
     """Return a video of 10 frames of 48x32 pixels, 12.5 per second; frame n has the brightness 20 n."""
     path = tmp_path / 'clip.mp4'
-    with video.writing(path, 12.5) as write:
+    with video.writing(path, 12.5, (48, 32)) as write:
         for number in range(10):
             write(np.full((32, 48, 3), 20 * number, np.uint8))
     path.write_bytes(path.read_bytes().removesuffix(b'picture of a prediction by repvit-dense'))
@@ -158,7 +158,7 @@ def test_a_written_video_has_a_mark_and_its_pictures_one_size(tmp_path):
     from repvit_dense.artifact.pictures import is_picture
 
     path = tmp_path / 'out.mp4'
-    with video.writing(path, 7) as write:
+    with video.writing(path, 7, (49, 33)) as write:
         for size in ((33, 49), (33, 49), (20, 20)):
             write(np.zeros((*size, 3), np.uint8))
     opened = open_video('out', path)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 from repvit_dense.artifact import video
 from repvit_dense.artifact.pictures import MARK
 from repvit_dense.artifact.predictor import ImageModel
+from repvit_dense.artifact.saving import Output
 from repvit_dense.commands import load, predict
 from repvit_dense.errors import InputError
 
@@ -58,7 +60,7 @@ def bright(monkeypatch, tmp_path):
 @pytest.fixture
 def clip(tmp_path):
     """Return the name of a video of 10 frames, 12.5 per second."""
-    with video.writing(tmp_path / 'clip.mp4', 12.5) as write:
+    with video.writing(tmp_path / 'clip.mp4', 12.5, (640, 480)) as write:
         for number in range(10):
             write(np.full((480, 640, 3), 20 * number, np.uint8))
     content = (tmp_path / 'clip.mp4').read_bytes()
@@ -143,6 +145,31 @@ def test_an_annotation_file_that_the_data_of_the_model_names(bright, images, tmp
     bright([images / 'c.jpg'], save=['coco'])
     assert 'numbered from 1, see predictions.coco.images.json' in capsys.readouterr().err
     assert json.loads((out / 'predictions.coco.json').read_text())[0]['image_id'] == 1
+
+
+def test_two_images_never_have_the_same_id(bright, images, tmp_path):
+    file = annotations(tmp_path / 'truth.json', ['a.png', 'b.jpg'])
+    with pytest.raises(InputError, match="lacks the image '.*a.png' .another one of this run has its file name. and 1"):
+        bright([images], save=['coco'], annotations=file)
+
+
+def test_the_page_leaves_out_an_image_whose_files_cannot_be_written(bright, images, monkeypatch):
+    def fail(self, name, result):
+        if name == 'a':
+            raise InputError('no crop')
+
+    monkeypatch.setattr(Output, '_write_parts', fail)
+    outcome = bright([images], save=['crops'])
+    page = outcome.page.read_text()
+    assert (page.count('<figure'), page.count('"picture": ')) == (2, 2)
+    assert [path.name for path in outcome.failed] == ['a.png']
+
+
+def test_a_video_that_cannot_be_written_ends_the_run(bright, clip, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv2, 'VideoWriter', Mock(return_value=Mock(isOpened=lambda: False)))
+    with pytest.raises(InputError, match='clip.mp4: cannot be written .this OpenCV writes no video of'):
+        bright([clip], save=['video'])
+    assert files(tmp_path / 'out') == []
 
 
 @pytest.mark.parametrize(
