@@ -231,7 +231,8 @@ async def _predict(request: Request, worker: Worker, job: Job, limits: Limits) -
             if await request.is_disconnected():
                 raise ClientDisconnect
     finally:
-        job.answer.cancel()
+        if job.answer.cancel():
+            job.content = b''  # it stays in the queue until the model has time
         answer.cancel()
     try:
         return answer.result()

@@ -1,12 +1,17 @@
 """The HTTP API: predictions, limits, and many clients at once."""
 
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from pycocotools import mask as codec
+
+from repvit_dense.serving import app
+from repvit_dense.serving.batching import Job
 
 
 def test_objects_with_masks_above_a_score(client, png):
@@ -96,6 +101,15 @@ def test_a_cancelled_request_is_not_predicted(serve, model, png):
     client.wait_for('images_total', 1)
     assert client.predict(png())[0] == 200
     assert len(model.batches) == 2  # the one that was in progress, and the last
+
+
+def test_a_job_that_nobody_waits_for_holds_no_image(monkeypatch):
+    monkeypatch.setattr(app, 'POLL', 0.01)
+    job, worker = Job(b'image', 0.5), Mock()
+    with pytest.raises(app.Refusal, match='was not there after 0 s'):
+        asyncio.run(app._predict(Mock(), worker, job, app.Limits(1, 1, 1, 0)))
+    worker.submit.assert_called_once_with(job)
+    assert job.content == b''
 
 
 def test_a_model_that_fails_ends_nothing(serve, model, png):
