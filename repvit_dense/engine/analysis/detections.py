@@ -11,6 +11,8 @@ from repvit_dense.engine.analysis.thresholds import IOU
 from repvit_dense.engine.analysis.worst import Worst, describe_objects
 
 if TYPE_CHECKING:
+    import hotcoco
+
     from repvit_dense.compat.coco_api import Evaluation
 
 
@@ -23,23 +25,33 @@ class Matches:
     """
 
     def __init__(self, evaluation: 'Evaluation', score: float):
+        self.evaluation, self.score, self.annotations = evaluation, score, evaluation.annotations
+        self.detections = [each for each in evaluation.counted if each['score'] >= score]
+        self.numbers = [self.annotations.categories[each] for each in evaluation.params.catIds]  # by label
+        self.engine = self._match(self.detections)
+
+    def _match(self, detections: list[dict]) -> 'hotcoco.COCOeval':
         import hotcoco
 
-        self.evaluation, self.score = evaluation, score
-        self.annotations, kind = evaluation.annotations, evaluation.params.iouType
+        params, kind = self.evaluation.params, self.evaluation.params.iouType
         truth = self.annotations.truth(kind).engine
-        self.detections = [each for each in evaluation.counted if each['score'] >= score]
-        self.engine = hotcoco.COCOeval(truth, truth.load_res(self.detections), kind)
-        self.numbers = [self.annotations.categories[each] for each in evaluation.params.catIds]  # by label
-        self.engine.params.catIds = self.numbers
-        self.engine.params.imgIds = [self.annotations.images[each] for each in evaluation.params.imgIds]
-        self.engine.params.iouThrs = [IOU]
-        self.engine.params.maxDets = list(evaluation.params.maxDets)
-        self.engine.evaluate()
+        engine = hotcoco.COCOeval(truth, truth.load_res(detections), kind)
+        engine.params.catIds = self.numbers
+        engine.params.imgIds = [self.annotations.images[each] for each in params.imgIds]
+        engine.params.iouThrs = [IOU]
+        engine.params.maxDets = list(params.maxDets)
+        engine.evaluate()
+        return engine
 
     def confusion(self, names: Sequence[str], kind: str) -> Confusion:
-        """Return the confusion matrix: objects of any class are matched, each with one detection."""
-        found = self.engine.confusion_matrix(iou_thr=IOU)
+        """Return the confusion matrix: objects of any class are matched, each with one detection.
+
+        Detections of a crowd are neither right nor wrong, and left out.
+        """
+        status = self.engine.image_diagnostics(iou_thr=IOU, score_thr=2.0)['dt_status']
+        counted = [each for number, each in enumerate(self.detections, 1) if number in status]
+        engine = self.engine if len(counted) == len(self.detections) else self._match(counted)
+        found = engine.confusion_matrix(iou_thr=IOU)
         order = [found['cat_ids'].index(number) for number in self.numbers] + [len(found['cat_ids'])]
         counts = found['matrix'].astype(np.int64)[np.ix_(order, order)]
         return Confusion(counts, names, f'objects at {kind} IoU {IOU}, --score {self.score:.2f}')

@@ -57,6 +57,12 @@ def test_objects_are_confused_missed_and_false(known):
     assert Matches(known, 0.1).confusion(['cat', 'dog'], 'box').counts.tolist() == [[2, 0, 0], [1, 1, 0], [1, 0, 0]]
 
 
+def test_a_detection_of_a_crowd_is_not_in_the_confusion_matrix(known):
+    known.annotations.anns[2] |= {'iscrowd': 1, 'category_id': 1}
+    known.annotations._truths.clear()
+    assert Matches(known, 0.5).confusion(['cat', 'dog'], 'box').counts.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
 def test_the_image_with_the_most_errors_is_the_worst(known):
     worst = Worst()
     Matches(known, 0.5).rank(worst, {7: 'a.jpg', 9: 'b.jpg'})
