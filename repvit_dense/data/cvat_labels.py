@@ -74,7 +74,11 @@ def _mask(item: 'Element', size: tuple[int, int], counts: Counter) -> dict:
 
 
 def _number(item: 'Element', key: str, default: str = '') -> float:
-    value = float(item.get(key, default))
+    text = item.get(key, default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f'{key} is {value}, not a finite number')
+        raise ValueError(f'{key} is {text!r}, not a finite number')
     return value

@@ -106,7 +106,10 @@ def via_region(pair: tuple[dict, str | None], size: tuple[int, int], counts: Cou
     shape = region['shape_attributes']
     kind, label = shape['name'], region['region_attributes'][attribute] if attribute else 'object'
     if isinstance(label, dict):  # of a checkbox
-        [label] = [name for name, value in label.items() if value]
+        names = [name for name, value in label.items() if value]
+        if len(names) != 1:
+            raise ValueError(f'has {len(names)} classes ({", ".join(names)}); one is expected')
+        label = names[0]
     if kind == 'rect':
         left, top, width, height = (_number(shape[key]) for key in ('x', 'y', 'width', 'height'))
         return label, box_entry((left, top, left + width, top + height), size, counts)
@@ -217,7 +220,7 @@ def _picture(content: bytes) -> Any:
     import cv2
     import numpy as np
 
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if pixels is None:
         raise ValueError('its mask cannot be decoded')
     return pixels if pixels.ndim == 2 else pixels[..., -1]

@@ -15,7 +15,7 @@ from repvit_dense.errors import InputError
 from repvit_dense.files import open_regular
 
 HEAD = 2**16  # bytes at each end of a file that tell its format
-MOST_CLASSES = 10**6  # of YOLO labels whose number of classes is not known
+MOST_CLASSES = 10_000  # of YOLO labels without class names, whose highest number counts
 
 
 class Format(NamedTuple):

@@ -127,7 +127,10 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     if not classes:
         raise InputError(f'{root}: no object in any of its {format_.name} label files')
     if format_ is YOLO:
-        names = names if names is not None else [str(n) for n in range(max(map(int, classes)) + 1)]
+        if names is None:
+            names = [str(number) for number in range(max(map(int, classes)) + 1)]
+            text = f'there is no classes.txt or obj.names, so the classes are called by their numbers, 0 to {names[-1]}'
+            notes.append(f'{root}: {text}')
         classes = [str(number) for number in range(len(names))]
         _refuse_unnamed(labels, read, len(names))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -234,7 +237,6 @@ def _yolo_names(root: Path, tree: Tree, notes: list[str]) -> list[str] | None:
         file: [name.strip() for name in re.split('\r\n|[\r\n]', read_text(file).rstrip())] for file in sorted(files)
     }
     if not lists:
-        notes.append(f'{root}: there is no classes.txt or obj.names, so the classes are called by their numbers')
         return None
     file, names = next(iter(lists.items()))
     other = next((other for other in lists if lists[other] != names), None)
