@@ -34,11 +34,6 @@ def postpone() -> None:
     _postponed = 'mmengine' not in sys.modules
 
 
-def is_postponed() -> bool:
-    """Return whether the parts are registered later, by a call of `register`."""
-    return _postponed
-
-
 def install() -> None:
     """Register now if mmengine is imported (`custom_imports` in a config), otherwise right after its first import."""
     if 'mmengine' in sys.modules:

@@ -102,7 +102,7 @@ ERRORS = {
 }
 BODY = {'schema': {'type': 'string', 'format': 'binary'}}
 OPENAPI = {'requestBody': {'required': True, 'content': {'image/*': BODY, 'application/octet-stream': BODY}}}
-Score = Annotated[float, Query(ge=0, le=1, description='objects below this score are left out')]
+Score = Annotated[float, Query(ge=0, le=1, description="objects below this or the server's --score are left out")]
 
 
 def build_app(model: 'ImageModel', worker: Worker, metrics: Metrics, limits: Limits, score: float) -> FastAPI:

@@ -62,8 +62,7 @@
     }
     if (!items.includes(item)) return;
     refresh();
-    if (!current) await select(item);
-    else if (current === item) await select(item);
+    if (!current || current === item) await select(item);
   }
 
   /** Predict waiting images, a few at once. */

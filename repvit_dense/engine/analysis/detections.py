@@ -54,7 +54,7 @@ class Matches:
         found = engine.confusion_matrix(iou_thr=IOU)
         order = [found['cat_ids'].index(number) for number in self.numbers] + [len(found['cat_ids'])]
         counts = found['matrix'].astype(np.int64)[np.ix_(order, order)]
-        return Confusion(counts, names, f'objects at {kind} IoU {IOU}, --score {self.score:.2f}')
+        return Confusion(counts, names, f'objects at {kind} IoU {IOU}, --score {self.score:.3f}')
 
     def rank(self, worst: Worst, files: dict[Any, str]) -> None:
         """Offer every image, the worse the more objects are missed or false.

@@ -63,7 +63,7 @@ class Report:
         matches, worst = Matches(evaluation, self.score), Worst()
         self._add_confusion(matches.confusion(self.names, KINDS[kind]))
         matches.rank(worst, files)
-        self.worst, self.rule = worst.images(), f'most objects missed or false at --score {self.score:.2f}'
+        self.worst, self.rule = worst.images(), f'most objects missed or false at --score {self.score:.3f}'
 
     def add_regions(self, regions: Regions, worst: list[Bad]) -> None:
         """Add confusions and worst images of segmentations."""

@@ -115,7 +115,7 @@ def draw(lines: Sequence[ClassCurve], names: Sequence[str], path: Path, kind: st
     left.plot(recalls, np.mean([line.envelope for line in lines], axis=0), label='mean', **mean)
     right.plot(GRID, np.mean([line.f1(GRID) for line in lines], axis=0), **mean)
     right.axvline(threshold, color='black', linestyle=':')
-    right.set(title=f'best mean F1 {best:.2f} at --score {threshold:.2f}', xlabel='score threshold', ylabel='F1')
+    right.set(title=f'best mean F1 {best:.2f} at --score {threshold:.3f}', xlabel='score threshold', ylabel='F1')
     left.set(title=f'{kind} IoU {IOU}', xlabel='recall', ylabel='precision')
     for axes in (left, right):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
