@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from repvit_dense.data.annotations import choose_held_out
 from repvit_dense.data.class_lists import VALUE_FILE, class_files, convert_colours, read_classes
 from repvit_dense.data.image_lists import find_lists, images_of_lists, some
-from repvit_dense.data.lookup import child, split_of
+from repvit_dense.data.lookup import child, in_test_folder, split_of
 from repvit_dense.data.pairing import Names
 from repvit_dense.data.reading import SUFFIXES, images_in, is_image_name
 from repvit_dense.data.source import SPLITS, Source, metainfo
@@ -213,7 +213,11 @@ def _pair(images: Path, masks: Path, notes: list[str], files: list[Path] | None 
     """
     listed = files is not None or images == masks
     if files is None:
-        files = [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves those out
+        every = [path for path in images_in(images) if not path.name.startswith('.')]  # mmseg leaves those out
+        files = [path for path in every if not in_test_folder(path.relative_to(images))]
+        if len(files) < len(every):
+            listed = True
+            notes.append(f'{images}: {len(every) - len(files)} images in folders of a test split are not used')
     if images == masks:
         files = [path for path in files if not re.search('[-_](mask|label)s?$', path.stem)]
     kinds = sorted({path.suffix for path in files})

@@ -74,6 +74,14 @@ def test_images_are_held_out_without_a_validation_split(pairs, images, masks):
     assert files(folder.find('semantic')) == [train, val]
 
 
+def test_images_in_a_test_folder_are_not_trained_on(pairs):
+    folder = pairs('images/site/{}.jpg', 'masks/site/{}.png', [0, 1])
+    pairs('images/site/test/{}.jpg', 'masks/site/test/{}.png', [0, 1])
+    source = folder.find('semantic')
+    assert {Path(image).parent.name for part in files(source) for image, _ in part} == {'site'}
+    assert any('3 images in folders of a test split are not used' in note for note in source.notes)
+
+
 @pytest.mark.parametrize(
     'lists, train, val',
     [
