@@ -12,8 +12,8 @@ from repvit_dense.commands.launcher import check_launcher
 from repvit_dense.commands.names import check_names, stands_for_model
 from repvit_dense.config import devices
 from repvit_dense.errors import InputError, shorten
-from repvit_dense.files import check_writable
-from repvit_dense.options import image_size, option, whole_number
+from repvit_dense.files import check_writable, is_folder
+from repvit_dense.options import image_size, name_of, option, whole_number
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -120,10 +120,12 @@ def open_run_config(options: RunOptions, change: Callable[['Config'], None]) -> 
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     _check_given_once(options)
     devices.check(options.device, options.launcher)
-    cfg = open_config(options, options.work_dir, change)
-    named = options.work_dir or any(text.startswith('work_dir=') for text in options.cfg_options or ())
-    if not named and stands_for_model(options.config):
-        cfg.work_dir = default_work_dir(options)  # not that of the training, whose config this run would overwrite
+    folder = options.work_dir
+    if folder is None and stands_for_model(options.config):
+        # A resumed training writes beside its checkpoints; any other run there would overwrite its config and data.
+        resumed = getattr(options, 'resume', None) and is_folder(options.config)
+        folder = options.config if resumed else default_work_dir(options)
+    cfg = open_config(options, folder, change)
     cfg.work_dir = cfg.get('work_dir') or default_work_dir(options)
     check_writable(cfg.work_dir)
     cfg.launcher = options.launcher
@@ -141,6 +143,7 @@ OPTIONS_OF_KEYS = {
     'randomness.seed': 'seed',
     'randomness.deterministic': 'deterministic',
     'load_from': 'resume',
+    'weights': 'weights',
     'train_cfg.max_epochs': 'epochs',
     'train_cfg.max_iters': 'iters',
     'train_dataloader.batch_size': 'batch',
@@ -153,14 +156,20 @@ def _check_given_once(options: RunOptions) -> None:
     """Refuse an option whose value `--cfg-options` gives too."""
     for text in options.cfg_options or ():
         name = OPTIONS_OF_KEYS.get(text.partition('=')[0])
-        if name and getattr(options, name, None) not in (None, False, 'auto'):
-            raise InputError(f'--cfg-options {text}: --{name.replace("_", "-")} sets the same; give one of the two')
+        value = getattr(options, name, None) if name else None
+        if value is not None and value is not False and value != 'auto':
+            field = next(field for field in dataclasses.fields(options) if field.name == name)
+            raise InputError(f'--cfg-options {text}: {name_of(field)} sets the same; give one of the two')
 
 
 def default_work_dir(options: ModelOptions) -> str:
     """Return one folder per config, backbone and data, so that runs do not overwrite each other's checkpoints."""
     names = [options.config, options.backbone, options.data]
-    return str(Path('work_dirs', '--'.join(Path(name).stem for name in names if name)))
+    return str(Path('work_dirs', '--'.join(_title(Path(name)) for name in names if name)))
+
+
+def _title(path: Path) -> str:
+    return Path(os.path.abspath(path)).name if is_folder(path) else path.stem  # noqa: PTH100  links stay
 
 
 def checkpoint_of(options: ModelOptions, checkpoint: str | Path | None) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from repvit_dense import plugin
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
 from repvit_dense.commands.launcher import is_restarted, processes
+from repvit_dense.commands.names import stands_for_model
 from repvit_dense.compat.device import on_device
 from repvit_dense.config import devices
 from repvit_dense.errors import InputError
@@ -99,14 +99,14 @@ def run(options: Options) -> Run:
         repvit_dense.engine.guard.TrainingStopped: a signal or a non-finite loss ended the training.
     """
     saving = _checkpoint_interval(options.checkpoint_every)
-    if options.weights and options.resume:
-        raise InputError('--from and --resume: a resumed training has its own weights; give one of the two')
     if options.epochs is not None and options.iters is not None:
         raise InputError('--epochs and --iters both give the length of the training; give one of the two')
     notes: list[str] = []
     cfg = open_run_config(options, partial(_apply, options, notes))
     from repvit_dense import config
+    from repvit_dense.config.schedule import record_batch
 
+    record_batch(cfg, processes(options.launcher))
     notes += _thaw(cfg, options)  # before `_resume`: a resumed training has the settings of its start
     _resume(cfg, options.resume)
     _set_weights(cfg, options.weights)
@@ -141,11 +141,13 @@ def run(options: Options) -> Run:
 
 
 def _apply(options: Options, notes: list[str], cfg: 'Config') -> None:
-    """Apply the options of the training, and a preset for a data set of one's own; note what nobody asked for."""
+    """Apply the options of the training, and a preset for custom data; add a note for each value that is chosen."""
     from repvit_dense import config
     from repvit_dense.config import presets
     from repvit_dense.data.layouts.named import NAMES
 
+    if cfg.get('resume') and stands_for_model(options.config):  # so was the last start of that training
+        cfg.resume, cfg.load_from = False, None
     if options.offline and not options.weights:
         config.find_pretrained(cfg)
     settings = presets.Settings(
@@ -201,11 +203,11 @@ def _resume(cfg: 'Config', resume: str | Path | None) -> None:
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
     elif resume or restarted:
-        print(f'{cfg.work_dir}: no checkpoint to continue from, training starts from the beginning', file=sys.stderr)
+        say(f'{cfg.work_dir}: no checkpoint to continue from, training starts from the beginning')
 
 
 def _set_weights(cfg: 'Config', weights: str | Path | None) -> None:
-    """Set the weights to start from, which replace published ones of parts."""
+    """Set the weights to start from, which replace published ones of parts; a resumed training ignores them."""
     from repvit_dense.checkpoints.work_dir import find_checkpoint
     from repvit_dense.config import drop_pretrained
 

@@ -1,4 +1,4 @@
-"""The options of a training, applied to its config, and values for a data set of one's own where they are not given."""
+"""Apply the options of a training to its config; choose those left out for custom data by its number of images."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from repvit_dense.config import schedule, sizes
 from repvit_dense.config.editing import UNFROZEN
 from repvit_dense.config.images import Images, epoch_length, training_images
+from repvit_dense.config.structure import nested
 from repvit_dense.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ SMALL_OBJECT = 8  # pixels; what is smaller after resizing is one cell of the fi
 
 # The fields of `Settings` that are options of `train`.
 OPTIONS = ('epochs', 'iters', 'batch', 'size', 'lr', 'workers', 'freeze', 'patience', 'ema')
-LENGTH_KEYS = ('train_cfg', 'param_scheduler')
+# Keys of the config that determine length and learning rate; the user's `--cfg-options` are left alone.
+LENGTH_KEYS = ('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.type', 'train_cfg.by_epoch', 'param_scheduler')
+LR_KEYS = ('train_dataloader.batch_size', 'optim_wrapper.optimizer.lr')
 
 
 @dataclasses.dataclass
 class Settings:
-    """The options of a training; None leaves a value to the preset of an own data set, else to the config.
+    """The options of a training; None leaves a value to the preset for custom data, else to the config.
 
     Attributes:
         epochs, iters: length of the training.
@@ -65,13 +68,13 @@ class Settings:
     keys: Iterable[str] = ()
 
 
-def apply(cfg: 'Config', settings: Settings, own_data: bool = False) -> list[str]:
+def apply(cfg: 'Config', settings: Settings, custom_data: bool = False) -> list[str]:
     """Apply the options of a training to its config.
 
     Args:
         cfg: a config that holds its data already.
         settings: the options.
-        own_data: fill in what the options leave open from `preset`.
+        custom_data: fill in the options that are left out by the number and size of the training images.
 
     Returns:
         lines for the screen: the values that nobody asked for.
@@ -81,30 +84,36 @@ def apply(cfg: 'Config', settings: Settings, own_data: bool = False) -> list[str
     """
     if settings.freeze is not None:
         freeze(cfg, settings.freeze)
-    images = training_images(cfg) if own_data else None
-    notes, given = [], settings
+    images = training_images(cfg) if custom_data else None
+    notes, options = [], settings
     if images:
         settings, filled = _fill(cfg, settings, images)
         notes += [filled] if filled else []
     if settings.size is not None:
         sizes.set_size(cfg, settings.size)
-    if images and given.size is None:
+    if images and options.size is None:
         notes += _size_notes(cfg, images)
     set_loaders(cfg, ('train',), settings.batch, None)
     set_loaders(cfg, ('train', 'val', 'test'), None, settings.workers)
     if settings.ema:
         schedule.average_weights(cfg)
     _set_length(cfg, settings)
-    if settings.epochs != given.epochs:
+    if settings.epochs != options.epochs:
         _set_intervals(cfg, settings)
     if settings.patience is not None:
         _stop_early(cfg, settings.patience)
     if settings.lr is not None:
         schedule.set_lr(cfg, settings.lr, settings.processes)
-    elif not {'train_dataloader.batch_size', 'optim_wrapper.optimizer.lr'} & set(settings.keys):
+    elif not _overlap(settings.keys, LR_KEYS):
         text = schedule.scale_lr(cfg, settings.processes)
         notes += [f'{text}; --lr sets another'] if text else []
     return notes
+
+
+def _overlap(keys: Iterable[str], others: Iterable[str]) -> bool:
+    """Return whether a key is one of the others, or a part of it, or contains it."""
+    pairs = ((f'{key}.', f'{other}.') for key in keys for other in others)
+    return any(a.startswith(b) or b.startswith(a) for a, b in pairs)
 
 
 def set_loaders(cfg: 'Config', splits: Iterable[str], batch: int | None, workers: int | None) -> None:
@@ -161,8 +170,10 @@ def thaw_random(cfg: 'Config', frozen: bool) -> str | None:
 
 def _has_weights(cfg: 'Config') -> bool:
     model = cfg.get('model') or {}
-    start = (model.get('backbone') or {}).get('init_cfg') or model.get('init_cfg')
-    return bool(start or cfg.get('weights') or cfg.get('load_from') or cfg.get('resume'))
+    parts = (model, model.get('backbone') or {})
+    inits = [init for part in parts for init in nested(part.get('init_cfg'))]
+    published = any(init.get('type') == 'Pretrained' for init in inits) or any(part.get('pretrained') for part in parts)
+    return bool(published or cfg.get('weights') or cfg.get('load_from') or cfg.get('resume'))
 
 
 def _fill(cfg: 'Config', settings: Settings, images: Images) -> tuple[Settings, str]:
@@ -173,10 +184,10 @@ def _fill(cfg: 'Config', settings: Settings, images: Images) -> tuple[Settings, 
         size = _size(cfg, images)
         if size:
             values['size'] = size
-    if settings.batch is None and 'train_dataloader.batch_size' not in keys:
+    if settings.batch is None and not _overlap(keys, LR_KEYS[:1]):
         pixels = values.get('size') or settings.size or sizes.training_size(cfg)
         values['batch'] = _batch(images, pixels, settings.processes, gpu)
-    if settings.epochs is None and settings.iters is None and not any(key.startswith(LENGTH_KEYS) for key in keys):
+    if settings.epochs is None and settings.iters is None and not _overlap(keys, LENGTH_KEYS):
         epochs = next(epochs for limit, epochs in EPOCHS if images.number < limit)
         values['epochs'] = (
             epochs * (1 if settings.trained or _has_weights(cfg) else FROM_SCRATCH) // (1 if gpu else ON_CPU)

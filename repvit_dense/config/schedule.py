@@ -275,12 +275,22 @@ def scale_lr(cfg: 'Config', processes: int = 1) -> str | None:
     return f'lr {optimizer["lr"]:g} for batches of {batch} ({old:g} for {base}, scaled {rule})'
 
 
+def record_batch(cfg: 'Config', processes: int = 1) -> None:
+    """Record that the learning rate is for the batch size of this training, so a run of the written config keeps it."""
+    scaling, batch = cfg.get('auto_scale_lr') or {}, total_batch(cfg, processes)
+    if scaling.get('base_batch_size') and batch and not scaling.get('enable'):
+        scaling['base_batch_size'] = batch
+
+
 def set_lr(cfg: 'Config', lr: float, processes: int = 1) -> None:
-    """Set the learning rate; the lowest rates of its schedules change in proportion."""
+    """Set the learning rate; the lowest and highest rates of its schedules change in proportion."""
     optimizer = cfg.optim_wrapper.optimizer
     for scheduler in schedulers(cfg):
-        if scheduler.get('eta_min') and optimizer.get('lr'):
-            scheduler['eta_min'] = float(f'{scheduler["eta_min"] * lr / optimizer.lr:.4g}')
+        if 'Momentum' in str(scheduler.get('type')):
+            continue
+        for key in ('eta_min', 'eta_max', 'min_value'):
+            if isinstance(scheduler.get(key), int | float) and optimizer.get('lr'):
+                scheduler[key] = float(f'{scheduler[key] * lr / optimizer.lr:.4g}')
     optimizer['lr'] = lr
     if cfg.get('auto_scale_lr'):
         cfg.auto_scale_lr['base_batch_size'] = total_batch(cfg, processes)

@@ -186,13 +186,12 @@ class DenseRunner(Runner):
     def load_or_resume(self) -> None:
         """Load the checkpoint; a training then writes its config into the work dir, beside its checkpoints.
 
-        A training with `weights` in its config starts from the parts that fit of them.
+        A training with `weights` in its config starts from the parts that fit of them, unless it loads a checkpoint.
         """
-        training = isinstance(self._train_loop, BaseLoop)
-        if training and self.cfg.get('weights') and not (self._load_from or self._resume or self._has_loaded):
-            self._start_from(self.cfg.weights)
         super().load_or_resume()
-        if training:
+        if isinstance(self._train_loop, BaseLoop):
+            if self.cfg.get('weights') and not self._has_loaded:
+                self._start_from(self.cfg.weights)
             self._write_config(self.work_dir)
 
     def _start_from(self, weights: str) -> None:

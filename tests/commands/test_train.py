@@ -149,6 +149,7 @@ def test_options_of_the_config_stand_where_the_command_says_nothing(arguments, o
     'option, key',
     [
         (['--seed', '1'], 'randomness.seed=2'),
+        (['--workers', '0'], 'train_dataloader.num_workers=2'),
         (['--work-dir', 'w'], 'work_dir=v'),
     ],
 )
@@ -216,6 +217,14 @@ def test_a_job_that_died_before_its_first_checkpoint(settle, weights, monkeypatc
     assert not settle('train', SHAPES, '--work-dir', 'run').resume
     assert 'starts from the beginning' in capsys.readouterr().err
     assert settle('train', SHAPES, '--work-dir', 'run', '--resume', weights).load_from == weights
+
+
+def test_the_written_config_keeps_its_learning_rate(settle):
+    """A batch size of `--cfg-options` does not scale it; nor does a later start from the written config."""
+    cfg = settle('train', SHAPES, '--cfg-options', 'train_dataloader.batch_size=4')
+    Path('run').mkdir()
+    cfg.dump('run/config.py')
+    assert settle('train', 'run').optim_wrapper.optimizer.lr == cfg.optim_wrapper.optimizer.lr
 
 
 @pytest.mark.parametrize('text, expected', [('200', {'iterations': 200}), ('5m', {'minutes': 5})])

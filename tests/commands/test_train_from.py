@@ -1,6 +1,7 @@
 """`train --from`: the weights that a training starts from."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +25,35 @@ def test_the_best_checkpoint_of_a_work_dir_replaces_published_weights(settle, tr
     assert 'init_cfg' not in cfg.model.backbone
 
 
-def test_it_does_not_go_with_resume(refuse_in_a_line, trained):
-    assert 'give one of the two' in refuse_in_a_line('train', SHAPES, '--from', trained, '--resume')
+def test_the_same_command_with_resume(settle, trained):
+    """A training continues from its last checkpoint; without one it starts from the weights."""
+    arguments = 'train', SHAPES, '--from', trained, '--resume', '--work-dir'
+    cfg = settle(*arguments, trained)
+    assert (cfg.load_from, cfg.resume) == (str(Path(trained, 'epoch_1.pth')), True)
+    cfg = settle(*arguments, 'empty')
+    assert (cfg.get('load_from'), cfg.resume) == (None, False)
+    assert cfg.weights == 'trained/best_coco_segm_mAP_epoch_1.pth'
+
+
+def test_a_work_dir_is_resumed_in_its_place(settle, trained):
+    cfg = settle('train', trained, '--resume')
+    assert (cfg.work_dir, cfg.load_from) == (trained, str(Path(trained, 'epoch_1.pth')))
+
+
+@pytest.mark.parametrize('data', [(), ('--data', 'shapes')])
+def test_a_new_training_with_the_config_of_a_resumed_one(settle, trained, data):
+    """It does not continue the other training, and writes nothing into its folder."""
+    file = Path(trained, f'{SHAPES}.py')
+    file.write_text(f'{file.read_text()}\nresume = True\nload_from = "{trained}/epoch_1.pth"\nwork_dir = "{trained}"\n')
+    cfg = settle('train', trained, '--from', trained, *data)
+    assert (cfg.resume, cfg.load_from) == (False, None)
+    assert cfg.weights
+    assert Path(cfg.work_dir) == Path('work_dirs', '--'.join([trained, *data[1:]]))
+
+
+def test_weights_that_are_named_twice(refuse_in_a_line, trained):
+    message = refuse_in_a_line('train', SHAPES, '--from', trained, '--cfg-options', 'weights=a.pth')
+    assert '--from sets the same' in message
 
 
 def test_it_does_not_go_with_load_from(refuse_in_a_line, trained):

@@ -133,8 +133,9 @@ def test_cfg_options_have_precedence_over_the_preset(load):
 def test_the_learning_rate_follows_the_batch_size(optimizer, factor):
     cfg = config.load('repvit_maskrcnn_shapes', ['optim_wrapper.optimizer.type=' + optimizer])
     cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size = 2, 16
+    lr = cfg.optim_wrapper.optimizer.lr
     assert schedule.scale_lr(cfg, processes=2)
-    assert cfg.optim_wrapper.optimizer.lr == 1e-3 * factor
+    assert cfg.optim_wrapper.optimizer.lr == lr * factor
     assert cfg.param_scheduler[1].eta_min == 1e-5 * factor
     assert cfg.auto_scale_lr.base_batch_size == 4
     assert schedule.scale_lr(cfg, processes=2) is None  # a config of a work dir is not scaled again
@@ -220,7 +221,7 @@ def test_other_parts_cannot_be_frozen(part):
 def test_random_weights_are_not_frozen():
     cfg = config.load('repvit_maskrcnn_coco')
     assert presets.thaw_random(cfg, frozen=True) is None
-    cfg.model.backbone.init_cfg = None
+    cfg.model.backbone.init_cfg = {'type': 'Kaiming', 'layer': 'Conv2d'}
     with pytest.raises(InputError, match='random weights'):
         presets.thaw_random(cfg, frozen=True)
     assert 'no norm is frozen' in presets.thaw_random(cfg, frozen=False)

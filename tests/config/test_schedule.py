@@ -7,6 +7,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from repvit_dense import config
+from repvit_dense.config import schedule
 from repvit_dense.errors import InputError
 
 
@@ -132,3 +133,10 @@ def test_epochs_of_uncounted_images_are_refused(name, tmp_path, monkeypatch):
 def test_an_impossible_number_of_epochs_is_refused(epochs):
     with pytest.raises(InputError, match=f'--epochs {epochs}: must be a whole number of at least 1'):
         load('repvit_maskrcnn_coco', epochs)
+
+
+def test_the_learning_rate_changes_its_bounds_but_not_those_of_momentum():
+    parts = [{'type': 'OneCycleLR', 'eta_max': 0.1}, {'type': 'CosineAnnealingMomentum', 'eta_min': 0.8}]
+    cfg = Config({'optim_wrapper': {'optimizer': {'lr': 0.1}}, 'param_scheduler': parts})
+    schedule.set_lr(cfg, 0.05)
+    assert (cfg.param_scheduler[0].eta_max, cfg.param_scheduler[1].eta_min) == (0.05, 0.8)
