@@ -154,6 +154,9 @@ def _scale_step(step: dict, old: Size, new: Size, semantic: bool, cropped: bool)
         bounds = step.get('crop_type') == 'absolute_range'  # smallest and largest side, not width and height
         factors = (uniform, uniform) if whole or bounds else (new[0] / old[0], new[1] / old[1])
         step[key] = _scale(value, factors[::-1] if flipped else factors)
+    border = step.get('border')
+    if step.get('type') == 'RandomAffine' and isinstance(border, list | tuple):  # cuts the image out of a mosaic
+        step['border'] = [round(side * new[i] / old[i]) for i, side in enumerate(border[:2])]
 
 
 def _is_size(value: Any) -> bool:
@@ -204,8 +207,8 @@ def _set_anchors(model: dict, anchors: dict, factor: float, new: Size) -> None:
     neck = model.get('neck') or {}
     if neck.get('type') != 'SSDNeck':
         return
-    own = len(neck['in_channels'])  # the backbone's features
-    strides: list[Any] = list(anchors['strides'][:own])
+    levels = len(neck['in_channels'])  # of the backbone
+    strides: list[Any] = list(anchors['strides'][:levels])
     cells = tuple(-(-side // strides[-1]) for side in new)
     for stride, padding in zip(neck['level_strides'], neck['level_paddings'], strict=True):
         cells = tuple((side + 2 * padding - 3) // stride + 1 for side in cells)  # a 3x3 convolution

@@ -130,3 +130,13 @@ def test_fractions_are_no_sizes():
     cfg = Config({'train_dataloader': loader, 'test_dataloader': loader})
     sizes.set_size(cfg, 128)
     assert values(cfg, 'train_dataloader', 'Resize', 'RandomResizedCrop') == [(128, 128), (0.5, 1.0)]
+
+
+def test_the_border_that_cuts_an_image_out_of_a_mosaic():
+    cfg = config.load('repvit_rtmdet-ins_coco')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    mosaic = next(i for i, step in enumerate(pipeline) if 'Mosaic' in step.type)
+    old, _ = sizes.training_size(cfg)
+    pipeline.insert(mosaic + 1, {'type': 'RandomAffine', 'border': (-old // 2, -old // 2)})
+    sizes.set_size(cfg, (320, 192))
+    assert pipeline[mosaic + 1]['border'] == [-160, -96]
