@@ -22,7 +22,7 @@ def on_device(name: str | None) -> Iterator[None]:
     import torch
     from mmengine.device import utils
 
-    kind, _, index = name.partition(':')
+    kind, _, index = str(name).partition(':')
     if kind == 'cuda' and int(index or 0) >= torch.cuda.device_count():
         raise InputError(f'--device {name}: torch finds {torch.cuda.device_count()} GPUs')
     with ExitStack() as changes:

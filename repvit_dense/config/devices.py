@@ -19,6 +19,7 @@ def check(device: str | None, launcher: str = 'none') -> None:
     """
     if device is None:
         return
+    device = str(device)  # from Python it may be 0 or a torch.device
     match = re.fullmatch(r'cpu|mps|cuda(?::([0-9]{1,3}))?', device)
     if not match:
         raise InputError(f'--device {device}: expected cpu, cuda, or the number of a GPU such as cuda:1')

@@ -8,7 +8,7 @@ from repvit_dense.config import devices
 from repvit_dense.errors import InputError
 
 
-@pytest.mark.parametrize('device', ['gpu', 'cuda:', 'cuda:x', '0', 'cpu:1', ''])
+@pytest.mark.parametrize('device', ['gpu', 'cuda:', 'cuda:x', '0', 'cpu:1', '', 0])
 def test_other_words(device):
     with pytest.raises(InputError, match='expected cpu, cuda, or the number of a GPU'):
         devices.check(device)
