@@ -104,8 +104,8 @@ def _weights(runner) -> str:
 
 
 def _schedule(runner) -> str:
-    if runner.cfg.get('train_cfg') and hasattr(schedule, 'describe'):
-        return schedule.describe(runner.cfg)
+    if runner.cfg.get('train_cfg'):
+        return schedule.describe(runner.cfg, get_world_size())
     loop = runner._train_loop
     epochs = f'{loop.max_epochs} epochs, ' if loop.max_epochs > 1 else ''
     return f'{epochs}{loop.max_iters:,} iterations of {loop.dataloader.batch_size} images'

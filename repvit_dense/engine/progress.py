@@ -60,9 +60,8 @@ class DenseProgressHook(Hook):
         if 'train' in self._bars:
             # Only the sum: its parts, which the log has, would leave no room for the bar.
             loss = {'loss': f'{outputs["loss"].item():.3f}'} if 'loss' in (outputs or {}) else {}
-            epoch = (
-                {'epoch': runner.epoch + 1} if runner.train_loop.max_epochs > 1 else {}
-            )  # training by iterations is one epoch
+            by_epoch = runner.train_loop.max_epochs > 1  # training by iterations is one epoch
+            epoch = {'epoch': runner.epoch + 1} if by_epoch else {}
             self._step('train', {**epoch, **loss})
 
     def after_train(self, runner) -> None:
