@@ -5,6 +5,7 @@ Pictures carry a mark. A later run replaces marked files only, and does not mist
 
 import hashlib
 import os
+import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def output_names(paths: Sequence[Path], folder: Path, videos: Sequence[bool] = (
     """Return a name per image for its files in an existing folder, without suffix: the stem of the image.
 
     The name is numbered if another image of the run has it, in upper or lower case, or if a file in the folder has it
-    that is an image of this run or not a picture of an earlier one.
+    that is an image of this run or not a picture of an earlier one. No image has the name of a frame, such as
+    `clip-000012`.
 
     Args:
         paths: images and videos.
@@ -37,22 +39,28 @@ def output_names(paths: Sequence[Path], folder: Path, videos: Sequence[bool] = (
     present = {_fold(name): folder / name for name in os.listdir(folder)}  # noqa: PTH208  names suffice
     inputs = {os.path.realpath(path) for path in paths}
     used: set[str] = set()
+    clips: set[str] = set()  # names of videos
     counts: dict[str, int] = {}
 
     def is_free(name: str, suffixes: Sequence[str]) -> bool:
         files = [present.get(_fold(name + suffix)) for suffix in suffixes]
         kept = (file for file in files if file and not (is_picture(file) and os.path.realpath(file) not in inputs))
-        return _fold(name) not in used and not any(kept)
+        frame = re.fullmatch(r'(.+)-\d{6,}', _fold(name), re.DOTALL)
+        return _fold(name) not in used and not (frame and frame[1] in clips) and not any(kept)
 
-    names = []
-    for path, is_video in zip(paths, videos or [False] * len(paths), strict=True):
-        stem, suffixes = _safe_stem(path), ([VIDEO] if is_video else [PICTURE, SEGMENTS])
+    names = [''] * len(paths)
+    for index in sorted(range(len(paths)), key=lambda index: not (videos and videos[index])):  # videos first
+        stem = _safe_stem(paths[index])
+        is_video = bool(videos) and videos[index]
+        suffixes = [VIDEO] if is_video else [PICTURE, SEGMENTS]
         number = counts.get(_fold(stem), 0) + 1
         while not is_free(name := stem if number == 1 else f'{stem}-{number}', suffixes):
             number += 1
         counts[_fold(stem)] = number
         used.add(_fold(name))
-        names.append(name)
+        if is_video:
+            clips.add(_fold(name))
+        names[index] = name
     return names
 
 

@@ -33,6 +33,12 @@ def test_every_image_has_a_name_of_its_own(tmp_path, paths, expected):
     assert names(tmp_path, *paths) == expected
 
 
+def test_no_image_has_the_name_of_a_frame(tmp_path):
+    paths = [Path(name) for name in ('clip-000001.jpg', 'clip-12.jpg', 'clip.mp4', 'Clip-1234567.png')]
+    found = output_names(paths, tmp_path, [False, False, True, False])
+    assert found == ['clip-000001-2', 'clip-12', 'clip', 'Clip-1234567-2']
+
+
 def test_long_names_are_shortened_and_stay_different(tmp_path):
     found = names(tmp_path, f'{"中" * 83}1.jpg', f'{"中" * 83}2.jpg')
     assert len(set(found)) == 2
