@@ -67,6 +67,11 @@ def build_source(
         folder = folders['train']
         contents = dict(zip(SPLITS, hold_out(root, content, folder, notes), strict=True))
         files, folders = {}, dict.fromkeys(SPLITS, folder)
+    train_names, val_names = (
+        {f'{folders[split]}/{image.get("file_name")}' for image in contents[split]['images']} for split in SPLITS
+    )
+    if both := len(train_names & val_names):
+        notes.append(f'{root}: {both:,} of the {len(val_names):,} validation images are training images, too')
     train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
     classes = class_names(train_file, contents['train'])
     if class_names(val_file, contents['val']) != classes:

@@ -59,7 +59,7 @@ def images_of_lists(lists: dict[str, Path], names: Names, root: Path, notes: lis
     held_out = {*splits.get('val', [])}
     train = [path for path in splits['train'] if path not in held_out]
     if not train:
-        notes.append(f'{lists["train"]}: its images are all in {lists["val"].name}, so scores are of training images')
+        notes.append(f'{lists["train"]}: its images are all in {lists["val"].name}, which is evaluated, too')
     elif len(train) < len(splits['train']):
         notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for validation')
     return {**splits, 'train': train or splits['train']}

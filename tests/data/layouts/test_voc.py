@@ -104,6 +104,8 @@ def test_lists_of_images(voc, lists, train, val):
     else:
         assert sorted(sum(parts, [])) == [f'{stem}.jpg' for stem in train]
     assert any(note for note in source.notes if 'not used: ' in note or 'its lists are used' in note)
+    shared = [note for note in source.notes if 'validation images are training images, too' in note]
+    assert len(shared) == (train == val)
 
 
 @pytest.mark.parametrize('lists', [('test',), ('val',), ('cat_train', 'cat_val'), ('subset',)])
