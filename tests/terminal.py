@@ -8,7 +8,7 @@ import struct
 import termios
 import threading
 
-COLUMNS = 160
+COLUMNS = 240
 
 
 class Terminal:
