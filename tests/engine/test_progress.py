@@ -21,6 +21,7 @@ def on_terminal(monkeypatch):
     def call(function, streams=('stdout', 'stderr'), columns=COLUMNS, encoding='utf-8'):
         terminal = Terminal(columns, encoding)
         with monkeypatch.context() as patch:
+            patch.setenv('COLUMNS', str(columns))
             for name in streams:
                 patch.setattr(sys, name, terminal.stream)
             try:
