@@ -37,7 +37,7 @@ def best_checkpoint(work_dir: str | Path) -> str | None:
     paths = _checkpoints(work_dir, re.compile(r'best_.*\.pth', re.DOTALL))
     if len(paths) > 1:
         others = ', '.join(path.name for path in paths[1:4])
-        _note(f'{paths[0]}: taken as the newest best checkpoint, there is {others} too')
+        say(f'{paths[0]}: taken as the newest best checkpoint, there is {others} too')
     return str(paths[0]) if paths else None
 
 
@@ -60,11 +60,11 @@ def last_checkpoint(work_dir: str | Path) -> str | None:
     recorded = [path for path in (work_dir / named.name, named) if is_file(path)]
     candidates = dict.fromkeys([*recorded, *_checkpoints(work_dir, RESUMABLE)])
     if not recorded:
-        _note(f'{pointer} names {shorten(named) or "nothing"}, which is not there')
+        say(f'{pointer} names {shorten(named) or "nothing"}, which is not there')
     for path in candidates:
         if is_undamaged(path):
             return str(path)
-        _note(f'{path}: damaged, trying the checkpoint before it')
+        say(f'{path}: damaged, trying the checkpoint before it')
     state = (
         'which is damaged, and so is every other' if candidates else 'which is not there, and no other checkpoint is'
     )
@@ -78,10 +78,6 @@ def _checkpoints(work_dir: str | Path, name: re.Pattern) -> list[Path]:
         return sorted(filter(is_file, paths), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     except OSError as error:
         raise InputError(f'{work_dir}: cannot be read ({error.strerror}); name a checkpoint file') from error
-
-
-def _note(text: str) -> None:
-    say(text)
 
 
 def is_undamaged(path: Path) -> bool:

@@ -97,7 +97,7 @@ def _count(dataset: dict, largest: float) -> tuple[int, list[tuple[int, int]]]:
 
 @lru_cache(maxsize=8)
 def _coco(file: Path, changed: int, filter_empty: bool, min_size: int) -> tuple[int, list[tuple[int, int]]]:
-    """Return what `_count` does for COCO annotations; `changed` is the file's time of change, for the cache."""
+    """Return number and sizes of the images of COCO annotations; `changed` (the file's time) is for the cache."""
     from repvit_dense.data.reading import read_json
 
     content = read_json(file)

@@ -25,7 +25,7 @@ BATCH_PIXELS = 4_500_000  # of a batch at most: 4 images of 1333x800, 8 of 640x6
 STEPS = 8  # iterations of an epoch at least: with few images, small batches give more steps
 VALIDATIONS = 20
 COMFORTABLE = 640  # pixels; photos are not enlarged or reduced to less than half of their size, up to this size
-SMALL_OBJECT = 8  # pixels; what is smaller after resizing is one cell of the finest feature map of most detectors
+SMALL_OBJECT = 8  # pixels; a smaller one after resizing is a single cell of most detectors' finest feature map
 
 # The fields of `Settings` that are options of `train`.
 OPTIONS = ('epochs', 'iters', 'batch', 'size', 'lr', 'workers', 'freeze', 'patience', 'ema')
@@ -133,7 +133,7 @@ def freeze(cfg: 'Config', part: str | int) -> None:
     """Freeze the backbone, its stem and first stages, or nothing.
 
     Raises:
-        InputError: another word or number, or a backbone that cannot be frozen, or one with random weights.
+        InputError: another word or number, or a backbone that cannot be frozen.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     values = {'backbone': 4, 'none': -1}
@@ -141,7 +141,9 @@ def freeze(cfg: 'Config', part: str | int) -> None:
     if stages is None:
         raise InputError(f"--freeze {part}: expected 'backbone', 'none', or a number of stages from 1 to 4")
     if not str(backbone.get('type')).startswith(('RepViT', 'Dense')):
-        raise InputError(f'--freeze {part}: the backbone {backbone.get("type")} is frozen by settings of its own only')
+        raise InputError(
+            f'--freeze {part}: the backbone {backbone.get("type")} has other settings for this; use --cfg-options'
+        )
     backbone.update(UNFROZEN if stages < 0 else {'frozen_stages': stages, 'norm_eval': True})
 
 

@@ -30,7 +30,7 @@ SCHEDULE_NAMES = {
 def set_epochs(cfg: 'Config', epochs: int, processes: int = 1) -> None:
     """Train for another number of epochs, with the schedule stretched or shortened in proportion.
 
-    What the config counts in epochs is multiplied by `epochs / max_epochs` and rounded. If the config counts
+    Numbers of epochs in the config are multiplied by `epochs / max_epochs` and rounded. If the config counts
     iterations, the epochs are converted by the number of training images. A warm-up in iterations stays, but takes at
     most a tenth of the training. The intervals of validation and checkpoints are at most the training.
 
@@ -84,6 +84,7 @@ def set_iters(cfg: 'Config', iters: int, processes: int = 1) -> None:
             f'counted to convert iterations ({why_uncounted(cfg)}); use --epochs N'
         )
     old = train['max_epochs']
+    _scale_by_iteration(cfg, iters)
     for scheduler in schedulers(cfg):
         if scheduler.get('by_epoch', True):
             scheduler.setdefault('end', old)

@@ -140,3 +140,10 @@ def test_the_learning_rate_changes_its_bounds_but_not_those_of_momentum():
     cfg = Config({'optim_wrapper': {'optimizer': {'lr': 0.1}}, 'param_scheduler': parts})
     schedule.set_lr(cfg, 0.05)
     assert (cfg.param_scheduler[0].eta_max, cfg.param_scheduler[1].eta_min) == (0.05, 0.8)
+
+
+def test_another_number_of_iterations_for_the_written_config():
+    cfg = config.load('repvit_maskrcnn_shapes')
+    schedule.set_iters(cfg, 1000)
+    schedule.set_iters(cfg, 100)
+    assert [part.end for part in cfg.param_scheduler] == [10, 100]
