@@ -170,7 +170,8 @@ def test_limits_of_a_trained_model(work_dir, image):
 
 
 def test_tiles_of_a_trained_model(work_dir, image):
-    tiled = load.run(Options(str(work_dir), device='cpu', tile=64, max_detections=5))
+    tiled = load.run(Options(str(work_dir), device='cpu', tile=64, max_detections=5, iou=0.3))
+    assert tiled.selection.iou == 0.3  # of objects of two tiles too, which no suppression of the model sees
     result = tiled(image(70, 90))
     assert result.masks.shape == (len(result), 70, 90)
     assert 0 < len(result) <= 5
