@@ -85,6 +85,7 @@ CHANGES = (
     ),
     Change('panoptic_metric', 'nothing: a subclass of mmdet.evaluation.CocoPanopticMetric', 'never', 'nothing to undo'),
     Change('ssd_head', '`loss_cls` of one SSDHead instance', 'construction of a DenseSSDHead', 'with the instance'),
+    Change('flop_counter', 'nothing: a FlopCounterMode that counts one more operator', 'never', 'nothing to undo'),
     Change(
         'signal_stack',
         'the signal stack of the thread, which OpenVINO replaces',

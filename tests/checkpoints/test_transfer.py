@@ -23,6 +23,8 @@ def config_of(name, classes=4, backbone='m0_6', **changes):
     """Return a packaged config for another backbone and number of classes."""
     cfg = config.load(name, backbone=backbone)
     set_class_counts(cfg.model, classes, classes)
+    if name == MASKED:
+        cfg.model.roi_head.bbox_head.reg_class_agnostic = False
     cfg.merge_from_dict(changes)
     return cfg
 

@@ -109,7 +109,7 @@ def test_the_value_of_a_text(text, expected):
         ('data_root=x/', "'data_root' is a variable of the config file"),
         ('data_root=x/', 'set it at its place: train_dataloader.dataset.data_root, val_dataloader.dataset.data_root'),
         ('custom_imports.imports=[os]', 'nothing reads it afterwards'),
-        ('custom_hooks.99.type=x', 'cannot be applied, custom_hooks has the entries 0 to 3'),
+        ('custom_hooks.99.type=x', 'cannot be applied, custom_hooks has the entries 0 to 4'),
         ('custom_hooks.-1.type=x', 'cannot be applied'),
         ('load_from.x=1', 'cannot be applied'),
         # values
