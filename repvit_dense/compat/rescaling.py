@@ -4,6 +4,7 @@ A strip of 20000x2 pixels, reduced to a width of 256, would have no height, and 
 resizes in the same way, see `artifact.preprocess`.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,13 +23,22 @@ def install() -> Callable:
     return original
 
 
+_lock, _users, _replaced = threading.Lock(), 0, None
+
+
 @contextmanager
 def patched() -> Iterator[None]:
-    """Replace the function inside the context; may be nested."""
-    original = install()
+    """Replace the function inside the context; may be nested, and entered by several threads."""
+    global _users, _replaced  # noqa: PLW0603  the last one to leave restores the function
+    with _lock:
+        _replaced = _replaced if _users else install()
+        _users += 1
     try:
         yield
     finally:
         from mmcv.image import geometric
 
-        geometric._scale_size = original
+        with _lock:
+            _users -= 1
+            if not _users:
+                geometric._scale_size = _replaced

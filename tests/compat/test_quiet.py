@@ -9,7 +9,7 @@ import warnings
 import pytest
 from mmengine.logging import MMLogger
 
-from repvit_dense.compat import child_processes, quiet
+from repvit_dense.compat import child_processes, mmcv_ops, panoptic_api, quiet, rescaling
 
 RECORDS = {
     'an error of a library': ('/site-packages/mmdet/a.py', 'error("text")', 'error: text\n'),
@@ -113,6 +113,8 @@ def test_verbose_changes_nothing(capsys):
 def test_a_spawned_worker_is_quiet_like_its_parent(monkeypatch):
     started = []
     monkeypatch.setattr(quiet, 'start', lambda: started.append(True))
+    for change in (mmcv_ops, panoptic_api, rescaling):  # made for the rest of a worker's life
+        monkeypatch.setattr(change, 'install', lambda: None)
     loud = pickle.dumps(child_processes.Preparation())
     with quiet.quiet():
         hushed = pickle.dumps(child_processes.Preparation())

@@ -21,3 +21,14 @@ def test_mmcv_is_as_before_after_an_error():
     with pytest.raises(KeyError), rescaling.patched():
         raise KeyError
     assert mmcv.rescale_size((20_000, 2), (256, 256)) == (256, 0)
+
+
+def test_mmcv_is_as_before_when_contexts_overlap():
+    """Two threads that predict leave in the order in which they entered."""
+    first, second = rescaling.patched(), rescaling.patched()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert mmcv.rescale_size((20_000, 2), (256, 256)) == (256, 1)
+    second.__exit__(None, None, None)
+    assert mmcv.rescale_size((20_000, 2), (256, 256)) == (256, 0)
