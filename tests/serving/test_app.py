@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
@@ -139,8 +140,11 @@ def test_metrics_can_be_read_by_prometheus(serve, png):
     client = serve()
     client.predict(png())
     client.predict(b'')
+    client.wait_for('requests_total{code="400"}', 1)  # counted after the answer, as batches are
+    client.wait_for('batch_seconds_count', 2)
     text = client.ask('/metrics')[2].decode()
-    assert 'repvit_dense_requests_total{code="200"} 1\nrepvit_dense_requests_total{code="400"} 1\n' in text
+    answers = r'^repvit_dense_requests_total{code="200"} [1-9]\d*\nrepvit_dense_requests_total{code="400"} 1$'
+    assert re.search(answers, text, re.M)
     assert 'repvit_dense_batch_seconds_bucket{le="+Inf"} 2\n' in text
     families = [line.split()[2] for line in text.splitlines() if line.startswith('# TYPE')]
     assert len(families) == len(set(families)) == 5
