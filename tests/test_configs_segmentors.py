@@ -327,4 +327,4 @@ def test_a_run_is_scored_resumed_tested_and_drawn(root, tmp_path):
     assert metrics['mIoU'] == max(record['mIoU'] for record in records if 'mIoU' in record)
     assert sorted(path.name for path in (tmp_path / 'p').iterdir()) == ['000000000001.jpg', '000000000002.jpg']
     with Image.open(tmp_path / 'p/000000000001.jpg') as picture:
-        assert picture.width / picture.height == 2 * WIDTH / HEIGHT  # ground truth beside prediction
+        assert (picture.width - 4) / picture.height == 2 * WIDTH / HEIGHT  # ground truth, a line, prediction
