@@ -170,11 +170,10 @@ def box_iou(one: 'np.ndarray', two: 'np.ndarray') -> 'np.ndarray':
     """Return IoU `(N, M)` of boxes `(N, 4)` and `(M, 4)`; it is 1 for two empty boxes at the same position."""
     import numpy as np
 
-    low = np.maximum(one[:, None, :2], two[None, :, :2])
-    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
-    inside = np.prod(np.clip(high - low, 0, None), -1)
-    area = [np.prod(boxes[:, 2:] - boxes[:, :2], -1) for boxes in (one, two)]
-    union = area[0][:, None] + area[1][None] - inside
+    from repvit_dense.artifact.selection import overlaps
+
+    inside, area, areas = overlaps(one, two)
+    union = area + areas - inside
     same = np.abs(one[:, None] - two[None]).max(-1, initial=0) < 1e-2  # pixels
     return np.where(union > 0, inside / np.where(union > 0, union, 1), same.astype(float))
 
