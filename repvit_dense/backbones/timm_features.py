@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from repvit_dense.backbones.base import ALL_STAGES, STRIDES, Peer
 from repvit_dense.errors import nearest
+from repvit_dense.screen import say
+
+COUNTER = 'num_batches_tracked'
 
 
 @MODELS.register_module()
@@ -105,8 +108,24 @@ def convert_from_timm(
         with suppress(AttributeError, IndexError, KeyError, RuntimeError, ValueError):
             state = convert(dict(state), whole)
     wanted, known = net.state_dict().keys(), whole.state_dict().keys()
+    if not known & state.keys():
+        state = _rename_in_order(state, whole.state_dict()) or state
     unused = [key for key in state if key not in wanted and key in known]
     return {key: value for key, value in state.items() if key not in unused}, unused
+
+
+def _rename_in_order(state: Mapping, parameters: Mapping) -> dict[str, Tensor] | None:
+    """Return the tensors under the names of the network that has the same kinds and shapes in the same order, or None.
+
+    The kind is the last part of the name: weight, bias, running_mean. Counters of batches, which old files lack, are
+    left out.
+    """
+    file, model = ({k: v for k, v in tensors.items() if not k.endswith(COUNTER)} for tensors in (state, parameters))
+    kinds = ([(key.rpartition('.')[2], value.shape) for key, value in part.items()] for part in (file, model))
+    if next(kinds) != next(kinds):
+        return None
+    say(f'weights with other names, taken in order: {len(model)} tensors, each of the same kind and shape')
+    return dict(zip(model, file.values(), strict=True))
 
 
 def _levels(net: nn.Module, model_name: str) -> list[int]:

@@ -159,6 +159,7 @@ def _copies(url: str, name: str) -> Iterator[Path]:
         cache = Path(os.environ.get('HF_HUB_CACHE') or Path(home, 'hub')).expanduser()
         yield from cache.glob(f'models--{owner}--{repository}/snapshots/*/{"/".join(rest)}')
     yield from _installed().get(name, ())
+    yield from _packaged(catalogue.package_of(url))
 
 
 @functools.cache
@@ -166,10 +167,27 @@ def _installed() -> dict[str, list[Path]]:
     """Return the files of weights in installed packages by their name."""
     files: dict[str, list[Path]] = {}
     for distribution in metadata.distributions():
-        for file in distribution.files or ():
-            if file.suffix in ('.pth', '.pt', '.safetensors'):
-                files.setdefault(file.name, []).append(Path(str(distribution.locate_file(file))))
+        for file in _weights_in(distribution):
+            files.setdefault(file.name, []).append(file)
     return files
+
+
+@functools.cache
+def _packaged(package: str) -> list[Path]:
+    """Return the file of weights in a package; none if the package is not installed or holds several."""
+    try:
+        files = _weights_in(metadata.distribution(package)) if package else []
+    except metadata.PackageNotFoundError:
+        return []
+    if len(files) != 1 or not files[0].exists():
+        return []
+    say(f'weights from the installed package {package}: {files[0]}')
+    return files
+
+
+def _weights_in(distribution: metadata.Distribution) -> list[Path]:
+    files = (file for file in distribution.files or () if file.suffix in ('.pth', '.pt', '.safetensors'))
+    return [Path(str(distribution.locate_file(file))) for file in files]
 
 
 def _rank() -> tuple[int, int]:
@@ -183,9 +201,12 @@ def _rank() -> tuple[int, int]:
 
 def _download(url: str, path: Path) -> None:
     """Download to `path`; a file that is visibly no checkpoint is deleted again."""
+    package = catalogue.package_of(url)
+    install = f', or run: pip install {package}' if package else ''
     if _offline:
         raise CheckpointError(
             f'{url}: is in no cache, and --offline allows no download. Leave --offline out, or put the file at {path}'
+            f'{install}'
         )
     say(f'downloading {url} to {path}')
     try:
@@ -197,7 +218,9 @@ def _download(url: str, path: Path) -> None:
         raise
     except (OSError, HTTPException, ValueError) as error:
         reason = error if isinstance(error, HTTPError) else getattr(error, 'reason', error)
-        raise CheckpointError(f'{url}: cannot be downloaded ({reason}). Download it by hand to {path}') from error
+        raise CheckpointError(
+            f'{url}: cannot be downloaded ({reason}). Download it by hand to {path}{install}'
+        ) from error
 
 
 def _receive(url: str, path: Path) -> None:

@@ -69,6 +69,25 @@ def test_classifiers_of_timm_are_loaded(name, tmp_path, log):
     assert any(unused in text for text in messages)
 
 
+@pytest.mark.parametrize('spoiled', ['', 'shape', 'kind', 'count'])
+def test_weights_with_other_names_are_taken_in_order_if_kinds_and_shapes_agree(spoiled):
+    published = classifier('efficientnet_lite0')
+    state = {f'{i}.{key.rpartition(".")[2]}': value for i, (key, value) in enumerate(published.items())}
+    if spoiled == 'shape':
+        state['0.weight'] = state['0.weight'][:, :1]
+    elif spoiled == 'kind':
+        state = {key.replace('1.weight', '1.gamma'): value for key, value in state.items()}
+    elif spoiled == 'count':
+        del state['0.weight']
+    net = build('efficientnet_lite0')
+    if spoiled:
+        with pytest.raises(CheckpointError, match='another architecture than tf_efficientnet_lite0'):
+            load_checkpoint(net, state)
+    else:
+        load_checkpoint(net, state)
+        assert all(torch.equal(value, published[key]) for key, value in net.net.state_dict().items())
+
+
 def test_later_stages_are_ignored():
     net = build('swin_tiny', out_indices=(0, 1))
     published = classifier('swin_tiny')

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from repvit_dense import catalogue
 from repvit_dense.checkpoints import fetching
 from repvit_dense.checkpoints.fetching import CheckpointError, locate
 
+LITE = catalogue.find('efficientnet_lite0')
 NAME = 'timm/repvit_m1_1.dist_300e_in1k'
 
 
@@ -35,6 +37,24 @@ def test_files_of_installed_packages_are_used(cache_dir, tmp_path, monkeypatch):
     fetching._installed.cache_clear()
     assert locate(file.name) == file
     fetching._installed.cache_clear()
+
+
+def test_the_package_of_a_row_holds_its_weights(cache_dir, tmp_path, monkeypatch, capsys):
+    file = tmp_path / 'other-name.pth'
+    file.touch()
+    package = SimpleNamespace(files=[Path(file.name), Path('code.py')], locate_file=lambda part: tmp_path / part)
+    monkeypatch.setattr(fetching.metadata, 'distribution', {LITE.package: package}.__getitem__)
+    fetching._packaged.cache_clear()
+    assert [locate(LITE.default_weights) for _ in range(2)] == [file, file]
+    fetching._packaged.cache_clear()
+    assert capsys.readouterr().err.splitlines() == [f'weights from the installed package {LITE.package}: {file}']
+
+
+def test_the_package_of_a_row_is_named_where_it_is_missing(cache_dir, monkeypatch):
+    monkeypatch.setattr(fetching, '_packaged', lambda package: [])
+    fetching.set_offline(True)
+    with pytest.raises(CheckpointError, match=f'pip install {LITE.package}$'):
+        locate(LITE.default_weights)
 
 
 def test_no_connection_is_opened_offline(cache_dir, monkeypatch):
