@@ -14,10 +14,11 @@ from repvit_dense.data import shapes
 
 COCO = ('cascade-maskrcnn', 'retinanet', 'ssdlite', 'rtmdet-ins', 'detr')
 CONFIGS = [f'repvit_{name}_coco' for name in COCO] + [
-    f'repvit_mask2former_{data}' for data in ('coco-instance', 'coco-panoptic', 'shapes-panoptic')
+    'repvit_rtmdet_bccd',
+    *(f'repvit_mask2former_{data}' for data in ('coco-instance', 'coco-panoptic', 'shapes-panoptic')),
 ]
 PANOPTIC = CONFIGS[-2:]
-BOXES_ONLY = ('repvit_retinanet_coco', 'repvit_ssdlite_coco', 'repvit_detr_coco')
+BOXES_ONLY = ('repvit_retinanet_coco', 'repvit_ssdlite_coco', 'repvit_detr_coco', 'repvit_rtmdet_bccd')
 ARCH = {'embed_dims': (8, 16, 24, 32), 'depths': (1, 1, 1, 1)}
 SIZE = 96  # of the drawn images, in pixels
 LOSSES = {
@@ -25,6 +26,7 @@ LOSSES = {
     'repvit_retinanet_coco': {'loss_cls', 'loss_bbox'},
     'repvit_ssdlite_coco': {'loss_cls', 'loss_bbox'},
     'repvit_rtmdet-ins_coco': {'loss_cls', 'loss_bbox', 'loss_mask'},
+    'repvit_rtmdet_bccd': {'loss_cls', 'loss_bbox'},
     'repvit_detr_coco': {'loss_cls', 'loss_iou', 'd4.loss_bbox'},
     'repvit_mask2former_coco-instance': {'loss_mask', 'loss_dice', 'd8.loss_cls'},
     'repvit_mask2former_coco-panoptic': {'loss_mask', 'loss_dice', 'd8.loss_cls'},
@@ -79,7 +81,7 @@ def shrink(cfg):
     if consumer.get('type') == 'SSDNeck':
         consumer.out_channels = [*channels, *consumer.out_channels[2:]]
         cfg.model.bbox_head.in_channels = consumer.out_channels
-    factor = 1 if 'ssdlite' in cfg.filename else 2 if 'shapes' in cfg.filename else 8
+    factor = 1 if 'ssdlite' in cfg.filename else 2 if 'shapes' in cfg.filename or 'bccd' in cfg.filename else 8
     for part in dicts([cfg.train_dataloader, cfg.val_dataloader, cfg.custom_hooks, cfg.model.data_preprocessor]):
         part.update({key: tuple(side // factor for side in part[key]) for key in LENGTHS if key in part})
         if 'scales' in part:

@@ -23,6 +23,7 @@ HEADS = {
     'repvit_upernet_ade20k': 'UPerHead',
     'repvit_deeplabv3_voc': 'ASPPHead',
     'repvit_mask2former_ade20k': 'Mask2FormerHead',
+    'repvit_segformer_camvid': 'SegformerHead',
     'repvit_segformer_shapes': 'SegformerHead',
     'repvit_semfpn_shapes': 'FPNHead',
 }
