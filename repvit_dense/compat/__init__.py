@@ -85,6 +85,12 @@ CHANGES = (
     ),
     Change('panoptic_metric', 'nothing: a subclass of mmdet.evaluation.CocoPanopticMetric', 'never', 'nothing to undo'),
     Change('ssd_head', '`loss_cls` of one SSDHead instance', 'construction of a DenseSSDHead', 'with the instance'),
+    Change(
+        'label_assigner',
+        '`center_of_mass` in the module of mmdet.models.task_modules.DynamicSoftLabelAssigner: a faster one',
+        'assignment by a DenseSoftLabelAssigner',
+        'at the end of that call',
+    ),
     Change('flop_counter', 'nothing: a FlopCounterMode that counts one more operator', 'never', 'nothing to undo'),
     Change(
         'signal_stack',

@@ -1,7 +1,7 @@
 """Hooks, loops and the runner that mmengine lacks. Importing this package registers them."""
 
 # Modules, not their functions: if one of them is imported first, it imports mmengine, which imports this package.
-from repvit_dense.compat import coco_metric, panoptic_metric, ssd_head
+from repvit_dense.compat import coco_metric, label_assigner, panoptic_metric, ssd_head
 from repvit_dense.engine.analysis.hook import DenseAnalysisHook
 from repvit_dense.engine.batches import DenseBatchesHook
 from repvit_dense.engine.curves import DenseCurvesHook
@@ -29,6 +29,7 @@ __all__ = [
     'DenseCurvesHook',
     'DenseSaveOnSignalHook',
     'coco_metric',
+    'label_assigner',
     'panoptic_metric',
     'ssd_head',
 ]

@@ -39,7 +39,7 @@ model = dict(
         loss_mask=dict(type='DiceLoss', loss_weight=2.0, eps=5e-6, reduction='mean'),
     ),
     train_cfg=dict(
-        assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
+        assigner=dict(type='DenseSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False
     ),
     test_cfg=dict(
         nms_pre=1000,
