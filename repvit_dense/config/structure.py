@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense import catalogue
+
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
 
@@ -70,6 +72,15 @@ def feature_consumers(model: 'ConfigDict') -> 'Iterator[tuple[str, ConfigDict]]'
         for i, part in enumerate(parts if isinstance(parts, list) else [parts] if parts else ()):
             if 'in_channels' in part:
                 yield (f'model.{key}.{i}' if isinstance(parts, list) else f'model.{key}'), part
+
+
+def backbone_name(model: dict) -> str | None:
+    """Return the name of a model's backbone in the catalogue or in timm; the name of its class if it has neither."""
+    part = model.get('backbone') or {}
+    for row in catalogue.BACKBONES.values():
+        if row.type == part.get('type') and all(part.get(key) == value for key, value in row.args.items()):
+            return row.name
+    return f'timm/{part["model_name"]}' if part.get('model_name') else part.get('type')
 
 
 def expected_in_channels(part: 'ConfigDict', channels: Sequence[int]) -> int | list[int]:

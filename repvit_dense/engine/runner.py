@@ -20,6 +20,7 @@ from repvit_dense.config.weights import start_from
 from repvit_dense.engine.failures import explain
 from repvit_dense.engine.per_class import observe
 from repvit_dense.engine.plain import plain, restore_histories
+from repvit_dense.engine.provenance import Record
 from repvit_dense.engine.resumable import set_last_checkpoint
 from repvit_dense.engine.same_run import check_same_run, data_of
 from repvit_dense.engine.samples import end_failed_workers, name_errors
@@ -43,6 +44,7 @@ class DenseRunner(Runner):
 
     def __init__(self, *args, **kwargs):
         self._obsolete = []  # checkpoints that the next one replaces
+        self.record = Record()  # of how the model is made
         with compat.patched(read):
             try:
                 super().__init__(*args, **kwargs)
@@ -123,6 +125,8 @@ class DenseRunner(Runner):
         """Call all hooks, and record the hook point; a checkpoint that is about to be saved becomes plain data."""
         if fn_name != 'on_error':
             self.point = fn_name
+        if fn_name == 'after_val_epoch':
+            self.record.add_scores(self, kwargs.get('metrics') or {})
         super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             left_out = []
@@ -132,6 +136,7 @@ class DenseRunner(Runner):
                 self.logger.warning(f'Not saved, because neither plain values nor tensors: {", ".join(left_out)}')
         elif fn_name == 'before_train':
             self._keep_until_saved()
+            self.record.begin(self)
 
     def _keep_until_saved(self) -> None:
         """Let mmengine's hook remove an old checkpoint only after the one that replaces it is complete."""
@@ -156,6 +161,9 @@ class DenseRunner(Runner):
         checkpoint = read(filename, map_location)
         if self._resume:
             self._prepare_resuming(filename, checkpoint)
+            self.record.go_on_from(checkpoint)
+        else:
+            self.record.start_from(str(filename), checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         load_checkpoint(model, checkpoint, name=filename)
@@ -196,7 +204,9 @@ class DenseRunner(Runner):
 
     def _start_from(self, weights: str) -> None:
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        text = start_from(model, self.cfg, read(weights))
+        checkpoint = read(weights)
+        text = start_from(model, self.cfg, checkpoint)
+        self.record.start_from(weights, checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint={'state_dict': model.state_dict()})  # for averaged weights
         self._has_loaded = True
         self.logger.info(text, extra={'screen': True})
@@ -214,7 +224,8 @@ class DenseRunner(Runner):
     @master_only
     def save_checkpoint(self, out_dir, filename, *args, meta=None, **kwargs) -> None:
         """Write a checkpoint; an existing file of this name is replaced only by a complete one."""
-        meta = {**(meta or {}), 'world_size': self.world_size, 'data': data_of(self)}
+        about = {'world_size': self.world_size, 'data': data_of(self), 'provenance': self.record.describe(self)}
+        meta = {**(meta or {}), **about}
         path = Path(out_dir, filename)
         with replacing(path, reuse=True) as partial:
             super().save_checkpoint(str(partial.parent), partial.name, *args, meta=meta, **kwargs)

@@ -164,25 +164,19 @@ def _calibration_images(cfg: 'Config', settings: 'ExportSettings') -> 'list[np.n
 
 def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
     """Return the fields of the manifest that say which model this is and which classes it predicts."""
-    from repvit_dense import catalogue
     from repvit_dense.artifact.manifest import check_class_names, digest
+    from repvit_dense.config.structure import backbone_name
 
     check_class_names(list(meta['classes']))
 
-    part = cfg.model.backbone
-    names = [
-        entry.name
-        for entry in catalogue.BACKBONES.values()
-        if entry.type == part.type and all(part.get(key) == value for key, value in entry.args.items())
-    ]
     palette: Any = meta.get('palette')
     listed = isinstance(palette, list | tuple) and len(palette) == len(meta['classes'])
     return {
         'classes': list(meta['classes']),
         'palette': [[int(level) for level in colour] for colour in palette] if listed else None,
         'config': Path(cfg.filename).stem if cfg.filename else None,
-        'backbone': names[0] if names else part.type,
-        'tap': part.get('tap'),
+        'backbone': backbone_name(cfg.model),
+        'tap': cfg.model.backbone.get('tap'),
         'checkpoint_sha256': digest(Path(checkpoint)) if Path(checkpoint).is_file() else None,
     }
 

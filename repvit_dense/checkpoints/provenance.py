@@ -1,0 +1,61 @@
+"""Read the provenance of a model: `meta['provenance']` of a checkpoint, `provenance` of an artifact's manifest.
+
+`engine.provenance` writes it. A file may hold anything under that name, so what is read is checked here.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from repvit_dense.errors import InputError
+
+VERSION = 1
+DEEPEST, MOST_VALUES, LONGEST = 6, 5000, 10_000  # levels, values, characters of a text
+_SECRET_NAME = r'(?:token|passw(?:or)?d|passphrase|secret|credentials?|api_?key|access_?key|signature)'
+SECRETS = (
+    (re.compile(r'(\b\w[\w+.-]*://)[^\s/@]*@'), r'\1***@'),  # URLs with a user and a password
+    (re.compile(r'\b(?:hf|gh[pousr]|github_pat|sk|glpat|xox[abp])[-_][A-Za-z0-9_-]{16,}'), '***'),
+    (re.compile(rf'(?i)({_SECRET_NAME}["\']?\s*[=:]\s*)[^\s&,)]+'), r'\1***'),
+)
+
+
+def masked(text: str) -> str:
+    """Return a text without passwords and access tokens; `***` takes their place."""
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def of_checkpoint(checkpoint: Mapping) -> dict[str, Any] | None:
+    """Return the provenance in the content of a checkpoint; None if it has none, or something else of that name."""
+    meta = checkpoint.get('meta')
+    value = meta.get('provenance') if isinstance(meta, Mapping) else None
+    return value if is_provenance(value) else None
+
+
+def is_provenance(value: Any) -> bool:
+    """Return whether a value is a dictionary of plain values that JSON can hold, of bounded depth and size."""
+    if not isinstance(value, dict):
+        return False
+    try:
+        return _count(value, DEEPEST) <= MOST_VALUES
+    except InputError:
+        return False
+
+
+def _count(value: Any, depth: int) -> int:
+    """Return the number of values; raise InputError if one of them is not plain."""
+    if isinstance(value, dict | list | tuple) and depth:
+        if isinstance(value, dict) and not all(isinstance(key, str) and len(key) <= LONGEST for key in value):
+            raise InputError('a key is no text')
+        total = 1
+        for item in value.values() if isinstance(value, dict) else value:
+            total += _count(item, depth - 1)
+            if total > MOST_VALUES:
+                break
+        return total
+    plain = value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    if plain or (isinstance(value, str) and len(value) <= LONGEST):
+        return 1
+    raise InputError('a value is not plain')
