@@ -1,6 +1,6 @@
 """Read the provenance of a model: `meta['provenance']` of a checkpoint, `provenance` of an artifact's manifest.
 
-`engine.provenance` writes it. A file may hold anything under that name, so what is read is checked here.
+`engine.provenance` writes it. A file may hold anything under that name, so it is checked here.
 """
 
 import math

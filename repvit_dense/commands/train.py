@@ -132,6 +132,7 @@ def run(options: Options) -> Run:
         with on_device(options.device), keep_memory():
             with preparing():
                 runner = DenseRunner.from_cfg(cfg)
+                runner.record.name(options)
             with preparing(lambda: 'max_iters' in runner.message_hub.runtime_info):
                 runner.train()
     except RuntimeError as error:

@@ -49,7 +49,8 @@ class Record:
 
     def __init__(self) -> None:
         self._earlier: dict[str, Any] = {}
-        self._resumed, self._start, self._weights = False, (0.0, 0.0), None
+        self._resumed, self._start = False, (0.0, 0.0)
+        self._weights: dict[str, Any] = {}
         self._scores: dict[str, Any] = {}
         self._data: dict[str, Any] = {}
 
@@ -113,7 +114,7 @@ class Record:
 
     def _seconds(self, name: str, since_start: float) -> float | None:
         """Return the time of all starts; None if an earlier one did not record it."""
-        earlier = self._earlier.get(name) if self._resumed else 0
+        earlier: Any = self._earlier.get(name) if self._resumed else 0
         return round(earlier + since_start, 1) if _is_number(earlier) else None
 
     def _with_best(self, runner) -> dict[str, Any] | None:
@@ -230,7 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _declared(cfg) -> dict[str, str]:
-    """Return what the section `provenance` of a config says."""
+    """Return the entries of the section `provenance` of a config."""
     section = cfg.get('provenance')
     return {} if not isinstance(section, dict) else {key: str(section[key]) for key in DECLARED if section.get(key)}
 
@@ -255,7 +256,7 @@ def describe_data(runner, name: str | None) -> dict[str, Any]:
 
 def _length(dataset: Dataset) -> int:
     """Return the number of images; a repeated data set counts once."""
-    return sum(len(base) for base in _bases(dataset))  # type: ignore[arg-type]
+    return sum(len(base) for base in _bases(dataset))
 
 
 def _bases(dataset: Any) -> Iterator[Any]:
