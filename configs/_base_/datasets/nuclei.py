@@ -4,17 +4,17 @@
 # data/nuclei/stage1_train; its masks become data/nuclei/annotations.
 data_root = 'data/nuclei/'
 scale = (512, 512)  # of the whole image; 256x256, the size of most images, is enlarged twice
-crop = (320, 320)
+crop = (384, 384)
 metainfo = dict(classes=('nucleus',), palette=[(60, 200, 80)])
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.6, 1.7), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop, recompute_bbox=True, allow_negative_crop=True),
-    dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), by_mask=True),
-    dict(type='YOLOXHSVRandomAug'),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(3, 3), by_mask=True),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='Pad', size=crop),
     dict(type='PackDetInputs'),
 ]
