@@ -100,7 +100,7 @@ def _config_differences(runner, filename: str, meta: dict) -> Iterator[str]:
         reason = 'no config' if isinstance(error, KeyError) else str(error)
         runner.logger.warning(f'{filename}: whether the settings are those of this training is unknown ({reason})')
         return
-    before, now = (dict(_flat(_compared(cfg))) for cfg in (old, new))
+    before, now = settings(old), settings(new)
     for key in dict.fromkeys([*before, *now]):
         values = [cfg.get(key, 'not set') for cfg in (before, now)]
         if values[0] != values[1]:
@@ -118,8 +118,12 @@ def _length(cfg: dict) -> str:
     return f'{train["max_iters"]} iterations' if 'max_iters' in train else f'{train.get("max_epochs")} epochs'
 
 
+def settings(cfg: dict) -> dict[str, Any]:
+    """Return the settings that resuming must not change, by their dotted names."""
+    return dict(_flat(_compared(cfg)))
+
+
 def _compared(cfg: dict) -> dict[str, Any]:
-    """Return the part of a config that resuming must not change."""
     train, checkpoint = (cfg.get('train_cfg') or {}), (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     schedulers = cfg.get('param_scheduler') or []
     ends = {True: train.get('max_epochs'), False: train.get('max_iters')}

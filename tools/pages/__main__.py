@@ -20,7 +20,9 @@ PAGES = {
     'ladder': 'docs/ladder.md: every rung from MobileNetV3 to RepViT',
     'growth': 'docs/growth.md: cost over pixels, batch size and width',
     'export_table': 'docs/deploy.md, table: every head in every format',
+    'results': 'docs/results.md, section on photographs: train, collect and publish (make results)',
     'sizes': 'repvit_dense/catalogue_sizes.py: parameters and GMACs of every backbone',
+    'pretrained': 'repvit_dense/pretrained: export a trained model into the package, with its floors and its card',
     'annotations': 'time and memory to check and index a large COCO file',
 }
 
