@@ -58,6 +58,7 @@ class Manifest:
         config, backbone, tap, checkpoint_sha256, versions: origin of the model.
         files: SHA-256 of every file of the model by its name in the folder; None in version 1. `write` computes it.
         certificate: measurements of the export; None if there were none.
+        provenance: how the model was made, see `repvit_dense.checkpoints.provenance`; None if it was not recorded.
         producer: name and version of the writer.
         format_version: version of this description.
     """
@@ -80,6 +81,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, str] | None = None
     certificate: dict | None = None
+    provenance: dict | None = None
     producer: str = f'repvit_dense {__version__}'
     format_version: int = FORMAT_VERSION
 
@@ -203,11 +205,11 @@ def _check(path: Path, content: Any) -> None:
             f'{" and ".join(map(str, READ_VERSIONS))}; {EXPORT_AGAIN} or install the release that wrote it'
         )
     names = {field.name for field in dataclasses.fields(Manifest)} - ({'files'} if version == 1 else set())
-    _require_fields(path, '', content, names, names)
+    _require_fields(path, '', content, names - {'provenance'}, names)
     task = content['task']
     _require(path, 'task', task, Rule(lambda value: is_key(value, OUTPUTS), f'one of {", ".join(OUTPUTS)}'))
     for name, rule in rules(content).items():
-        _require(path, name, content[name], rule)
+        _require(path, name, content.get(name), rule)
     preprocess, postprocess = content['preprocess'], content['postprocess']
     preprocessing = preprocess_rules(preprocess)
     required, optional = postprocess_rules(content)

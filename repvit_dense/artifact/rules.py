@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from repvit_dense.artifact.targets import PRECISIONS, TARGETS
+from repvit_dense.checkpoints.provenance import is_provenance
 
 MOST_CLASSES, LONGEST_TEXT = 100_000, 1000
 MOST_BATCH, MOST_SIDE, MOST_PIXELS = 1024, 2**16, 2**26  # of an input of the model
@@ -70,6 +71,7 @@ def rules(content: dict) -> dict[str, Rule]:
             lambda value: isinstance(value, dict) and all(map(is_text, value.values())), 'names with versions'
         ),
         'certificate': Rule(lambda value: value is None or isinstance(value, dict), 'an object or null'),
+        'provenance': Rule(lambda value: value is None or is_provenance(value), 'an object of plain values, or null'),
     }
 
 

@@ -3,14 +3,17 @@
 `engine.provenance` writes it. A file may hold anything under that name, so it is checked here.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from repvit_dense.errors import InputError
 
 VERSION = 1
+KEY = 'repvit_dense'  # of the header of a safetensors file
 DEEPEST, MOST_VALUES, LONGEST = 6, 5000, 10_000  # levels, values, characters of a text
 _SECRET_NAME = r'(?:token|passw(?:or)?d|passphrase|secret|credentials?|api_?key|access_?key|signature)'
 SECRETS = (
@@ -32,6 +35,24 @@ def of_checkpoint(checkpoint: Mapping) -> dict[str, Any] | None:
     meta = checkpoint.get('meta')
     value = meta.get('provenance') if isinstance(meta, Mapping) else None
     return value if is_provenance(value) else None
+
+
+def meta_in(header: Mapping[str, str] | None, name: str | Path) -> dict[str, Any] | None:
+    """Return the `meta` of a checkpoint from the header of a file; None if another program wrote it.
+
+    Raises:
+        InputError: the header has such an entry, and it is not JSON.
+    """
+    text = (header or {}).get(KEY)
+    if text is None:
+        return None
+    try:
+        meta = json.loads(text)
+    except (RecursionError, ValueError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise InputError(f'{name}: the entry {KEY} of its header is no JSON object; get the file again')
+    return meta
 
 
 def is_provenance(value: Any) -> bool:

@@ -18,7 +18,8 @@ from repvit_dense.checkpoints import unpickling
 from repvit_dense.checkpoints.archive import Archive, Damaged
 from repvit_dense.checkpoints.constructors import Untrusted
 from repvit_dense.checkpoints.fetching import CheckpointError, file_format, locate, open_checkpoint
-from repvit_dense.errors import printable, shorten
+from repvit_dense.checkpoints.provenance import meta_in
+from repvit_dense.errors import InputError, printable, shorten
 
 SAFETENSORS_DTYPES = ('F64', 'F32', 'F16', 'BF16', 'I64', 'I32', 'I16', 'I8', 'U8', 'BOOL')
 MOST_CLASSES, LONGEST_NAME = 100_000, 1000
@@ -106,7 +107,12 @@ def _read_safetensors(path: Path, device: torch.device) -> dict:
         unusual = [f'{key} ({kind})' for key, kind in kinds.items() if kind not in SAFETENSORS_DTYPES]
         if unusual:
             raise CheckpointError(f'{path}: types of tensors that are not loaded: {_few(unusual)}; save them as F32')
-        return {key: file.get_tensor(key).to(device) for key in kinds}
+        tensors = {key: file.get_tensor(key).to(device) for key in kinds}
+        try:
+            meta = meta_in(file.metadata(), path)
+        except InputError as error:
+            raise CheckpointError(str(error)) from None
+    return tensors if meta is None else {'meta': meta, 'state_dict': tensors}
 
 
 def _read_torch(path: Path, layout: str, device: torch.device) -> Any:

@@ -9,6 +9,7 @@ from repvit_dense.errors import InputError, shorten
 from repvit_dense.files import is_file, is_folder, open_regular
 from repvit_dense.screen import say
 
+SAFETENSORS = 'model.safetensors'  # the best weights of a finished training, also the name on the hub
 LONGEST_POINTER = 4096  # bytes of the path in `last_checkpoint`
 
 # Checkpoints with the state of a training, from which `--resume` can continue.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.dist import master_only
 
-from repvit_dense.checkpoints.work_dir import last_checkpoint
+from repvit_dense.checkpoints.work_dir import SAFETENSORS, last_checkpoint
 from repvit_dense.errors import InputError
 from repvit_dense.files import replacing
 
@@ -34,9 +34,10 @@ def set_last_checkpoint(runner, path: str | Path) -> None:
 def set_checkpoints_aside(runner) -> None:
     """Let nobody take the checkpoints of a previous training in this work dir for those of the new one.
 
-    `last_checkpoint` is removed, and `best_NAME.pth` becomes `previous_best_NAME.pth`.
+    `last_checkpoint` and `model.safetensors` are removed, and `best_NAME.pth` becomes `previous_best_NAME.pth`.
     """
-    Path(runner.work_dir, 'last_checkpoint').unlink(missing_ok=True)
+    for name in ('last_checkpoint', SAFETENSORS):
+        Path(runner.work_dir, name).unlink(missing_ok=True)
     for path in Path(runner.work_dir).glob('best_*.pth'):
         runner.logger.info(f'{path}: from a previous training, renamed to previous_{path.name}')
         path.replace(path.with_name(f'previous_{path.name}'))

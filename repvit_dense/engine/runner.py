@@ -15,6 +15,8 @@ from mmengine.runner import BaseLoop, Runner
 from repvit_dense import compat
 from repvit_dense.checkpoints.loading import load_checkpoint
 from repvit_dense.checkpoints.reading import CheckpointError, read
+from repvit_dense.checkpoints.work_dir import SAFETENSORS, last_checkpoint
+from repvit_dense.checkpoints.writing import write
 from repvit_dense.compat import distributed, quiet
 from repvit_dense.config.weights import start_from
 from repvit_dense.engine.failures import explain
@@ -25,7 +27,7 @@ from repvit_dense.engine.resumable import set_last_checkpoint
 from repvit_dense.engine.same_run import check_same_run, data_of
 from repvit_dense.engine.samples import end_failed_workers, name_errors
 from repvit_dense.errors import InputError
-from repvit_dense.files import replacing, write_text
+from repvit_dense.files import is_file, replacing, write_text
 from repvit_dense.memory import no_collector
 
 # The entries of a checkpoint that training cannot be resumed without.
@@ -52,8 +54,10 @@ class DenseRunner(Runner):
                 raise InputError(f'{error.filename or self.work_dir}: {error.strerror}') from error
 
     def train(self):
-        """Train; return the model."""
-        return self._run(super().train)
+        """Train; return the model. The best weights, else the last ones, are also in `model.safetensors`."""
+        model = self._run(super().train)
+        self._write_safetensors()
+        return model
 
     def val(self):
         """Validate; return the metrics."""
@@ -75,6 +79,12 @@ class DenseRunner(Runner):
                 raise
             finally:
                 self.call_hook('on_exit')  # after an error too, unlike mmengine's `after_run`
+
+    @master_only
+    def _write_safetensors(self) -> None:
+        source = self.message_hub.runtime_info.get('best_ckpt') or last_checkpoint(self.work_dir)
+        if source and is_file(source):
+            self.logger.info(f'Safetensors: {write(read(source), Path(self.work_dir, SAFETENSORS))}')
 
     def dump_config(self):
         """Write the config into the log folder of this run.

@@ -165,6 +165,8 @@ def _calibration_images(cfg: 'Config', settings: 'ExportSettings') -> 'list[np.n
 def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
     """Return the fields of the manifest that say which model this is and which classes it predicts."""
     from repvit_dense.artifact.manifest import check_class_names, digest
+    from repvit_dense.checkpoints.provenance import of_checkpoint
+    from repvit_dense.checkpoints.reading import read
     from repvit_dense.config.structure import backbone_name
 
     check_class_names(list(meta['classes']))
@@ -178,6 +180,7 @@ def _provenance(cfg: 'Config', checkpoint: str, meta: dict) -> dict:
         'backbone': backbone_name(cfg.model),
         'tap': cfg.model.backbone.get('tap'),
         'checkpoint_sha256': digest(Path(checkpoint)) if Path(checkpoint).is_file() else None,
+        'provenance': of_checkpoint(read(checkpoint, 'meta')),
     }
 
 
