@@ -3,18 +3,19 @@
 # Download: the folder BCCD of github.com/Shenggan/BCCD_Dataset (MIT), put or linked as data/bccd; it holds JPEGImages/,
 # Annotations/ and ImageSets/, whose boxes become data/bccd/annotations.
 data_root = 'data/bccd/'
-scale = (320, 240)
+scale = (416, 312)
+crop = (416, 320)
 metainfo = dict(classes=('Platelets', 'RBC', 'WBC'), palette=[(70, 100, 240), (230, 60, 60), (60, 200, 80)])
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(320, 256), recompute_bbox=True, allow_negative_crop=True),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.8, 1.5), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop, recompute_bbox=True, allow_negative_crop=True),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(4, 4)),
-    dict(type='YOLOXHSVRandomAug'),
+    dict(type='PhotoMetricDistortion'),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='Pad', size=(320, 256)),
+    dict(type='Pad', size=crop),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
