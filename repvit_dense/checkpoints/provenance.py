@@ -3,14 +3,18 @@
 `engine.provenance` writes it. A file may hold anything under that name, so it is checked here.
 """
 
+import dataclasses
 import json
 import math
+import os
 import re
+import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, shorten
+from repvit_dense.options import name_of
 
 VERSION = 1
 KEY = 'repvit_dense'  # of the header of a safetensors file
@@ -80,3 +84,27 @@ def _count(value: Any, depth: int) -> int:
     if plain or (isinstance(value, str) and len(value) <= LONGEST):
         return 1
     raise InputError('a value is not plain')
+
+
+def command_line(options: Any) -> str:
+    """Return the command with the options that differ from their defaults; `...` stands for the folders of a path."""
+    words = ['repvit-dense', type(options).__module__.rpartition('.')[2]]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is None or value is False or (value == field.default and not field.metadata.get('positional')):
+            continue
+        if field.name == 'local_rank':
+            continue
+        words += [] if field.metadata.get('positional') else [name_of(field)]
+        if value is not True:
+            values = value if isinstance(value, list | tuple) and field.name != 'size' else [value]
+            words += ['x'.join(map(str, v)) if isinstance(v, tuple) else without_folders(str(v)) for v in values]
+    return shorten(shlex.join(map(masked, words)), 2000)
+
+
+def without_folders(text: str) -> str:
+    """Return a value in which `...` stands for the folders of an absolute path."""
+    key, equals, value = text.rpartition('=')
+    if '://' in text or not (os.path.isabs(os.path.expanduser(value))):  # noqa: PTH111, PTH117  impossible names
+        return text
+    return f'{key}{equals}.../{PurePath(value).name}'

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from repvit_dense import plugin
+from repvit_dense.checkpoints.provenance import command_line
 from repvit_dense.commands.base import RunOptions, check_checkpoint, keep_memory, open_run_config, preparing
 from repvit_dense.commands.launcher import is_restarted, processes
 from repvit_dense.commands.names import stands_for_model
@@ -98,6 +99,7 @@ def run(options: Options) -> Run:
         InputError: an option, the data or a checkpoint cannot be used; nothing was trained.
         repvit_dense.engine.guard.TrainingStopped: a signal or a non-finite loss ended the training.
     """
+    command, start = command_line(options), options.weights  # names of models become paths below
     saving = _checkpoint_interval(options.checkpoint_every)
     if options.epochs is not None and options.iters is not None:
         raise InputError('--epochs and --iters both give the length of the training; give one of the two')
@@ -132,7 +134,7 @@ def run(options: Options) -> Run:
         with on_device(options.device), keep_memory():
             with preparing():
                 runner = DenseRunner.from_cfg(cfg)
-                runner.record.name(options)
+                runner.record.name(command, options.data, start)
             with preparing(lambda: 'max_iters' in runner.message_hub.runtime_info):
                 runner.train()
     except RuntimeError as error:
@@ -158,7 +160,24 @@ def _apply(options: Options, notes: list[str], cfg: 'Config') -> None:
         processes=processes(options.launcher),
         keys={text.partition('=')[0] for text in options.cfg_options or ()},
     )
-    notes += presets.apply(cfg, settings, options.data is not None and str(options.data) not in NAMES)
+    custom_data = options.data is not None and str(options.data) not in NAMES
+    if custom_data and _is_data_of(options, cfg):
+        notes.append(
+            'the data has the classes of the config, so length, batch size and learning rate of the config stay'
+        )
+        custom_data = False
+    notes += presets.apply(cfg, settings, custom_data)
+
+
+def _is_data_of(options: Options, cfg: 'Config') -> bool:
+    """Return whether a config that is no work dir was written for data with the classes of `--data`."""
+    from repvit_dense import config
+    from repvit_dense.config.structure import class_names
+
+    if stands_for_model(options.config):
+        return False
+    names = class_names(config.load(options.config))
+    return bool(names) and names == class_names(cfg)
 
 
 def _thaw(cfg: 'Config', options: Options) -> list[str]:

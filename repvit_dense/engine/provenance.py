@@ -3,13 +3,11 @@
 Only plain values, no absolute path, no password. A part that cannot be determined is None.
 """
 
-import dataclasses
 import hashlib
 import math
 import multiprocessing
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -26,9 +24,8 @@ from repvit_dense import __version__, catalogue
 from repvit_dense.artifact.manifest import digest
 from repvit_dense.checkpoints import provenance
 from repvit_dense.config.structure import backbone_name, datasets, nested
-from repvit_dense.errors import InputError, shorten
+from repvit_dense.errors import InputError
 from repvit_dense.files import is_file
-from repvit_dense.options import name_of
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy')
 MOST_HASHED = 10_000  # images of a data set whose names and sizes are hashed
@@ -42,10 +39,12 @@ class Record:
     Attributes:
         command: the command line of this start.
         data: the data set that the command names.
+        weights: the weights that the command names, if they are not in the catalogue.
     """
 
     command: str | None = None
     data: str | None = None
+    weights: str | None = None
 
     def __init__(self) -> None:
         self._earlier: dict[str, Any] = {}
@@ -59,10 +58,11 @@ class Record:
         self._start = time.monotonic(), _cpu_seconds()
         self._data = describe_data(runner, self.data or _data_name(runner.cfg))
 
-    def name(self, options: Any) -> None:
-        """Record the options of the command that trains."""
-        self.command = command_line(options)
-        self.data = None if options.data is None else Path(os.path.abspath(options.data)).name  # noqa: PTH100
+    def name(self, command: str, data: object = None, weights: object = None) -> None:
+        """Record the command that trains, and the data and weights that it names."""
+        self.command = command
+        self.data = None if data is None else Path(os.path.abspath(str(data))).name  # noqa: PTH100
+        self.weights = None if weights is None else str(weights)
 
     def go_on_from(self, checkpoint: dict) -> None:
         """Continue the record in a checkpoint whose training is resumed."""
@@ -76,7 +76,7 @@ class Record:
         """Record the checkpoint whose weights a new training starts from."""
         before = provenance.of_checkpoint(checkpoint) or {}
         licence = before.get('licence')
-        self._weights = describe_weights(name, licence if isinstance(licence, str) else None)
+        self._weights = describe_weights(self.weights or name, licence if isinstance(licence, str) else None)
         self._weights |= {key: before[key] for key in ('config', 'backbone', 'data') if key in before}
 
     def add_scores(self, runner, metrics: dict) -> None:
@@ -153,31 +153,7 @@ def describe_weights(name: str | None, licence: str | None = None) -> dict[str, 
     for published in catalogue.PUBLISHED.values():
         if name in (published.name, published.url):
             return {'name': published.name, 'licence': published.licence}
-    return {'name': provenance.masked(_without_folders(name)), 'licence': licence or 'unknown'}
-
-
-def command_line(options: Any) -> str:
-    """Return the command with the options that differ from their defaults; `...` stands for the folders of a path."""
-    words = ['repvit-dense', type(options).__module__.rpartition('.')[2]]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value is None or value is False or (value == field.default and not field.metadata.get('positional')):
-            continue
-        if field.name == 'local_rank':
-            continue
-        words += [] if field.metadata.get('positional') else [name_of(field)]
-        if value is not True:
-            values = value if isinstance(value, list | tuple) and field.name != 'size' else [value]
-            words += ['x'.join(map(str, v)) if isinstance(v, tuple) else _without_folders(str(v)) for v in values]
-    return shorten(shlex.join(map(provenance.masked, words)), 2000)
-
-
-def _without_folders(text: str) -> str:
-    """Return a value in which `...` stands for the folders of an absolute path."""
-    key, equals, value = text.rpartition('=')
-    if '://' in text or not (os.path.isabs(os.path.expanduser(value))):  # noqa: PTH111, PTH117  impossible names
-        return text
-    return f'{key}{equals}.../{PurePath(value).name}'
+    return {'name': provenance.masked(provenance.without_folders(name)), 'licence': licence or 'unknown'}
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from repvit_dense.checkpoints.provenance import is_provenance, of_checkpoint
+from repvit_dense.checkpoints.provenance import command_line, is_provenance, of_checkpoint
+from repvit_dense.commands.train import Options
 
 
 def nested(depth):
@@ -25,3 +26,24 @@ def test_older_checkpoints_have_none(checkpoint):
 def test_plain_values_are_provenance():
     value = {'seed': 0, 'data': {'train': {'images': 2}}, 'scores': None, 'resumed': ['a'], 'seconds': 1.5}
     assert of_checkpoint({'meta': {'provenance': value}}) == value
+
+
+@pytest.mark.parametrize(
+    ('value', 'shown'),
+    [
+        ('https://me:pass@host/a.pth', 'https://***@host/a.pth'),
+        ('https://host/a.pth?token=abc', '***'),
+        ('hf_abcdefghijklmnopqrstuv', '***'),
+        ('/home/me/a.pth', '.../a.pth'),
+        ('~/a.pth', '.../a.pth'),
+    ],
+)
+def test_a_command_has_no_secret_and_no_absolute_path(value, shown):
+    line = command_line(Options('c.py', weights=value))
+    assert shown in line
+    assert not any(word in line for word in ('pass@', 'abc', '/home'))
+
+
+def test_names_that_resemble_secrets_are_kept():
+    line = command_line(Options('c.py', cfg_options=['model.token_mixer=x', 'a.num_tokens=3', 'a.password=x']))
+    assert line == "repvit-dense train c.py --cfg-options model.token_mixer=x a.num_tokens=3 'a.password=***'"
