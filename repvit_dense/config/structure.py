@@ -74,6 +74,13 @@ def feature_consumers(model: 'ConfigDict') -> 'Iterator[tuple[str, ConfigDict]]'
                 yield (f'model.{key}.{i}' if isinstance(parts, list) else f'model.{key}'), part
 
 
+def class_names(cfg: 'Config') -> list[str]:
+    """Return the classes that the training data of a config name, without those of their type."""
+    loader = cfg.get('train_dataloader') or {}
+    part: dict = next(datasets(loader['dataset']), {}) if loader.get('dataset') else {}
+    return list((part.get('metainfo') or {}).get('classes') or ())
+
+
 def backbone_name(model: dict) -> str | None:
     """Return the name of a model's backbone in the catalogue or in timm; the name of its class if it has neither."""
     part = model.get('backbone') or {}
