@@ -11,10 +11,22 @@ from repvit_dense import plugin
 from repvit_dense.compat import mmcv_ops
 
 if TYPE_CHECKING:
-    from repvit_dense.api import export, list_backbones, list_configs, load, predict, serve, test, train
+    from repvit_dense.api import card, export, list_backbones, list_configs, load, predict, push, serve, test, train
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'export', 'list_backbones', 'list_configs', 'load', 'predict', 'serve', 'test', 'train']
+__all__ = [
+    '__version__',
+    'card',
+    'export',
+    'list_backbones',
+    'list_configs',
+    'load',
+    'predict',
+    'push',
+    'serve',
+    'test',
+    'train',
+]
 
 mmcv_ops.install()
 plugin.install()

@@ -14,9 +14,11 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from repvit_dense.commands import card as _card
 from repvit_dense.commands import export as _export
 from repvit_dense.commands import load as _load
 from repvit_dense.commands import predict as _predict
+from repvit_dense.commands import push as _push
 from repvit_dense.commands import serve as _serve
 from repvit_dense.commands import test as _test
 from repvit_dense.commands import train as _train
@@ -24,7 +26,7 @@ from repvit_dense.commands.list import list_backbones, list_configs
 from repvit_dense.compat.quiet import quiet
 from repvit_dense.options import check
 
-__all__ = ['export', 'list_backbones', 'list_configs', 'load', 'predict', 'serve', 'test', 'train']
+__all__ = ['card', 'export', 'list_backbones', 'list_configs', 'load', 'predict', 'push', 'serve', 'test', 'train']
 
 P = ParamSpec('P')
 Settings = TypeVar('Settings')
@@ -55,3 +57,5 @@ predict = _verb(_predict.Options, _predict.run)
 export = _verb(_export.Options, _export.run)
 load = _verb(_load.Options, _load.run)
 serve = _verb(_serve.Options, _serve.run)
+card = _verb(_card.Options, _card.run)
+push = _verb(_push.Options, _push.run)

@@ -20,7 +20,7 @@ from repvit_dense.errors import InputError, nearest, printable, shorten
 from repvit_dense.options import check
 
 # Each is a module of repvit_dense.commands with the dataclass `Options` and `run(options)`.
-COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'serve', 'doctor', 'list')
+COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'serve', 'card', 'push', 'doctor', 'list')
 # Verbs of other libraries.
 OTHER_NAMES = {
     **dict.fromkeys(('infer', 'inference', 'detect', 'demo'), 'predict'),
@@ -28,6 +28,7 @@ OTHER_NAMES = {
     **dict.fromkeys(('fit', 'finetune', 'fine-tune'), 'train'),
     **dict.fromkeys(('checks', 'check', 'settings'), 'doctor'),
     **dict.fromkeys(('models', 'search'), 'list'),
+    **dict.fromkeys(('upload', 'publish'), 'push'),
 }
 BROKEN_PIPE = 141  # as a shell reports a process that SIGPIPE ended
 

@@ -23,6 +23,8 @@ OPTIONS = {
     'export': [*MODEL, 'checkpoint', '--to', '--out', '--size', '--dynamic', '--precision', '--no-verify'],
     'benchmark': ['SUBJECT', '--against', '--what', '--batch', '--size', '--json', '--plot'],
     'serve': ['MODEL', '--port'],
+    'card': ['MODEL', '--out', '--license'],
+    'push': ['MODEL', 'USER/NAME', '--license', '--private', '--message'],
     'doctor': MODEL,
     'list': ['backbones', 'configs', 'pattern', '--task'],
 }

@@ -145,6 +145,30 @@ class ImageModel:
         """
         raise InputError(f'{self.title}: an artifact cannot be exported again; load the checkpoint it was made from')
 
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, license: str | None = None, message: str | None = None  # noqa: A002
+    ) -> str:
+        """Upload the model with its card to the Hugging Face hub, in one commit.
+
+        An artifact is uploaded as it is, a checkpoint as `model.safetensors`.
+
+        Args:
+            repo: 'USER/NAME'; it is created if necessary.
+            private: create a private repository.
+            license: SPDX name of the licence that you publish the model under; None for the recorded one.
+            message: of the commit.
+
+        Returns:
+            the address of this version, `hf://USER/NAME@COMMIT`.
+
+        Raises:
+            InputError: there is no access token, or the hub refuses; the repository is as before.
+        """
+        return self._push(repo, private, license, message)
+
+    def _push(self, repo: str, private: bool, licence: str | None, message: str | None) -> str:
+        raise NotImplementedError
+
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
         """Return the arrays of a `Result` for every image `(H, W, 3)` BGR uint8."""
         raise NotImplementedError
@@ -214,6 +238,11 @@ class Predictor(ImageModel):
         if size is not None:
             self._set_size((size, size) if isinstance(size, int) else size)
 
+    def _push(self, repo: str, private: bool, licence: str | None, message: str | None) -> str:
+        from repvit_dense.artifact import hub  # only a push needs it
+
+        return hub.push_artifact(self.folder, repo, private, licence, message)
+
     def __repr__(self) -> str:
         return f'Predictor({str(self.folder)!r}: {self.manifest.task}, {len(self.names)} classes)'
 
@@ -265,6 +294,8 @@ class Predictor(ImageModel):
         outputs = {name: value[:count] for name, value in outputs.items() if name != 'count'}
         if task == 'panoptic':
             return postprocess.merge_queries(outputs, options, len(self.names), steps.resized, batch_hw, image_hw)
+        rows = ~(outputs['scores'] < self.selection.score)  # without masks for the others; NaN is reported later
+        outputs = {name: value[rows] for name, value in outputs.items()}
         scale = steps.resized[0] / image_hw[0], steps.resized[1] / image_hw[1]
         outputs['boxes'] = outputs['boxes'] / np.array([*scale[::-1]] * 2, np.float32)
         if self.manifest.mask_kind == 'roi':

@@ -66,6 +66,9 @@ class Tiled(ImageModel):
         """Export the model; an artifact predicts tiles as a model does, if it is loaded with `tile`."""
         return self.model.export(*formats, **settings)
 
+    def _push(self, *settings: Any) -> str:
+        return self.model._push(*settings)
+
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
         return [self._predict_image(image) for image in images]
 

@@ -79,6 +79,11 @@ class Model(ImageModel):
                     files.append(file)
         return list(dict.fromkeys(files))
 
+    def _push(self, repo: str, private: bool, licence: str | None, message: str | None) -> str:
+        from repvit_dense.commands.push import push_checkpoint
+
+        return push_checkpoint(self.checkpoint, repo, private, licence, message)
+
     def export(self, *formats: str, out: str | Path = 'exported', **settings: Any) -> 'Predictor | list[Predictor]':
         """Export the model as artifacts; see `repvit-dense export --help` for the settings.
 

@@ -176,7 +176,7 @@ def hardware() -> dict[str, Any]:
         'processor': name,
         'instruction_set': torch.backends.cpu.get_cpu_capability(),
         'threads': torch.get_num_threads(),
-        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
     }
 
 
