@@ -1,5 +1,5 @@
 # SegFormer's decoder with 128 channels on CamVid: 2,600 iterations of 4 crops of 384x384 out of images enlarged by 0.9
-# to 2.4, about 28 epochs, take an hour of one CPU core. Whole images are tested, enlarged by 1.5, and scored at 480x360.
+# to 2.4, about 28 epochs, take an hour of one CPU core. Whole images are tested, enlarged by 1.5; scored at 480x360.
 # Published mIoU on the 233 test images at this size: ENet 51.3 (arXiv 1606.02147), FC-DenseNet103 66.9 (1611.09326).
 _base_ = [
     '_base_/models/segformer.py',
