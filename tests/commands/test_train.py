@@ -245,3 +245,23 @@ def test_an_operation_that_is_not_deterministic(refuse_in_a_line, settle, monkey
     monkeypatch.setattr(DenseRunner, 'from_cfg', lambda cfg: Runner())
     message = refuse_in_a_line('train', SHAPES, '--deterministic')
     assert '--deterministic: roi_align_backward_kernel of this model' in message
+
+
+# --- the recipe of the data ---
+
+
+@pytest.mark.parametrize(
+    ('config', 'classes', 'expected'),
+    [
+        ('repvit_rtmdet_bccd', ('Platelets', 'RBC', 'WBC'), True),
+        ('repvit_rtmdet_bccd', ('RBC', 'Platelets', 'WBC'), False),
+        ('repvit_maskrcnn_coco', (), False),  # COCO's classes are those of its type
+    ],
+)
+def test_a_recipe_stays_for_data_with_its_classes(config, classes, expected):
+    from mmengine.config import Config
+
+    from repvit_dense.commands.train import _is_data_of
+
+    loader = {'dataset': {'type': 'RepeatDataset', 'dataset': {'metainfo': {'classes': classes}}}}
+    assert _is_data_of(Options(config), Config({'train_dataloader': loader})) is expected
