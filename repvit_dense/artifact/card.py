@@ -141,8 +141,8 @@ def _header(subject: Subject) -> list[str]:
     lines += [] if known else [f'license_name: {_yaml(licence)}']
     lines += ['library_name: repvit_dense']
     lines += [f'pipeline_tag: {PIPELINES[subject.task]}'] if subject.task in PIPELINES else []
-    target = subject.manifest and subject.manifest.target
-    tags = ['repvit_dense', subject.task, subject.backbone, target, target and subject.manifest.precision]
+    formats = [subject.manifest.target, subject.manifest.precision] if subject.manifest else []
+    tags = ['repvit_dense', subject.task, subject.backbone, *formats]
     lines += ['tags:', *(f'- {_yaml(tag)}' for tag in dict.fromkeys(tags) if tag)]
     if isinstance(data, str) and re.fullmatch(r'[\w.-]{1,90}', data):
         lines += ['datasets:', f'- {_yaml(data)}']

@@ -1,4 +1,4 @@
-"""A card tells what the file of a model holds, says what is unknown, and cannot be broken by text from the file."""
+"""A card tells the facts in the file of a model, names missing ones, and text from the file cannot break it."""
 
 import re
 
