@@ -21,6 +21,8 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 ROOMS = (
     *(
         'errors',
+        'catalogue_rows',
+        'catalogue_timm',
         'catalogue',
         'catalogue_sizes',
         'options',

@@ -15,13 +15,23 @@ import numpy as np
 import pytest
 import torch
 
-from repvit_dense import catalogue, cli
+from repvit_dense import catalogue, catalogue_rows, cli
 
 ROOT = Path(__file__).parent.parent
 MEASURED = ('model_zoo', 'peers', 'ladder', 'growth')  # generated pages; their code blocks are excerpts
 PAGES = {path.name: path for path in [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]}
 # In the order in which they run: the first page trains and exports the model of the others, the last one replaces it.
-STORY = ('start.md', 'predict.md', 'export.md', 'python.md', 'plugin.md', 'data.md', 'configs.md', 'README.md')
+STORY = (
+    'start.md',
+    'predict.md',
+    'export.md',
+    'python.md',
+    'cards.md',
+    'plugin.md',
+    'data.md',
+    'configs.md',
+    'README.md',
+)
 OTHER_OPTIONS = ('--no-build-isolation',)  # of pip
 LIST_OF_OPTIONS = 'commands.md'  # generated when the site is built
 
@@ -33,8 +43,11 @@ NOT_RUN = {
     'repvit-dense serve work_dirs/mine': 'runs until it is stopped; tests/commands/test_serve.py starts it',
     "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/predict?score=0.5'": 'needs '
     'the server; tests/serving asks it',
+    'repvit-dense push exported/onnx user/name --license Apache-2.0': 'needs the hub; tests/artifact/test_hub.py has one',
+    'repvit-dense predict hf://user/name photo.jpg': 'needs the hub; tests/artifact/test_hub.py has one',
     'git clone REPOSITORY repvit_dense && cd repvit_dense': 'the tests run in a clone',
     'make demo': 'tests/test_readme.py runs it, smaller',
+    'make demo-photos': 'tests/test_readme.py runs it, smaller',
     'torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch': 'needs 8 GPUs',
     'torchrun --nnodes 2 --node_rank N --master_addr HOST --master_port 29500 --nproc_per_node 8 '
     'tools/train.py CONFIG --launcher pytorch': 'needs two machines',
@@ -343,8 +356,9 @@ def test_every_config_and_backbone_is_on_its_page():
     text = PAGES['configs.md'].read_text()
     for config in (ROOT / 'configs').glob('*.py'):
         assert f'`{config.stem}`' in text
-    rows = text[text.index('| family |') : text.index('All return four')]
-    assert set(re.findall(r'`([^`]+)`', rows)) == set(catalogue.BACKBONES)
+    table = text[text.index('| family |') : text.index('All return four')]
+    listed = {group: re.findall(r'`([^`]+)`', names) for group, names in re.findall(r'\| (\w[^|]+?) \| (`.+)', table)}
+    assert listed == {group: [row.name for row in rows] for group, rows in catalogue_rows.GROUPS.items()}
 
 
 def test_the_table_of_formats_is_right():

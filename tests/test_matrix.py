@@ -2,7 +2,7 @@
 
 `python tests/test_matrix.py [--configs NAME ...] [--backbones NAME ...]` runs the whole matrix, which takes long, and
 prints one line per cell. The tests run two columns (RepViT and a peer with attention) and some cells of the two
-families without published weights; `make test-learning` adds a convolutional peer.
+families without published weights; `make test-learning` adds a convolutional peer, and one head on each of `FAMILIES`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,14 @@ MORE_CELLS = [
     ('repvit_detr_coco', 'mobile_former_26m'),
     ('mobile-former_retinanet_coco', 'mobile_former_294m'),
 ]
+FAMILIES = (
+    *('mobilenetv4_hybrid_medium', 'ghostnetv3_100', 'repghostnet_050', 'fasternet_t0', 'starnet_s1', 'hgnetv2_b0'),
+    *('convnext_atto', 'inception_next_atto', 'swiftformer_xs', 'efficientvit_b0', 'edgenext_small'),
+)
 CELLS = [
     *product(CONFIGS, COLUMNS),
     *(pytest.param(name, 'mobilenetv2', marks=pytest.mark.learning) for name in CONFIGS),
+    *(pytest.param(*cell, marks=pytest.mark.learning) for cell in zip(cycle(CONFIGS), FAMILIES, strict=False)),
     *MORE_CELLS,
 ]
 TRAIN = Path(__file__).parents[1] / 'tools' / 'train.py'

@@ -1,4 +1,4 @@
-"""timm's modules adapted to dense prediction: attention at any image size, blocks that can be fused.
+"""timm's modules adapted to dense prediction: attention at any image size, and the blocks of `_timm_fused`.
 
 timm builds the network, then `adapt` changes the class of some of its modules. Parameters, their names and the result
 at timm's own image size do not change.
@@ -7,19 +7,33 @@ Tables of relative positions are interpolated if the map has another size than i
 are stretched to the offsets of the map, and offset 0 stays offset 0. Gradients pass through the interpolation.
 """
 
-import copy
 import math
 
 import torch
 from timm.layers import SyncBatchNormAct
-from timm.models import byobnet, efficientformer, efficientformer_v2, fastvit, mvitv2, swin_transformer
+from timm.layers.halo_attn import HaloAttn
+from timm.layers.non_local_attn import BilinearAttnTransform
+from timm.models import (
+    efficientformer,
+    efficientformer_v2,
+    maxxvit,
+    mvitv2,
+    swin_transformer,
+    swin_transformer_v2,
+    swin_transformer_v2_cr,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Arguments of the networks in a module of timm without which they accept one image size only.
-OPTIONS = {
-    'timm.models.swin_transformer': {'strict_img_size': False},
-    'timm.models.vision_transformer': {'dynamic_img_size': True},
+from repvit_dense.backbones._timm_fused import FUSABLE
+
+# Attention in windows that have to fill the map; the attribute holds the side of a window.
+WINDOWS = {
+    HaloAttn: 'block_size',
+    BilinearAttnTransform: 'block_size',
+    maxxvit.PartitionAttentionCl: 'partition_size',
+    maxxvit.PartitionAttention2d: 'partition_size',
+    maxxvit.ParallelPartitionAttention: 'partition_size',
 }
 
 
@@ -30,6 +44,12 @@ def adapt(net: nn.Module) -> nn.Module:
     if hasattr(net, 'fuse'):  # it fuses the whole network in place; `reparameterize_model` fuses its blocks one by one
         net.fuse = None
     return net
+
+
+def window_multiple(net: nn.Module) -> int:
+    """Return the number of pixels that the sides of an image have to be a multiple of, because of windows; 1 if any."""
+    windows = [(getattr(module, WINDOWS[type(module)])) for module in net.modules() if type(module) in WINDOWS]
+    return max((32 * (window if isinstance(window, int) else max(window)) for window in windows), default=1)
 
 
 def restore_activations(net: nn.Module) -> None:
@@ -45,14 +65,33 @@ def restore_activations(net: nn.Module) -> None:
 # --- Swin ---
 
 
-class SwinBlock(swin_transformer.SwinTransformerBlock):
-    """A block that shifts its windows if the map exceeds one window; timm decides this for the pretraining size."""
+class _DynamicShift(nn.Module):
+    """Shifts the windows of a block if the map exceeds one window; timm decides this for the pretraining size."""
 
     def _attn(self, x: Tensor) -> Tensor:
+        self._set_shift(x)
+        return super()._attn(x)
+
+    def _shifted_window_attn(self, x: Tensor) -> Tensor:
+        self._set_shift(x)
+        return super()._shifted_window_attn(x)
+
+    def _set_shift(self, x: Tensor) -> None:
         sides = zip(x.shape[1:3], self.window_size, self.target_shift_size, strict=True)
         rows, columns = (0 if side <= window else shift for side, window, shift in sides)
         self.shift_size = rows, columns
-        return super()._attn(x)
+
+
+class SwinBlock(_DynamicShift, swin_transformer.SwinTransformerBlock):
+    """Swin's block with a dynamic shift."""
+
+
+class SwinV2Block(_DynamicShift, swin_transformer_v2.SwinTransformerV2Block):
+    """Swin V2's block with a dynamic shift."""
+
+
+class SwinV2CrBlock(_DynamicShift, swin_transformer_v2_cr.SwinTransformerV2CrBlock):
+    """The block of timm's other Swin V2 with a dynamic shift."""
 
 
 # --- MViTv2 ---
@@ -216,51 +255,10 @@ class DownsamplingAttention(_OffsetBias, efficientformer_v2.Attention2dDownsampl
         return self.proj(self.act(x))
 
 
-# --- blocks that can be fused: MobileOne (arXiv 2206.04040), RepVGG (2101.03697), FastViT (2303.14189) ---
-
-
-class _Fusable(nn.Module):
-    """Adds `fuse()`, which returns a new module, to blocks that timm fuses in place.
-
-    A subclass names timm's class as its last base.
-    """
-
-    def fuse(self) -> nn.Module:
-        fused = copy.deepcopy(self)
-        for norm in fused.modules():
-            if isinstance(norm, nn.SyncBatchNorm):  # can be folded too, but timm accepts only this class
-                norm.__class__ = nn.BatchNorm2d
-        fused.reparameterize()
-        fused.__class__ = type(self).__bases__[-1]  # a fused block has nothing to fuse
-        return fused.train(self.training)
-
-
-class MobileOneBlock(_Fusable, byobnet.MobileOneBlock):
-    """timm's `byobnet.MobileOneBlock` that `reparameterize_model` can fuse."""
-
-
-class RepVggBlock(_Fusable, byobnet.RepVggBlock):
-    """timm's `byobnet.RepVggBlock` that `reparameterize_model` can fuse."""
-
-
-class FastMobileOneBlock(_Fusable, fastvit.MobileOneBlock):
-    """timm's `fastvit.MobileOneBlock` that `reparameterize_model` can fuse."""
-
-
-class LargeKernelConv(_Fusable, fastvit.ReparamLargeKernelConv):
-    """timm's `fastvit.ReparamLargeKernelConv` that `reparameterize_model` can fuse."""
-
-
-class RepMixer(_Fusable, fastvit.RepMixer):
-    """timm's `fastvit.RepMixer` that `reparameterize_model` can fuse."""
-
-
-class PositionalEncoding(_Fusable, fastvit.RepConditionalPosEnc):
-    """timm's `fastvit.RepConditionalPosEnc` that `reparameterize_model` can fuse."""
-
-
 ADAPTED = {
     swin_transformer.SwinTransformerBlock: SwinBlock,
+    swin_transformer_v2.SwinTransformerV2Block: SwinV2Block,
+    swin_transformer_v2_cr.SwinTransformerV2CrBlock: SwinV2CrBlock,
     mvitv2.MultiScaleAttention: MultiScaleAttention,
     efficientformer.Attention: TokenAttention,
     efficientformer.MetaBlock1d: TokenBlock,
@@ -268,10 +266,5 @@ ADAPTED = {
     efficientformer.EfficientFormer: EfficientFormer,
     efficientformer_v2.Attention2d: MapAttention,
     efficientformer_v2.Attention2dDownsample: DownsamplingAttention,
-    byobnet.MobileOneBlock: MobileOneBlock,
-    byobnet.RepVggBlock: RepVggBlock,
-    fastvit.MobileOneBlock: FastMobileOneBlock,
-    fastvit.ReparamLargeKernelConv: LargeKernelConv,
-    fastvit.RepMixer: RepMixer,
-    fastvit.RepConditionalPosEnc: PositionalEncoding,
+    **{block.__bases__[-1]: block for block in FUSABLE},
 }

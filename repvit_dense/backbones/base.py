@@ -1,6 +1,7 @@
 """Base classes of all backbones.
 
-To add a network of timm that has features of strides 4, 8, 16 and 32, add one row to `catalogue.py`; no code is needed.
+To add a network of timm that has features of strides 4, 8, 16 and 32, add one row to `catalogue_rows.py`; no code
+is needed.
 
 To add any other backbone:
 
@@ -9,7 +10,7 @@ To add any other backbone:
    that it does not collide with names of other OpenMMLab packages. Derive it from `Peer`: call
    `super().__init__(name, **options)`, build the network up to stage `self.out_indices[-1]`, pass it to `set_net`, and
    implement `_features`. If published weights have other names than the network, override `from_published`.
-2. Add one row to `catalogue.py`: channels, strides, licence and weights.
+2. Add one row to `catalogue_rows.py`: channels, strides, licence and weights.
 
 The tests of tests/backbones/test_catalogue.py run for every row. A module that can be fused offers `fuse()`, which
 returns a new module; see `repvit_dense.reparam`.

@@ -7,8 +7,8 @@ from contextlib import suppress
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from repvit_dense.backbones.base import ALL_STAGES, STRIDES, Peer
-from repvit_dense.errors import nearest
+from repvit_dense import catalogue_timm
+from repvit_dense.backbones.base import ALL_STAGES, Peer
 from repvit_dense.screen import say
 
 COUNTER = 'num_batches_tracked'
@@ -19,8 +19,9 @@ class DenseTimm(Peer):
     """A network of timm with features of strides 4, 8, 16 and 32, at any image size from 64 pixels on.
 
     Modules that the features do not need (the classifier, later stages) are removed. Attention that timm ties to one
-    image size is adapted to any size, and blocks with a `reparameterize()` are fused by `reparameterize_model`; see
-    `repvit_dense.backbones._timm_adapted`.
+    image size is adapted to any size, and blocks with branches or with a norm behind a convolution are fused by
+    `reparameterize_model`; see `_timm_adapted` and `_timm_fused` in this folder. Images are padded to a multiple of 32
+    pixels for networks that round odd sizes down, or of 32 windows for those whose windows have to fill the map.
 
     Args:
         model_name: a name that `timm.create_model` accepts, without a tag of weights. No weights are downloaded.
@@ -56,13 +57,16 @@ class DenseTimm(Peer):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
+        from repvit_dense.backbones._timm_adapted import window_multiple
+
         net = create(model_name, drop_path_rate=drop_path_rate, **kwargs)
-        levels = _levels(net, model_name)
+        levels = catalogue_timm.levels(net, model_name)
         net.prune_intermediate_layers(levels[: self.out_indices[-1] + 1], prune_norm=True, prune_head=True)
         net.set_grad_checkpointing(with_cp)
         infos = [net.feature_info[level] for level in levels]
         parts = _parts(net, [info['module'] for info in infos])
         self.set_net(net, [info['num_chs'] for info in infos], parts)
+        self.multiple = max(window_multiple(net), 32 if _rounds_down(net) else 4)
         self.kwargs, self.levels = kwargs, [levels[i] for i in self.out_indices]
 
     def train(self, mode: bool = True) -> 'DenseTimm':
@@ -82,11 +86,10 @@ def create(model_name: str, **kwargs) -> nn.Module:
     """Return timm's network with random weights, without classifier, for any image size. Raises ValueError."""
     import timm  # takes two seconds, which commands that need no network of timm avoid
 
-    from repvit_dense.backbones._timm_adapted import OPTIONS, adapt
+    from repvit_dense.backbones._timm_adapted import adapt
 
-    if not timm.is_model(model_name):
-        raise ValueError(f"timm has no model '{model_name}'{nearest(model_name, timm.list_models())}")
-    options = {'num_classes': 0, **OPTIONS.get(timm.model_entrypoint(model_name).__module__, {}), **kwargs}
+    catalogue_timm.published(model_name)
+    options = {'num_classes': 0, **catalogue_timm.options(model_name), **kwargs}
     try:
         return adapt(timm.create_model(model_name, pretrained=False, **options))
     except TypeError as error:
@@ -128,17 +131,6 @@ def _rename_in_order(state: Mapping, parameters: Mapping) -> dict[str, Tensor] |
     return dict(zip(model, file.values(), strict=True))
 
 
-def _levels(net: nn.Module, model_name: str) -> list[int]:
-    """Return the indices, among timm's features, of the last one of each stride."""
-    if not hasattr(net, 'forward_intermediates') or not hasattr(net, 'prune_intermediate_layers'):
-        raise ValueError(f"timm's {model_name} gives no intermediate features, so it cannot be a backbone")
-    by_stride = {info['reduction']: level for level, info in enumerate(net.feature_info)}
-    if not set(STRIDES) <= by_stride.keys():
-        strides = ', '.join(map(str, by_stride))
-        raise ValueError(f"timm's {model_name} has features of strides {strides}; a backbone needs {STRIDES}")
-    return [by_stride[stride] for stride in STRIDES]
-
-
 def _parts(net: nn.Module, ends: Sequence[str]) -> dict[str, int]:
     """Return the stage, 1 to 4, of each part of the network; 0 is the stem. timm registers parts in running order.
 
@@ -158,3 +150,14 @@ def _parts(net: nn.Module, ends: Sequence[str]) -> dict[str, int]:
             parts[part] = stage
             stage += part in ends[:-1]
     return parts
+
+
+def _rounds_down(net: nn.Module) -> bool:
+    """Return whether a convolution or pooling with stride 2 makes fewer than `ceil(n / 2)` out of n positions."""
+    first = lambda size: size[0] if isinstance(size, tuple | list) else size  # noqa: E731
+    for layer in net.modules():
+        if type(layer) in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) and first(layer.stride) == 2:
+            reach = first(getattr(layer, 'dilation', 1)) * (first(layer.kernel_size) - 1)
+            if 2 * first(layer.padding) + getattr(layer, 'ceil_mode', False) < reach:
+                return True
+    return False

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from repvit_dense import catalogue_timm
 from repvit_dense.backbones.base import ALL_STAGES, Peer
 from repvit_dense.backbones.layers import LayerNorm2d
 from repvit_dense.backbones.timm_features import convert_from_timm, create
@@ -51,7 +52,7 @@ class DenseViT(Peer):
             init_cfg=init_cfg,
         )
         net = create(model_name, drop_path_rate=drop_path_rate, global_pool='', **kwargs)
-        if {info['reduction'] for info in net.feature_info} != {self.multiple}:
+        if not catalogue_timm.is_plain(net):
             raise ValueError(f"timm's {model_name} is no plain transformer on patches of {self.multiple} pixels")
         net.set_grad_checkpointing(with_cp)
         width, depth = net.embed_dim, len(net.blocks)

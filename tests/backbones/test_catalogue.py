@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ShuffleNet_V2_X1_0_Weights
 
-from repvit_dense import backbones, catalogue, config
+from repvit_dense import backbones, catalogue, catalogue_rows, config
 from repvit_dense.backbones.repvit import ARCHS
+from repvit_dense.catalogue_sizes import SIZES
 
 ENTRIES = catalogue.BACKBONES.values()
 PEERS = [entry for entry in ENTRIES if entry.type != 'RepViT']
 TIMM = [entry for entry in PEERS if 'model_name' in entry.args]
+LARGE = 12  # million parameters
 LICENCES = {
     'apache-2.0': 'Apache-2.0',
     'mit': 'MIT',
@@ -51,6 +53,10 @@ def test_peers_have_their_usual_names():
     assert {f'edgevit_{n}' for n in ('xxs', 'xs', 's')} <= names
     assert {f'mobile_former_{n}m' for n in (26, 52, 96, 151, 214, 294, 508)} <= names
     assert {f'ladder_{rung}' for rung in range(9)} <= names
+    assert {f'swiftformer_{n}' for n in ('xs', 's', 'l1', 'l3')} | {f'hgnetv2_b{i}' for i in range(5)} <= names
+    assert {f'convnext_{n}' for n in ('atto', 'femto', 'pico', 'tiny')} | {
+        f'starnet_s{i}' for i in range(1, 5)
+    } <= names
     assert {f'mobileone_s{i}' for i in range(5)} | {f'efficientformerv2_{n}' for n in ('s0', 's1', 's2', 'l')} <= names
 
 
@@ -68,17 +74,24 @@ def test_backbones_without_published_weights():
 
 @pytest.fixture(scope='module', params=PEERS, ids=name_of)
 def peer(request, build_row):
-    """Return a row and its backbone in training mode, built once for all tests."""
+    """Return a row and its backbone in training mode, built once for all tests; a large one of timm without values."""
     torch.manual_seed(0)
-    yield request.param, build_row(request.param).train()
+    is_large = request.param in TIMM and SIZES[request.param.name][0] > LARGE
+    with torch.device('meta' if is_large else 'cpu'):
+        net = build_row(request.param).train()
+    yield request.param, net
     gc.collect()
+
+
+def image(net, *shape):
+    return torch.rand(shape, device=next(net.parameters()).device)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(64, 96), (70, 110)])
 def test_features_have_the_channels_and_strides_of_the_row(peer, size):
     entry, net = peer
-    shapes = [tuple(feature.shape) for feature in net.eval()(torch.rand(1, 3, *size))]
+    shapes = [tuple(feature.shape) for feature in net.eval()(image(net, 1, 3, *size))]
     expected = zip(entry.channels, (4, 8, 16, 32), strict=True)
     assert shapes == [(1, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in expected]
     assert (net.out_channels, net.out_strides) == (entry.channels, entry.strides)
@@ -89,20 +102,23 @@ def test_every_parameter_gets_a_gradient(peer):
     _, net = peer
     for parameter in net.parameters():
         parameter.grad = None
-    sum(feature.square().mean() for feature in net.train()(torch.rand(2, 3, 70, 110))).backward()
+    sum(feature.square().mean() for feature in net.train()(image(net, 2, 3, 70, 110))).backward()
     assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert all(p.is_meta or p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_parameters_without_weight_decay_are_named(peer):
-    """Parameters besides kernels, matrices, norms and biases are position embeddings, tables, or channel scales."""
+    """Parameters besides kernels, matrices, norms and biases are position embeddings, tables, or channel scales.
+
+    SwiftFormer's `w_g` is a matrix with one column.
+    """
     entry, net = peer
     norms = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
     rest = set()
     for path, module in net.named_modules():
         for name, _ in module.named_parameters(path, recurse=False):
             kernel = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.MultiheadAttention)
-            if not (isinstance(module, norms) or kernel or re.search(r'(^|[._])bias$', name)):
+            if not (isinstance(module, norms) or kernel or re.search(r'(^|[._])(bias|w_g)$', name)):
                 rest.add(name)
     assert rest == {name for name in rest if any(part in name for part in entry.no_decay)}
     for part in entry.no_decay:
@@ -181,18 +197,20 @@ def test_two_urls_of_the_hub_have_different_cache_names():
 def test_an_error_for_an_unknown_name_lists_the_nearest():
     with pytest.raises(ValueError, match=r'm1_2.*repvit_m1_\d'):
         catalogue.find('repvit_m1_2')
-    with pytest.raises(ValueError, match=r'timm/repvit_m1_1\.dist_450e_in1k'):
+    with pytest.raises(ValueError, match=r'repvit_m1_1\.dist_450e_in1k'):
         catalogue.resolve('timm/repvit_m1_1.dist_450')
     with pytest.raises(ValueError, match=r"'swin-tiny'; did you mean 'swin_tiny'"):
         catalogue.find('swin-tiny')
 
 
-def test_it_imports_the_standard_library_and_errors():
-    tree = ast.parse(Path(catalogue.__file__).read_text())
+@pytest.mark.parametrize('module', [catalogue, catalogue_rows], ids=lambda module: module.__name__)
+def test_it_imports_the_standard_library_and_errors(module):
+    tree = ast.parse(Path(module.__file__).read_text())
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert {module.partition('.')[0] for module in modules - {'repvit_dense.errors'}} <= sys.stdlib_module_names
+    light = {'repvit_dense', 'repvit_dense.errors', 'repvit_dense.catalogue_rows'}
+    assert {name.partition('.')[0] for name in modules - light} <= sys.stdlib_module_names
 
 
 def test_the_readme_states_the_number_of_backbones():

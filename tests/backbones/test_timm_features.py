@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from repvit_dense import catalogue
 from repvit_dense.backbones import _timm_adapted as timm_adapted
+from repvit_dense.backbones._timm_fused import FUSABLE
 from repvit_dense.backbones.timm_features import DenseTimm
 from repvit_dense.backbones.vit import DenseViT
 from repvit_dense.reparam import reparameterize_model
@@ -46,6 +47,30 @@ def assert_same(ours, theirs):
 
 
 # --- equal to timm ---
+
+FUSED = [
+    'swiftformer_xs',
+    'efficientvit_b0',
+    'fasternet_t0',
+    'ghostnetv3_100',
+    'repghostnet_050',
+    'starnet_s1',
+    'hgnetv2_b0',
+]
+PLAIN = ['mobilenetv4_hybrid_medium', 'convnext_atto', 'inception_next_atto', 'edgenext_small']
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', [*FUSED, *PLAIN])
+def test_features_equal_those_of_timms_network_of_features(name):
+    """Compare with `features_only`, which taps the network in another way and gives its parameters other names."""
+    ours = randomize(DenseTimm(name))
+    theirs = timm.create_model(name, features_only=True).eval()
+    state = ours.net.state_dict()
+    assert [value.shape for value in theirs.state_dict().values()] == [value.shape for value in state.values()]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    image = torch.rand(1, 3, 64, 96)
+    assert_same(ours(image), theirs(image)[-4:])
 
 
 @torch.no_grad()
@@ -339,14 +364,13 @@ def test_only_a_plain_transformer_gets_a_pyramid():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['mobileone_s0', 'mobileone_s4', 'fastvit_sa12'])
+@pytest.mark.parametrize('name', ['mobileone_s0', 'mobileone_s4', 'fastvit_sa12', *FUSED])
 def test_fused_equals_unfused(name):
     net = randomize(DenseTimm(name)).double()
     fused = reparameterize_model(net)
     assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in net.parameters())
-    kinds = (timm_adapted.MobileOneBlock, timm_adapted.FastMobileOneBlock, timm_adapted.RepMixer)
-    assert any(isinstance(module, kinds) for module in net.modules())
-    assert not any(isinstance(module, kinds) for module in fused.modules())
+    assert any(isinstance(module, FUSABLE) for module in net.modules())
+    assert not any(isinstance(module, FUSABLE) for module in fused.modules())
     image = torch.rand(1, 3, 70, 64, dtype=torch.float64)
     for a, b in zip(fused(image), net(image), strict=True):
         assert b.abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""Measure every backbone of the catalogue under the same two heads in one run and write docs/peers.md with a chart.
+"""Measure the backbones of the catalogue under the same two heads in one run and write docs/peers.md with a chart.
 
 A cell is one head on one backbone and takes tens of seconds, so that the whole catalogue takes about an hour: few
 rounds, one export, no comparison of the artifact with PyTorch. Every finished cell is stored, and an interrupted run
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from repvit_dense import catalogue
+from repvit_dense.catalogue_sizes import SIZES
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 from tools.pages import model_zoo, peers_cell, peers_learning, peers_picture
@@ -105,7 +106,7 @@ def _measure_missing(head: str, names: Sequence[str], rounds: int, report: dict,
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 INTRODUCTION = (
-    'Every backbone of the catalogue under the same Semantic FPN (`repvit_semfpn_ade20k`) and the same RetinaNet',
+    'The backbones of the catalogue under the same Semantic FPN (`repvit_semfpn_ade20k`) and the same RetinaNet',
     '(`repvit_retinanet_coco`), with equal widths of neck and head and random weights. Generated in one run by',
     '`python -m tools.pages peers docs/peers.md`.',
 )
@@ -171,7 +172,17 @@ def to_markdown(rows: Sequence[dict], setting: dict, picture: str, learning: str
     ]
     for head, title in HEADS.items():
         lines += [f'## {title}', '', 'Sorted by the latency of the exported model.', '', *_table(rows, head), '']
-    return '\n'.join([*lines, '## Method', '', *METHOD, '', learning, ''])
+    unmeasured = [name for name in backbones() if name not in {row['backbone'] for row in rows}]
+    lines += [*to_be_measured(unmeasured), '## Method', '', *METHOD, '', learning, '']
+    return '\n'.join(lines)
+
+
+def to_be_measured(names: Sequence[str]) -> list[str]:
+    """Return the section on the backbones that the run left out."""
+    sizes = [f'| {name} | {SIZES[name][0]:.2f} | {SIZES[name][1]:.2f} |' for name in names]
+    lead = 'Backbones that the run above left out. Both numbers are those of the fused backbone.'
+    table = ['| backbone | M parameters | GMACs |', '|---|---|---|', *sizes]
+    return ['## Not measured yet', '', lead, '', *table, ''] if names else []
 
 
 def _table(rows: Sequence[dict], head: str) -> list[str]:

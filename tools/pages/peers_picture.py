@@ -13,7 +13,10 @@ FAMILIES = {
     **{'mobilevit': 'MobileViT', 'efficientformerv2': 'EfficientFormerV2', 'efficientformer': 'EfficientFormer'},
     **{'fastvit': 'FastViT', 'mobileone': 'MobileOne', 'poolformer': 'PoolFormer', 'edgevit': 'EdgeViT'},
     **{'mobile_former': 'Mobile-Former', 'pvtv2': 'PVTv2', 'pvt': 'PVT', 'swin': 'Swin', 'mvitv2': 'MViTv2'},
-    **{'vit': 'ViT', 'resnet': 'ResNet'},
+    **{'vit': 'ViT', 'resnet': 'ResNet', 'efficientnet': 'EfficientNet', 'efficientvit': 'EfficientViT'},
+    **{'ghostnet': 'GhostNet', 'repghostnet': 'RepGhost', 'fasternet': 'FasterNet', 'starnet': 'StarNet'},
+    **{'hgnet': 'HGNet', 'convnext': 'ConvNeXt', 'inception_next': 'InceptionNeXt', 'swiftformer': 'SwiftFormer'},
+    **{'edgenext': 'EdgeNeXt'},
 }
 MARKERS = 'osD^vP'
 THROUGHPUTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the dashed lines, in GMAC/s
@@ -45,7 +48,7 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         if 'error' not in row:
             title, variant = family(row['backbone'])
             families.setdefault(title, []).append((row['backbone_macs'] / 1e9, 1000 * row['alone'], variant))
-    colours = {title: pyplot.cm.tab20(i * 2 % 20 + i // 10) for i, title in enumerate(FAMILIES.values())}
+    colours = {title: pyplot.cm.tab20(i * 2 % 20 + i // 10 % 2) for i, title in enumerate(FAMILIES.values())}
     for i, (title, points) in enumerate(sorted(families.items())):
         x, y, _ = zip(*points, strict=True)
         marker = MARKERS[i % len(MARKERS)]

@@ -49,6 +49,8 @@ def test_every_backbone_but_the_rungs_is_a_peer():
         ('mobilevitv2_075', ('MobileViTv2', '075')),
         ('mobile_former_26m', ('Mobile-Former', '26m')),
         ('pvtv2_b0', ('PVTv2', 'b0')),
+        ('efficientvit_b0', ('EfficientViT', 'b0')),
+        ('mobilenetv4_conv_small', ('MobileNet', 'v4 conv small')),
     ],
 )
 def test_a_name_is_split_into_family_and_variant(name, expected):
@@ -77,6 +79,7 @@ def test_the_page_has_a_row_per_pair_and_a_chart(tmp_path, measured):
     assert '![MACs against measured latency of the exported backbones](peers.png)' in page
     assert 'is 30.0 (swin_tiny) to 36.7 GMAC/s (repvit_m1_1)' in page
     assert '3 rounds' in page and 'Not run yet' in page
+    assert f'\n| starnet_s1 | {peers.SIZES["starnet_s1"][0]:.2f} |' in page[page.index('## Not measured yet') :]
     assert (tmp_path / 'peers.png').stat().st_size > 5000
     assert sorted(file.name for file in tmp_path.iterdir()) == ['peers.md', 'peers.png']
 
