@@ -99,7 +99,7 @@ def _artifact(address: str, repo: str, listed: Path) -> Path:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Let a file of the cache appear under another name, without another copy where the disk allows it."""
+    """Link a file of the cache to another name; copy it if the disk has no hard links."""
     with replacing(target, flush=False) as partial:
         try:
             os.link(os.path.realpath(source), partial)
@@ -114,9 +114,10 @@ def _file(address: str, repo: str, revision: str | None, name: str) -> Path | No
     offline = fetching.is_offline() or hub.constants.HF_HUB_OFFLINE
     with _explained(address):
         try:
-            if not offline and (size := _size(hub.hf_hub_url(repo, name, revision=revision))) > LARGEST:
+            size = None if offline else _size(hub.hf_hub_url(repo, name, revision=revision))
+            if size is not None and size > LARGEST:
                 raise InputError(f'{address}: {name} has {size:,} bytes, at most {LARGEST:,} are downloaded')
-            return Path(hub.hf_hub_download(repo, name, revision=revision, local_files_only=offline, **about))
+            return Path(hub.hf_hub_download(repo, name, revision=revision, local_files_only=size is None, **about))
         except hub.errors.LocalEntryNotFoundError as error:
             if offline:
                 return None
@@ -125,15 +126,15 @@ def _file(address: str, repo: str, revision: str | None, name: str) -> Path | No
             return None
 
 
-def _size(url: str) -> int:
-    """Return the size of a file in bytes; 0 if the hub cannot be reached, so that the cache is used."""
+def _size(url: str) -> int | None:
+    """Return the size of a file in bytes; None if the hub cannot be reached, so that the cache is used."""
     hub = _library()
     try:
         return hub.get_hf_file_metadata(url).size or 0
     except hub.errors.HfHubHTTPError:
         raise
-    except Exception:
-        return 0
+    except Exception:  # of the connection
+        return None
 
 
 @contextlib.contextmanager
@@ -173,6 +174,7 @@ def _line(error: Exception) -> str:
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise InputError('models on the hub need a package: pip install huggingface_hub') from error
@@ -180,6 +182,23 @@ def _library() -> Any:
 
 
 # --- upload ---
+
+
+def check_push(repo: str) -> str:
+    """Return the name of a repository that a push can go to.
+
+    Raises:
+        InputError: it is no name of a repository, there is no access token, or the hub is not to be contacted.
+    """
+    name, revision = parse(repo)
+    if revision:
+        raise InputError(f'{repo}: a push makes a new version; leave out @{revision}')
+    hub = _library()
+    if fetching.is_offline() or hub.constants.HF_HUB_OFFLINE:
+        raise InputError(f'{repo}: nothing can be uploaded offline; unset HF_HUB_OFFLINE')
+    if not hub.get_token():
+        raise InputError(f'{repo}: no access token of the hub; log in (hf auth login), or set HF_TOKEN')
+    return name
 
 
 def push(repo: str, files: dict[str, Path], text: str, private: bool = False, message: str | None = None) -> str:
@@ -198,14 +217,7 @@ def push(repo: str, files: dict[str, Path], text: str, private: bool = False, me
     Raises:
         InputError: there is no access token, or the hub refuses; the repository is as before.
     """
-    name, revision = parse(repo)
-    if revision:
-        raise InputError(f'{repo}: a push makes a new version; leave out @{revision}')
-    hub = _library()
-    if fetching.is_offline() or hub.constants.HF_HUB_OFFLINE:
-        raise InputError(f'{repo}: nothing can be uploaded offline; leave out --offline, or unset HF_HUB_OFFLINE')
-    if not hub.get_token():
-        raise InputError(f'{repo}: no access token of the hub; log in (hf auth login), or set HF_TOKEN')
+    name, hub = check_push(repo), _library()
     api = hub.HfApi(library_name='repvit-dense', library_version=__version__)
     operations = [hub.CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
     operations.append(hub.CommitOperationAdd('README.md', text.encode()))
@@ -231,5 +243,5 @@ def files_of(folder: str | Path) -> dict[str, Path]:
 
 def push_artifact(folder: str | Path, repo: str, private: bool, licence: str | None, message: str | None) -> str:
     """Upload an artifact with its card, see `push`."""
-    name, _ = parse(repo)
+    name = check_push(repo)
     return push(repo, files_of(folder), card.card(card.of_artifact(folder, SCHEME + name, licence)), private, message)

@@ -20,7 +20,7 @@ LICENSE = 'licence that you publish the model under (default: as recorded, else 
 class Options:
     """Options of `card`."""
 
-    config: str | Path = option(
+    model: str | Path = option(
         positional=True,
         metavar='MODEL',
         help=MODEL,
@@ -40,10 +40,10 @@ def run(options: Options) -> str:
     Raises:
         InputError: there is no model of this name, or it cannot be read; nothing was written.
     """
-    place = str(options.config)
+    place = str(options.model)
     place = Path(place).name if Path(place).is_absolute() else place  # no path of this machine in a card
     check_names(named := dataclasses.replace(options, out=None))
-    text = card.card(subject(named.config, place, options.license))
+    text = card.card(subject(named.model, place, options.license))
     if options.out is None:
         print(text, end='')
         return text
@@ -69,12 +69,13 @@ def subject(model: str | Path, place: str | None = None, licence: str | None = N
         InputError: there is no such model, or it cannot be read.
     """
     from repvit_dense.checkpoints.work_dir import find_checkpoint
+    from repvit_dense.config import CHECKPOINT_SUFFIXES
 
     if is_artifact(model):
         return card.of_artifact(model, place, licence)
     checkpoint = find_checkpoint(str(model))
-    if not is_file(checkpoint):
-        raise InputError(f'{model}: no such work dir, checkpoint or artifact')
+    if not is_file(checkpoint) or Path(checkpoint).suffix not in CHECKPOINT_SUFFIXES:
+        raise InputError(f'{model}: no model there; name a work dir, a checkpoint (.pth, .safetensors) or an artifact')
     from repvit_dense.checkpoints.provenance import of_checkpoint
     from repvit_dense.checkpoints.reading import read
 

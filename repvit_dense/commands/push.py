@@ -17,7 +17,7 @@ from repvit_dense.options import option
 class Options:
     """Options of `push`."""
 
-    config: str | Path = option(positional=True, metavar='MODEL', help=MODEL)
+    model: str | Path = option(positional=True, metavar='MODEL', help=MODEL)
     repo: str = option(positional=True, metavar='USER/NAME', help='repository; it is created if necessary')
     _: dataclasses.KW_ONLY
     license: str | None = option(None, metavar='SPDX', help=LICENSE)
@@ -34,11 +34,11 @@ def run(options: Options) -> str:
     Raises:
         InputError: there is no such model or no access token, or the hub refuses; the repository is as before.
     """
-    hub.parse(options.repo)
+    hub.check_push(options.repo)
     check_names(options)
     settings = options.private, options.license, options.message
-    push = hub.push_artifact if is_artifact(options.config) else push_checkpoint
-    address = push(options.config, options.repo, *settings)
+    push = hub.push_artifact if is_artifact(options.model) else push_checkpoint
+    address = push(options.model, options.repo, *settings)
     print(address)
     return address
 
@@ -50,7 +50,7 @@ def push_checkpoint(
     from repvit_dense.checkpoints.reading import read
     from repvit_dense.checkpoints.writing import write
 
-    name, _ = hub.parse(repo)
+    name = hub.check_push(repo)
     text = card(subject(model, hub.SCHEME + name, licence))
     with tempfile.TemporaryDirectory() as folder:
         file = write(read(find_checkpoint(str(model))), Path(folder, SAFETENSORS))

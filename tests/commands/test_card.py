@@ -67,6 +67,7 @@ def test_a_checkpoint_is_pushed_as_safetensors(work_dir, monkeypatch, capsys):
         return 'hf://me/x@1'
 
     monkeypatch.setattr(hub, 'push', upload)
+    monkeypatch.setattr('huggingface_hub.get_token', lambda: 'x')
     assert rd.push(work_dir, 'me/x', private=True) == 'hf://me/x@1'
     assert capsys.readouterr().out == 'hf://me/x@1\n'
     assert sent['settings'] == ('me/x', True, None)
