@@ -85,6 +85,7 @@ def row(name: str) -> Backbone:
 
     cfg = published(name)
     model = str(cfg.architecture)
+    check_fit(model)
     with torch.device('meta'):
         net = timm.create_model(model, pretrained=False, num_classes=0, **options(model))
     if plain := is_plain(net):
@@ -189,6 +190,17 @@ def options(model: str) -> dict[str, Any]:
     return OPTIONS.get(timm.model_entrypoint(model).__module__, {})
 
 
+def check_fit(model: str) -> None:
+    """Refuse a network that cannot be a backbone though it has features of all strides.
+
+    Raises:
+        ValueError: names the reason.
+    """
+    reason = next((reason for names, reason in UNFIT.items() if re.fullmatch(names, model)), None)
+    if reason:
+        raise ValueError(f"timm's {model} {reason}, and cannot be a backbone")
+
+
 def is_plain(net: 'nn.Module') -> bool:
     """Return whether a network is a transformer on patches of 16 pixels, from whose map `DenseViT` makes a pyramid."""
     return getattr(net, 'dynamic_img_size', False) and {info['reduction'] for info in net.feature_info} == {PATCH}
@@ -198,8 +210,11 @@ def levels(net: 'nn.Module', model_name: str) -> list[int]:
     """Return the indices, among timm's features, of the last one of each stride.
 
     Raises:
-        ValueError: a stride is missing, or the network cannot be a backbone for another reason.
+        ValueError: a stride is missing.
     """
+    if not hasattr(net, 'forward_intermediates'):
+        raise ValueError(f"timm's {model_name} gives no intermediate features, and cannot be a backbone")
+    by_stride = {info['reduction']: level for level, info in enumerate(net.feature_info)}
     if not hasattr(net, 'forward_intermediates'):
         raise ValueError(f"timm's {model_name} gives no intermediate features, and cannot be a backbone")
     by_stride = {info['reduction']: level for level, info in enumerate(net.feature_info)}

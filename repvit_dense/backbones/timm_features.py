@@ -89,6 +89,7 @@ def create(model_name: str, **kwargs) -> nn.Module:
     from repvit_dense.backbones._timm_adapted import adapt
 
     catalogue_timm.published(model_name)
+    catalogue_timm.check_fit(model_name)
     options = {'num_classes': 0, **catalogue_timm.options(model_name), **kwargs}
     try:
         return adapt(timm.create_model(model_name, pretrained=False, **options))

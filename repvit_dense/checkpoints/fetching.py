@@ -27,6 +27,14 @@ from repvit_dense.screen import say
 MOST_HEADER = 2**24  # bytes of the header of a safetensors file; 100,000 tensors need half of it
 TIMEOUT = 10.0  # seconds without an answer after which a download fails
 CHUNK = 2**20  # bytes
+PERMISSIVE = {
+    *('Apache-2.0', 'BSD-3-Clause', 'CC-BY-4.0', 'MIT'),
+    *('LicenseRef-apple-ascl', 'LicenseRef-apple-cvnets', 'LicenseRef-apple-fastvit', 'LicenseRef-apple-mobileone'),
+}
+NOT_COMMERCIAL = {
+    *('CC-BY-NC-4.0', 'LicenseRef-apple-amlr', 'LicenseRef-fair-noncommercial-research-license'),
+    'LicenseRef-seer-license',
+}
 
 _offline = False
 
@@ -65,7 +73,9 @@ def locate(source: str) -> Path:
     if '://' not in source:
         if _exists(source):
             return Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises an error for an unknown user
-        return _fetch(*_resolve_name(source))
+        url, name = _resolve_name(source)
+        _say_licence(source)
+        return _fetch(url, name)
     url = _resolve_scheme(source)
     if url.startswith(('http://', 'https://')):
         if not catalogue.cache_name(url):
@@ -108,6 +118,16 @@ def _resolve_name(source: str) -> tuple[str, str]:
         return catalogue.resolve(source)
     except ValueError as error:
         raise CheckpointError(f'{source}: no such file, and {error}') from None
+
+
+@functools.cache
+def _say_licence(name: str) -> None:
+    """Say once that weights have a licence with conditions on their use."""
+    licence = catalogue.licence_of(name)
+    if licence in NOT_COMMERCIAL:
+        say(f'{name}: the licence of these weights, {licence}, allows no commercial use')
+    elif licence not in PERMISSIVE:
+        say(f'{name}: the licence of these weights is {licence}; read it before you publish or sell a model')
 
 
 def _resolve_scheme(source: str) -> str:
