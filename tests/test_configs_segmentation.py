@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import repvit_dense  # noqa: F401  (before mmseg: supplies the ops that mmcv has not compiled)
 from repvit_dense import config
@@ -80,6 +83,35 @@ def test_shapes_segmentors_share_their_images_and_the_detector_has_its_own():
     )
     assert one == other
     assert one.root != detector.root
+
+
+def test_void_of_camvid_is_not_scored(tmp_path):
+    """Compare mIoU with that of a confusion matrix without the pixels of void."""
+    import mmseg.evaluation  # noqa: F401  registers the metric
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import METRICS, TRANSFORMS
+
+    import repvit_dense.engine  # noqa: F401  registers the loader
+
+    init_default_scope('mmseg')
+    cfg = config.load('repvit_segformer_camvid')
+    dataset = cfg.test_dataloader.dataset
+    [step] = [step for step in dataset.pipeline if 'LoadAnnotations' in step.type]
+    metric = METRICS.build(cfg.test_evaluator)
+    metric.dataset_meta = dict(dataset.metainfo)
+    rng, counts = np.random.default_rng(0), np.zeros((11, 11), int)
+    for number in range(3):
+        truth, predicted = rng.integers(0, 12, (9, 13), np.uint8), rng.integers(0, 11, (9, 13))
+        Image.fromarray(truth).save(path := tmp_path / f'{number}.png')
+        entry = {'seg_map_path': str(path), 'reduce_zero_label': False, 'label_map': None, 'seg_fields': []}
+        loaded = TRANSFORMS.build(step)(entry)['gt_seg_map']
+        parts = {'pred_sem_seg': predicted, 'gt_sem_seg': loaded}
+        metric.process({}, [{key: {'data': torch.from_numpy(value[None])} for key, value in parts.items()}])
+        np.add.at(counts, (truth[truth < 11], predicted[truth < 11]), 1)
+    correct = counts.diagonal()
+    iou = correct / (counts.sum(0) + counts.sum(1) - correct)
+    assert metric.compute_metrics(metric.results)['mIoU'] == pytest.approx(100 * iou.mean(), abs=0.01)
+    assert len(dataset.metainfo.classes) == 11
 
 
 # --- recipes ---

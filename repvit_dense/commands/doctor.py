@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -184,27 +185,29 @@ def check_model(cfg: 'Config') -> Iterator[Check]:
 def check_data(cfg: 'Config') -> Iterator[Check]:
     """Report every annotation file, every kind of fault in it, and images that are in two splits."""
     from repvit_dense import config
+    from repvit_dense.config.splits import splits
     from repvit_dense.data import checks
 
     embedded = cfg.get('embedded_data')
     if embedded and not Path(embedded['root']).exists():
         yield Check('ok', 'data', f'{embedded["root"]}: will be drawn at the first training')
         return
-    images: list[list[ImageEntry]] = []
-    for splits in config.SPLITS:
-        images.append([])
+    images: dict[str, list[ImageEntry]] = {}
+    for split in splits(cfg):
+        images[split] = []
         try:
-            for file, report in config.data_reports(cfg, splits):
-                yield Check('ok', splits[0], f'{file}: {report.summary}')
-                yield from _rows(splits[0], report.findings)
-                images[-1] += report.images
-            config.check_evaluators(cfg, splits)
+            for _, file, report in config.data_reports(cfg, [split]):
+                yield Check('ok', split, f'{file}: {report.summary}')
+                yield from _rows(split, report.findings)
+                images[split] += report.images
+            config.check_evaluators(cfg, [split])
         except InputError as error:
-            yield Check('error', splits[0], str(error))
-    if all(images):
-        extent, findings = checks.leaks(*images)
-        yield Check('ok', 'splits', extent)
-        yield from _rows('splits', findings)
+            yield Check('error', split, str(error))
+    for first, second in itertools.combinations(images, 2):
+        if images[first] and images[second]:
+            extent, findings = checks.leaks(images[first], images[second], first, second)
+            yield Check('ok', 'splits', extent)
+            yield from _rows('splits', findings)
 
 
 def _rows(subject: str, findings: 'list[Finding]') -> Iterator[Check]:

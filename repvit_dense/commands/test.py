@@ -30,11 +30,13 @@ class Options(RunOptions):
 
     checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
     _: dataclasses.KW_ONLY
-    artifact: str | Path | None = option(None, metavar='DIR', help='evaluate this artifact instead of a checkpoint')
+    artifact: str | Path | None = option(
+        None, metavar='DIR', help='evaluate this artifact, or packaged model (nuclei), instead of a checkpoint'
+    )
     threads: int | None = option(None, type=whole_number(1, 1024), metavar='N', help='CPU threads of an artifact')
     deploy: bool = option(False, help='evaluate the fused model')
     split: str | None = option(
-        None, choices=('train', 'val', 'test'), help='evaluate this split (default: test, or val if there is no test)'
+        None, choices=('train', 'val', 'test'), help='evaluate this split (default: val, or test if there is no val)'
     )
     show_dir: str | Path | None = option(
         None,
@@ -135,4 +137,5 @@ def _add_analysis(options: Options, cfg: 'Config', split: str) -> None:
         'folder': str(folder),
         'title': title,
         'subject': subject,
+        'split': split,
     }

@@ -3,7 +3,6 @@
 from repvit_dense.config.building import check_channels, explain
 from repvit_dense.config.cfg_options import apply_option
 from repvit_dense.config.checking import (
-    SPLITS,
     check,
     check_data,
     check_data_early,
@@ -24,7 +23,6 @@ from repvit_dense.config.weights import check_start, drop_pretrained, find_pretr
 __all__ = [
     'CHECKPOINT_SUFFIXES',
     'CONFIG_FOLDERS',
-    'SPLITS',
     'apply_option',
     'check',
     'check_channels',

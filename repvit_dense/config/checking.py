@@ -1,5 +1,6 @@
 """Check a config before anything heavy starts: data, class names and counts, channels."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from repvit_dense.data import checks
 
-SPLITS = (('train',), ('val', 'test'))  # training data and the data of evaluations
 COCO = ('CocoDataset', 'CocoPanopticDataset')
 MASKS = ('BaseSegDataset', 'ADE20KDataset', 'CityscapesDataset', 'PascalVOCDataset')
 GET_COCO = (
@@ -73,14 +73,13 @@ def check_data(cfg: 'Config', splits: tuple[str, ...]) -> None:
     """Refuse data, class names and class counts that do not fit; see `check`."""
     from repvit_dense.data import checks
 
-    images: list[list[checks.ImageEntry]] = []
-    for group in SPLITS:
-        images.append([])
-        for path, report in data_reports(cfg, [split for split in group if split in splits]):
-            checks.enforce(path, report)
-            images[-1] += report.images
-    for finding in checks.finding_of(checks.same_paths(*images)):
-        checks.warn(str(finding))
+    images: dict[str, list[checks.ImageEntry]] = {}
+    for split, path, report in data_reports(cfg, splits):
+        checks.enforce(path, report)
+        images.setdefault(split, []).extend(report.images)
+    for first, second in itertools.combinations(images, 2):
+        for finding in checks.finding_of(checks.same_paths(images[first], images[second]), first, second):
+            checks.warn(str(finding))
     check_evaluators(cfg, splits)
 
 
@@ -118,8 +117,8 @@ def check_evaluators(cfg: 'Config', splits: Sequence[str]) -> None:
                 raise InputError(f'{part["ann_file"]}: no such annotation file ({split}_evaluator). {GET_COCO}')
 
 
-def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, 'checks.Report']]:
-    """Examine every data set of these splits once; yield its annotation file or folder, and the report.
+def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[str, Path, 'checks.Report']]:
+    """Examine every data set of these splits once; yield the split, its annotation file or folder, and the report.
 
     Raises:
         InputError: data is missing or does not suit the model.
@@ -127,12 +126,12 @@ def data_reports(cfg: 'Config', splits: Sequence[str]) -> Iterator[tuple[Path, '
     seen = set()
     for split in splits:
         for dataset in _datasets(cfg, split):
-            source = str([dataset.get(key) for key in SOURCE_KEYS])
+            source = str([split == 'train', *(dataset.get(key) for key in SOURCE_KEYS)])
             if source not in seen:
                 seen.add(source)
                 _check_places(dataset, f'{split}_dataloader.dataset')
                 for path, report in _reports(cfg, dataset, split == 'train'):
-                    yield path, _examine_images(report, dataset)
+                    yield split, path, _examine_images(report, dataset)
 
 
 def _datasets(cfg: 'Config', split: str) -> 'Iterator[ConfigDict]':

@@ -9,6 +9,7 @@ from repvit_dense.config.structure import (
     CLASS_COUNTS,
     SOURCE_KEYS,
     class_heads,
+    datasets,
     expected_in_channels,
     feature_consumers,
     metrics,
@@ -79,9 +80,11 @@ def set_channels(model: 'ConfigDict', channels: list[int]) -> None:
 def set_dataset(cfg: 'Config', data: str) -> None:
     """Train and evaluate on other data: the name of a data set, or a folder in a layout of `repvit_dense.data`.
 
-    Data sets, metrics and the class counts of the heads change. Pipelines, image sizes and wrappers such as
-    RepeatDataset belong to the recipe and stay; a ConcatDataset is left with the one new data set. Annotations that
-    have to be converted are written to the work dir, or to `work_dirs/CONFIG--DATA` if the config has none.
+    Data sets, metrics and the class counts of the heads change; without a test split, the test data are those of val.
+    Pipelines, image sizes and wrappers such as RepeatDataset belong to the recipe and stay, and so do weights and
+    colours of classes if the new ones have the same names; a ConcatDataset is left with the one new data set.
+    Annotations that have to be converted are written to the work dir, or to `work_dirs/CONFIG--DATA` if the config has
+    none.
 
     Raises:
         InputError: there is no such data set, or it lacks the labels that this config trains on.
@@ -92,11 +95,16 @@ def set_dataset(cfg: 'Config', data: str) -> None:
     source = layouts.find(data, task(cfg), work_dir)
     for note in source.notes:
         checks.warn(note)
+    same_classes = all(_has_classes_of(part, source) for part in datasets(cfg.train_dataloader.dataset))
     for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
+        loader, evaluator = copy.deepcopy(cfg.get(f'{split}_dataloader')), copy.deepcopy(cfg.get(f'{split}_evaluator'))
+        test = source.test if split == 'test' else None
         if loader:
-            _replace_source(loader.dataset, source, source.train if split == 'train' else source.val)
-        _set_evaluator(cfg, split, source)
+            _replace_source(loader.dataset, source, test or (source.train if split == 'train' else source.val))
+            cfg[f'{split}_dataloader'] = loader  # a copy: validation and test may share one
+        if evaluator:
+            cfg[f'{split}_evaluator'] = evaluator
+        _set_evaluator(cfg, split, source.test_files if test else source.ann_files)
     for step in _loading_steps(cfg):
         step.pop('reduce_zero_label', None)  # taken from the data set
         step.pop('poly2mask', None)  # polygons are faster to augment, but run-length masks would be dropped
@@ -104,7 +112,8 @@ def set_dataset(cfg: 'Config', data: str) -> None:
     drawn = cfg.get('embedded_data') or {}
     if not source.embedded or drawn.get('root') != source.embedded['root']:
         cfg.embedded_data = source.embedded and dict(source.embedded)
-    set_class_counts(cfg.model, len(source.classes), source.things)
+    if not same_classes:
+        set_class_counts(cfg.model, len(source.classes), source.things)
 
 
 def ignore_value(cfg: 'Config', value: int) -> None:
@@ -142,29 +151,37 @@ def _replace_source(dataset: dict, source: 'Source', arguments: dict) -> None:
     for part in wrapped or ():
         _replace_source(part, source, arguments)
     if wrapped is None:
+        metainfo = dataset['metainfo'] if _has_classes_of(dataset, source) else source.metainfo
         for key in SOURCE_KEYS:
             dataset.pop(key, None)
         dataset.update(type=source.type, **copy.deepcopy(arguments))
-        if source.metainfo:
-            dataset['metainfo'] = copy.deepcopy(source.metainfo)
+        if metainfo:
+            dataset['metainfo'] = copy.deepcopy(metainfo)
 
 
-def _set_evaluator(cfg: 'Config', split: str, source: 'Source') -> None:
+def _has_classes_of(dataset: 'dict | ConfigDict', source: 'Source') -> bool:
+    """Return whether a data set of a config names its classes, and the new one has the same."""
+    old, new = dataset.get('metainfo') or {}, source.metainfo or {}
+    names = [[list(meta.get(key) or ()) for key in ('classes', 'thing_classes')] for meta in (old, new)]
+    return bool(names[0][0]) and names[0] == names[1]
+
+
+def _set_evaluator(cfg: 'Config', split: str, files: dict[str, str]) -> None:
     """Point the metrics at the new ground truth; drop those that have none, unless no metric would remain."""
-    key, remaining = f'{split}_evaluator', [part for part in metrics(cfg, split) if _set_ground_truth(part, source)]
+    key, remaining = f'{split}_evaluator', [part for part in metrics(cfg, split) if _set_ground_truth(part, files)]
     if remaining:
         cfg[key] = remaining if isinstance(cfg[key], list) else remaining[0]
 
 
-def _set_ground_truth(metric: dict, source: 'Source') -> bool:
+def _set_ground_truth(metric: dict, files: dict[str, str]) -> bool:
     """Set the annotation file of a metric; return whether the data has one for it."""
     if 'ann_file' not in metric:
         return True
     if 'Panoptic' in metric['type']:
-        metric.update(ann_file=source.ann_files['panoptic'], seg_prefix=source.ann_files['maps'])
-    elif 'instances' in source.ann_files:
-        metric['ann_file'] = source.ann_files['instances']
-    return 'Panoptic' in metric['type'] or 'instances' in source.ann_files
+        metric.update(ann_file=files['panoptic'], seg_prefix=files['maps'])
+    elif 'instances' in files:
+        metric['ann_file'] = files['instances']
+    return 'Panoptic' in metric['type'] or 'instances' in files
 
 
 def set_class_counts(model: dict, classes: int, things: int) -> None:

@@ -22,23 +22,19 @@ def use_split(cfg: 'Config', split: str | None = None) -> str:
 
     Args:
         cfg: the config of a whole detector or segmentor.
-        split: 'train', 'val' or 'test'; None for the data that the config tests on, which may be those of 'val'.
+        split: 'train', 'val' or 'test'; None for 'val', or 'test' without validation data.
 
     Raises:
         InputError: the config has no such split, or its metrics cannot be pointed at it.
     """
     present = splits(cfg)
     if split is None:
-        return 'test' if 'test' in present or 'val' not in present else 'val'
-    if split not in present:
-        reason = (
-            'the test data are those of val; a test split in the folder of --data is not read'
-            if split == 'test' and cfg.get('test_dataloader')
-            else ''
-        )
+        split = 'val' if 'val' in present else 'test'
+        if 'test' not in present:
+            return split  # the test data of the config are those of val
+    elif split not in present:
         raise InputError(
-            f'--split {split}: the data has no such split{f" ({reason})" if reason else ""}; '
-            f'it has {", ".join(present) or "none"}'
+            f'--split {split}: the data has no such split with labels; it has {", ".join(present) or "none"}'
         )
     if split == 'val':
         cfg.test_dataloader, cfg.test_evaluator = (

@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from repvit_dense.data.lookup import in_test_folder
-from repvit_dense.data.source import SPLITS, Source, metainfo
+from repvit_dense.data.source import NOUNS, SPLITS, Source, metainfo
 from repvit_dense.errors import InputError
 from repvit_dense.files import write_text
 
@@ -49,7 +51,8 @@ def build_source(
     Args:
         root: folder of the data set.
         store: folder for the annotation files that have to be written.
-        contents: split -> content of its annotation file; 'train' must be there, 'val' may be.
+        contents: split -> content of its annotation file; 'train' must be there, 'val' and 'test' may be. A test split
+            that does not suit the others is left out.
         files: split -> annotation file that holds exactly this content.
         folders: split -> folder relative to `root` that the file names of its images are relative to.
         masks: refuse objects that have boxes only.
@@ -60,18 +63,16 @@ def build_source(
             few images to hold some out.
     """
     notes = list(notes)
+    test = contents.get('test')
+    contents = {split: content for split, content in contents.items() if split != 'test'}
     if 'val' not in contents:
-        content, left_out = _without_test_folders(root, contents['train'])
-        if left_out:
-            notes.append(f'{root}: {left_out} images in folders of a test split are not used')
-        folder = folders['train']
-        contents = dict(zip(SPLITS, hold_out(root, content, folder, notes), strict=True))
-        files, folders = {}, dict.fromkeys(SPLITS, folder)
-    train_names, val_names = (
-        {f'{folders[split]}/{image.get("file_name")}' for image in contents[split]['images']} for split in SPLITS
-    )
-    if both := len(train_names & val_names):
-        notes.append(f'{root}: {both:,} of the {len(val_names):,} validation images are training images, too')
+        content, tests = _without_test_folders(root, contents['train'])
+        if test is None and tests['images']:
+            test, folders = tests, {**folders, 'test': folders['train']}
+        parts = hold_out(root, content, folders['train'], notes)
+        contents, folders = dict(zip(SPLITS, parts, strict=True)), {**folders, 'val': folders['train']}
+        files = {split: file for split, file in files.items() if split == 'test'}
+    _note_shared_names(root, {**contents, **({'test': test} if test else {})}, folders, notes)
     train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
     classes = class_names(train_file, contents['train'])
     if class_names(val_file, contents['val']) != classes:
@@ -81,18 +82,65 @@ def build_source(
         )
     if masks:
         _require_masks(root, contents, files)
-    files = {split: files.get(split) or _write(store / f'{split}.json', contents[split]) for split in SPLITS}
-    train, val = (
-        {'data_root': str(root), 'ann_file': str(files[split]), 'data_prefix': {'img': folders[split]}}
-        for split in SPLITS
+    if test is not None:
+        with optional_test(root, notes):
+            _check_test(root, test, classes, masks and 'test' not in files)
+            contents['test'] = test
+    paths = {split: str(files.get(split) or _write(store / f'{split}.json', contents[split])) for split in contents}
+    arguments = {
+        split: {'data_root': str(root), 'ann_file': path, 'data_prefix': {'img': folders[split]}}
+        for split, path in paths.items()
+    }
+    if 'test' in paths:
+        note_test(root, len(contents['test']['images']), notes)
+    return Source(
+        *('CocoDataset', classes, len(classes), arguments['train'], arguments['val'], metainfo(classes)),
+        ann_files={'instances': paths['val']},
+        notes=tuple(notes),
+        test=arguments.get('test'),
+        test_files={'instances': paths['test']} if 'test' in paths else {},
     )
-    evaluation = {'instances': str(files['val'])}
-    return Source('CocoDataset', classes, len(classes), train, val, metainfo(classes), evaluation, notes=tuple(notes))
+
+
+def note_test(root: Path, number: int, notes: list[str]) -> None:
+    """Say that there is a test split."""
+    notes.append(f'{root}: {number:,} images of a test split are not trained on; `test --split test` scores them')
+
+
+@contextmanager
+def optional_test(root: Path, notes: list[str]) -> Iterator[None]:
+    """Go on without the test split if it cannot be read, because a training does not need it; say so."""
+    try:
+        yield
+    except InputError as error:
+        notes.append(f'{root}: its test split is left out: {error}')
+
+
+def _check_test(root: Path, content: dict, classes: tuple[str, ...], masks: bool) -> None:
+    names = class_names(root, content)
+    if names != classes:
+        raise InputError(f'it has the classes {", ".join(names)}, not {", ".join(classes)}')
+    if not content['annotations']:
+        raise InputError(f'none of its {len(content["images"]):,} images has labels')
+    if masks:
+        _require_masks(root, {'test': content}, {})
+
+
+def _note_shared_names(root: Path, contents: dict[str, dict], folders: dict[str, str], notes: list[str]) -> None:
+    """Note validation images that are training images, and test images that are either."""
+    names = {
+        split: {f'{folders[split]}/{image.get("file_name")}' for image in content['images']}
+        for split, content in contents.items()
+    }
+    for first, second in combinations(names, 2):
+        if both := len(names[first] & names[second]):
+            total = len(names[second])
+            notes.append(f'{root}: {both:,} of the {total:,} {NOUNS[second]} images are {NOUNS[first]} images, too')
 
 
 def _require_masks(root: Path, contents: dict[str, dict], files: dict[str, Path]) -> None:
     """Refuse objects without masks; those of files that are used as they are are checked with the files."""
-    objects = contents['train']['annotations']
+    objects = next(iter(contents.values()))['annotations']
     if objects and not any(entry.get('segmentation') for entry in objects):
         raise InputError(f'{root}: its objects have boxes but no masks, so it suits detection configs, not this one')
     for split, content in contents.items():
@@ -157,13 +205,13 @@ def choose_held_out(root: Path, names: list, paths: list[str], notes: list[str] 
     return chosen
 
 
-def _without_test_folders(root: Path, content: dict) -> tuple[dict, int]:
-    """Return the content without the images whose file name has a folder of a test split, and their number."""
+def _without_test_folders(root: Path, content: dict) -> tuple[dict, dict]:
+    """Return the content without the images whose file name has a folder of a test split, and that of those images."""
     start = f'{root.as_posix()}/'
     names = [str(image.get('file_name')).removeprefix(start).replace('\\', '/') for image in content['images']]
-    pairs = zip(content['images'], names, strict=True)
-    images = [image for image, name in pairs if not in_test_folder(PurePosixPath(name))]
-    return select(content, images), len(content['images']) - len(images)
+    pairs = [(image, in_test_folder(PurePosixPath(name))) for image, name in zip(content['images'], names, strict=True)]
+    rest, tests = ([image for image, in_test in pairs if in_test == wanted] for wanted in (False, True))
+    return select(content, rest), select(content, tests)
 
 
 def select(content: dict, images: list[dict]) -> dict:

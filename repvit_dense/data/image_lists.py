@@ -1,8 +1,10 @@
 """Lists of the images of a split: text files with one name per line."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from repvit_dense.data.annotations import optional_test
 from repvit_dense.data.lookup import child, read_lines
 from repvit_dense.data.pairing import Names
 from repvit_dense.data.reading import SUFFIXES
@@ -12,6 +14,7 @@ from repvit_dense.files import is_file, is_folder, walk
 LIST_FOLDERS = ('Main', '.', 'Segmentation', 'Layout')  # of ImageSets
 TRAIN_LISTS = ('train', 'training', 'trainval', 'default')  # CVAT calls the only list default
 VAL_LISTS = ('val', 'valid', 'validation')
+TEST_LISTS = ('test', 'testing')
 MOST = 5  # examples in a message
 
 
@@ -33,12 +36,12 @@ def find_lists(root: Path, notes: list[str], folders: Sequence[str] = LIST_FOLDE
         others = [path for path in walk(folder) if path.suffix.lower() == '.txt'] if is_folder(folder) else []
         if others:
             raise InputError(f'{folder}: has lists of images, {others[0]}, but not in its folder {folders[0]}')
-        name, known = folders[0], (*TRAIN_LISTS, *VAL_LISTS, 'test')
+        name, known = folders[0], (*TRAIN_LISTS, *VAL_LISTS, *TEST_LISTS)
         texts = [path for path in sorted(root.glob('*.[tT][xX][tT]')) if path.stem.lower() in known and is_file(path)]
         if not texts:
             return {}
     stems = {file.stem.lower(): file for file in texts}
-    choices = (('train', TRAIN_LISTS), ('val', VAL_LISTS))
+    choices = (('train', TRAIN_LISTS), ('val', VAL_LISTS), ('test', TEST_LISTS))
     found = {split: stems[stem] for split, known in choices for stem in reversed(known) if stem in stems}
     if 'train' not in found:
         raise InputError(
@@ -54,15 +57,20 @@ def find_lists(root: Path, notes: list[str], folders: Sequence[str] = LIST_FOLDE
 
 
 def images_of_lists(lists: dict[str, Path], names: Names, root: Path, notes: list[str]) -> dict[str, list[Path]]:
-    """Return split -> the images in its list. Validation images are not trained on, unless there are no others."""
-    splits = {split: _images_of_list(file, names, root, notes) for split, file in lists.items()}
-    held_out = {*splits.get('val', [])}
-    train = [path for path in splits['train'] if path not in held_out]
-    if not train:
-        notes.append(f'{lists["train"]}: its images are all in {lists["val"].name}, which is evaluated, too')
-    elif len(train) < len(splits['train']):
-        notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for validation')
-    return {**splits, 'train': train or splits['train']}
+    """Return split -> the images in its list. Those of other splits are not trained on, unless there are no others."""
+    splits: dict[str, list[Path]] = {}
+    for split, file in lists.items():
+        with optional_test(root, notes) if split == 'test' else nullcontext():
+            splits[split] = _images_of_list(file, names, root, notes)
+    for split, purpose in (('val', 'validation'), ('test', 'the test')):
+        held_out = {*splits.get(split, [])}
+        train = [path for path in splits['train'] if path not in held_out]
+        if not train:
+            notes.append(f'{lists["train"]}: its images are all in {lists[split].name}, which is evaluated, too')
+        elif len(train) < len(splits['train']):
+            notes.append(f'{lists["train"]}: {len(splits["train"]) - len(train)} of its images are left for {purpose}')
+        splits['train'] = train or splits['train']
+    return splits
 
 
 def _images_of_list(file: Path, names: Names, root: Path, notes: list[str]) -> list[Path]:

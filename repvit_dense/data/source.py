@@ -4,7 +4,8 @@ import colorsys
 from dataclasses import dataclass, field
 
 TASKS = ('detection', 'instance', 'panoptic', 'semantic')
-SPLITS = ('train', 'val')
+SPLITS = ('train', 'val')  # every data set has both; a test split is read apart, and never trained on
+NOUNS = {'train': 'training', 'val': 'validation', 'test': 'test'}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Source:
         notes: messages for the user.
         label_map: value in the masks and label, for semantic values whose label differs from them (after the reduction
             by 1, if there is one); the label 255 is ignored.
+        test: arguments of `type` that select the test data; None without a labelled test split.
+        test_files: `ann_files` of the test data.
     """
 
     type: str
@@ -36,6 +39,8 @@ class Source:
     embedded: dict | None = None
     notes: tuple[str, ...] = ()
     label_map: tuple[tuple[int, int], ...] = ()
+    test: dict | None = None
+    test_files: dict[str, str] = field(default_factory=dict)
 
 
 def palette(number: int) -> list[tuple[int, int, int]]:

@@ -167,12 +167,16 @@ def _total(name: str, values: list[Any]) -> str:
     return _number(name, float(sum(known)) if name == 'share' else sum(known) / len(known))
 
 
-def results(runner, metrics: dict[str, Any], brief: bool) -> str:
-    """Return the table of scores per class, and unless it is enough (`brief`) all scores under their full names."""
+def results(runner, metrics: dict[str, Any], brief: bool, split: str = '') -> str:
+    """Return the table of scores per class, and unless it is enough (`brief`) all scores under their full names.
+
+    The scores of a test begin with the split that they were computed on.
+    """
     rows = table(per_class.rows(runner))
     if rows and brief:
         return rows
-    scores = textwrap.fill(', '.join(f'{name} {_number(name, value)}' for name, value in metrics.items()), 100)
+    text = ', '.join(f'{name} {_number(name, value)}' for name, value in metrics.items())
+    scores = textwrap.fill(f'{split}: {text}' if split and text else text, 100)
     return '\n'.join(part for part in (rows, scores) if part)
 
 

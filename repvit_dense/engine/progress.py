@@ -94,7 +94,8 @@ class DenseProgressHook(Hook):
 
     def after_run(self, runner) -> None:
         """Print the results to stdout, and show the next commands after a training."""
-        results = console.results(runner, self._metrics, brief=self._trains)
+        split = next((hook.split for hook in runner.hooks if type(hook).__name__ == 'DenseAnalysisHook'), '')
+        results = console.results(runner, self._metrics, brief=self._trains, split=split)
         if results and is_main_process():
             if self._trains:
                 _show(runner, 'Scores of the last validation:')

@@ -1,5 +1,6 @@
 """The table of everything that a training needs, and its exit code."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def test_images_in_both_splits(drawn, cfg):
     [check] = [check for check in doctor.check_data(cfg) if check.subject == 'splits' and check.level == 'warning']
     assert check.text.startswith('1 validation images are training images, too')
     assert check.offenders == ['000000000001.png']
+
+
+def test_a_test_split_has_rows_of_its_own(drawn, cfg):
+    annotations = drawn / 'annotations'
+    content = (annotations / 'instances_val2017.json').read_text()
+    (annotations / 'instances_test.json').write_text(content.replace('"iscrowd": 0', '"iscrowd": 2', 1))
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.test_evaluator = copy.deepcopy(cfg.val_evaluator)
+    cfg.test_dataloader.dataset.ann_file = 'annotations/instances_test.json'
+    cfg.test_evaluator.ann_file = str(annotations / 'instances_test.json')
+    found = rows(cfg)
+    assert [subject for level, subject, _ in found if level == 'ok'] == ['train', 'val', 'test', *['splits'] * 3]
+    assert [subject for level, subject, _ in found if level == 'error'] == ['test']
+    assert any(text.startswith('1 test images are validation images, too') for _, _, text in found)
 
 
 def test_missing_annotations_of_the_evaluator(drawn, cfg):

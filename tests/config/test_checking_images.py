@@ -33,7 +33,7 @@ def cfg(drawn):
 )
 def test_images_are_checked_as_their_loader_reads_them(cfg, loader, refused):
     cfg.train_dataloader.dataset.pipeline = [loader]
-    [(_, report)] = config.data_reports(cfg, ('train',))
+    [(_, _, report)] = config.data_reports(cfg, ('train',))
     messages = [finding.message for finding in report.findings if ' images ' in finding.message]
     assert ['turned by their EXIF orientation' in message for message in messages] == [True] * refused
 

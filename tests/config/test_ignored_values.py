@@ -45,7 +45,7 @@ def labels(cfg, split):
 
 
 def findings(cfg):
-    return [str(finding) for _, report in config.data_reports(cfg, ('train', 'val')) for finding in report.findings]
+    return [str(finding) for _, _, report in config.data_reports(cfg, ('train', 'val')) for finding in report.findings]
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])

@@ -1,5 +1,7 @@
 """The split that a test evaluates."""
 
+import dataclasses
+
 import pytest
 
 from repvit_dense import config
@@ -77,11 +79,11 @@ def test_the_validation_data_is_no_test_split(cfg):
     assert use_split(cfg) == 'val'
     with pytest.raises(
         InputError,
-        match=r'--split test: the data has no such split \(the test data are those of val; .*; it has train, val$',
+        match=r'--split test: the data has no such split with labels; it has train, val$',
     ):
         use_split(cfg, 'test')
     cfg.train_dataloader = None
-    with pytest.raises(InputError, match=r'--split train: the data has no such split; it has val$'):
+    with pytest.raises(InputError, match=r'--split train: the data has no such split with labels; it has val$'):
         use_split(cfg, 'train')
 
 
@@ -89,9 +91,30 @@ def test_a_test_split_of_its_own(cfg):
     cfg = cfg()
     cfg.test_dataloader.dataset.ann_file = 'annotations/instances_test2017.json'
     cfg.test_evaluator.ann_file = f'{SHAPES}/instances_test2017.json'
-    assert (splits(cfg), use_split(cfg)) == (['train', 'val', 'test'], 'test')
+    assert splits(cfg) == ['train', 'val', 'test']
     assert use_split(cfg, 'test') == 'test'
     assert cfg.test_evaluator.ann_file == f'{SHAPES}/instances_test2017.json'
-    assert use_split(cfg, 'val') == 'val'
+    assert use_split(cfg) == 'val'  # a test split is scored on demand only
     assert cfg.test_evaluator == cfg.val_evaluator
     assert cfg.test_dataloader == cfg.val_dataloader
+
+
+def test_the_test_split_of_a_folder(monkeypatch):
+    from repvit_dense.data import layouts
+    from repvit_dense.data.source import Source, metainfo
+
+    train, val, test = ({'data_root': '/data', 'ann_file': f'/data/{split}.json'} for split in ('train', 'val', 'test'))
+    files = {'instances': val['ann_file']}
+    source = Source('CocoDataset', ('cat',), 1, train, val, metainfo(('cat',)), files)
+    monkeypatch.setattr(layouts, 'find', lambda *arguments: source)
+    without = config.load('repvit_maskrcnn_shapes')
+    config.set_dataset(without, 'somewhere')
+    assert splits(without) == ['train', 'val']
+    source = dataclasses.replace(source, test=test, test_files={'instances': test['ann_file']})
+    cfg = config.load('repvit_maskrcnn_shapes')
+    config.set_dataset(cfg, 'somewhere')
+    assert splits(cfg) == ['train', 'val', 'test']
+    assert [cfg[f'{split}_dataloader'].dataset.ann_file for split in splits(cfg)] == [
+        f'/data/{split}.json' for split in ('train', 'val', 'test')
+    ]
+    assert (cfg.val_evaluator.ann_file, cfg.test_evaluator.ann_file) == ('/data/val.json', '/data/test.json')

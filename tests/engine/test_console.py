@@ -41,6 +41,7 @@ def test_all_scores_follow_the_table_unless_it_is_enough(monkeypatch):
     scores = {'coco/bbox_mAP': 0.375, 'coco/bbox_mAP_l': -1.0}
     assert console.results(None, scores, brief=True) == console.table(COCO)
     assert console.results(None, scores, brief=False).endswith('\ncoco/bbox_mAP 0.375, coco/bbox_mAP_l -')
+    assert console.results(None, scores, False, 'test').endswith('\ntest: coco/bbox_mAP 0.375, coco/bbox_mAP_l -')
     monkeypatch.setattr(console.per_class, 'rows', lambda runner: [])
     assert console.results(None, scores, brief=True).startswith('coco/bbox_mAP')
 

@@ -1,7 +1,7 @@
 # BCCD: 364 photographs of blood smears, 640x480, boxes of three kinds of cells; 205 for training, 87 for validation and
 # 72 for the test.
 # Download: the folder BCCD of github.com/Shenggan/BCCD_Dataset (MIT), put or linked as data/bccd; it holds JPEGImages/,
-# Annotations/ and ImageSets/, whose boxes become data/bccd/annotations.
+# Annotations/ and ImageSets/. --data data/bccd converts its boxes.
 data_root = 'data/bccd/'
 scale = (416, 312)
 crop = (416, 320)

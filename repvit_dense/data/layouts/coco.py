@@ -1,14 +1,15 @@
 """COCO: annotation files with boxes or masks of objects.
 
-The files are `annotations/*.json` with `train` and `val` in their names; or one JSON file in each of the image folders
-`train*/` and `val*/`, as Roboflow exports it; or a single JSON file beside its images. A test split is not used.
+The files are `annotations/*.json` with `train`, `val` and `test` in their names; or one JSON file in each of the image
+folders `train*/`, `val*/` and `test*/`, as Roboflow exports it; or a single JSON file beside its images.
 """
 
 import re
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from repvit_dense.data.annotations import build_source, select
+from repvit_dense.data.annotations import build_source, optional_test, select
 from repvit_dense.data.geometry import polygon_area
 from repvit_dense.data.label_formats import format_of, read_head
 from repvit_dense.data.layouts.label_files import describe_formats
@@ -47,32 +48,42 @@ def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set; annotations are written to `store` only if they are changed or images are held out."""
     files = _files_in_image_folders(root)
     folders = {s: f.parent.parent if f.parent.name.lower() == 'annotations' else f.parent for s, f in files.items()}
-    notes = [f'{files.pop("test")}: a test split, which is not used'] if 'test' in files else []
+    notes: list[str] = []
     if not files:
-        files, notes = _choose(root, _files_beside_images(root))
-    contents = {split: read_json(file) for split, file in files.items()}
+        files = _choose(root, _files_beside_images(root), notes)
+    contents: dict[str, dict] = {}
     prefixes: dict[str, str] = {}
-    changed = {split: _without_fractions(content) for split, content in contents.items()}
-    for split, content in contents.items():
-        check_coco(files[split], content)
-        changed[split] += _complete(content)
+    changed: dict[str, list[str]] = {}
     for split, file in files.items():
-        prefixes[split], number = image_folder(root, file, contents[split], folders.get(split))
-        if number is not None:
-            changed[split].append(_rename(file, contents[split], number))
-    placeholder = _drop_placeholder(list(contents.values()))
+        with optional_test(root, notes) if split == 'test' else nullcontext():
+            content, prefixes[split], changed[split] = _read_file(root, file, folders.get(split))
+            contents[split] = content
+    files = {split: files[split] for split in contents}
+    placeholder = _drop_placeholder(contents)
     if placeholder:
         notes.append(f"{root}: the category '{placeholder}', Roboflow's placeholder without objects, is left out")
     notes += [f'{files[split]}: {change}' for split in files for change in changed[split]]
     if 'val' not in contents and (parts := _by_folders(root, contents['train'], prefixes['train'], notes)):
-        contents, prefixes = parts, dict.fromkeys(SPLITS, prefixes['train'])
-        files = {}
+        contents, prefixes = {**contents, **parts}, {**prefixes, **dict.fromkeys(parts, prefixes['train'])}
+        files = {split: file for split, file in files.items() if split not in parts}
     unchanged = {split: file for split, file in files.items() if not placeholder and not changed[split]}
     if others := describe_formats(root):
         notes.append(f'{root}: also has labels of {others}, which are not used')
     if len(unchanged) < len(files):
         notes.append(f'{root}: the changed annotations are written to {store}')
     return build_source(root, store, contents, unchanged, prefixes, task == 'instance', notes)
+
+
+def _read_file(root: Path, file: Path, folder: Path | None) -> tuple[dict, str, list[str]]:
+    """Return the content of an annotation file, the folder of its images, and descriptions of the changes to it."""
+    content = read_json(file)
+    changes = _without_fractions(content)
+    check_coco(file, content)
+    changes += _complete(content)
+    prefix, number = image_folder(root, file, content, folder)
+    if number is not None:
+        changes.append(_rename(file, content, number))
+    return content, prefix, changes
 
 
 def _by_folders(root: Path, content: dict, folder: str, notes: list[str]) -> dict[str, dict] | None:
@@ -83,11 +94,11 @@ def _by_folders(root: Path, content: dict, folder: str, notes: list[str]) -> dic
         groups.setdefault(split_in_folders(path), []).append(image)
     if not groups.keys() >= {*SPLITS}:
         return None
-    used = [f'{len(groups[split]):,} images of {split}' for split in SPLITS]
-    unused = sum(len(part) for split, part in groups.items() if split not in SPLITS)
-    rest = f'; {unused:,} others are not used' if unused else ''
-    notes.append(f'{root}: the folders of the images tell the splits, {" and ".join(used)}{rest}')
-    return {split: select(content, groups[split]) for split in SPLITS}
+    unused = groups.pop(None, [])
+    used = [f'{len(groups[split]):,} images of {split}' for split in (*SPLITS, 'test') if split in groups]
+    rest = f'; {len(unused):,} others are not used' if unused else ''
+    notes.append(f'{root}: the folders of the images tell the splits, {", ".join(used)}{rest}')
+    return {split: select(content, groups[split]) for split in groups if split}
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -105,24 +116,26 @@ def _files_in_image_folders(root: Path) -> dict[str, Path]:
             files.setdefault(split, []).extend(jsons)
     if len(files.get('train', ())) != 1:
         return {}
-    return {split: paths[0] if split == 'test' else _choose_one(root, split, paths) for split, paths in files.items()}
+    return {split: _choose_one(root, split, paths) for split, paths in files.items()}
 
 
 def _files_beside_images(root: Path) -> list[Path]:
     return _json_files(child(root, 'annotations')) or _json_files(root)
 
 
-def _choose(root: Path, files: list[Path]) -> tuple[dict[str, Path], list[str]]:
-    """Return split -> annotation file, and messages for the user; a single file is that of 'train'."""
+def _choose(root: Path, files: list[Path], notes: list[str]) -> dict[str, Path]:
+    """Return split -> annotation file; a single file is that of 'train'."""
     by_split = {split: [file for file in files if split_of(file.stem) == split] for split in (*SPLITS, 'test', None)}
-    notes = [f'{file}: a test split, which is not used' for file in by_split['test']]
     if len(files) == 1 and not by_split['test']:
         if by_split['val']:
             notes.append(f'{files[0]}: the only annotation file, so it is used for training too')
-        return {'train': files[0]}, notes
-    if by_split['train'] and not by_split['val'] and not by_split[None]:
-        return {'train': _choose_one(root, 'train', by_split['train'])}, notes
-    return {split: _choose_one(root, split, by_split[split]) for split in SPLITS}, notes
+        return {'train': files[0]}
+    splits = SPLITS[:1] if by_split['train'] and not by_split['val'] and not by_split[None] else SPLITS
+    chosen = {split: _choose_one(root, split, by_split[split]) for split in splits}
+    with optional_test(root, notes):
+        if by_split['test']:
+            chosen['test'] = _choose_one(root, 'test', by_split['test'])
+    return chosen
 
 
 def _choose_one(root: Path, split: str, files: list[Path]) -> Path:
@@ -136,19 +149,19 @@ def _choose_one(root: Path, split: str, files: list[Path]) -> Path:
     raise InputError(f'{root}: no annotations of a {split} split. Expected: {EXPECTED}')
 
 
-def _drop_placeholder(contents: list[dict]) -> str | None:
+def _drop_placeholder(contents: dict[str, dict]) -> str | None:
     """Remove the category that Roboflow puts first; return its name if there is one.
 
-    It has the supercategory 'none', its name is the supercategory of all other categories, and no object belongs to it.
-    Keeping it would shift every label by one.
+    It has the supercategory 'none', its name is the supercategory of all other categories, and no object to learn
+    belongs to it. Keeping it would shift every label by one.
     """
-    first, *others = contents[0]['categories'] or [{}]
-    used = [entry.get('category_id') for content in contents for entry in content['annotations']]
+    first, *others = contents['train']['categories'] or [{}]
+    used = [e.get('category_id') for split in contents if split != 'test' for e in contents[split]['annotations']]
     if first.get('supercategory') != 'none' or not others or first['id'] in used:
         return None
     if any(category.get('supercategory') != first['name'] for category in others):
         return None
-    for content in contents:
+    for content in contents.values():
         content['categories'] = [
             category
             for category in content['categories']

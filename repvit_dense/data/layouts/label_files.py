@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
-from repvit_dense.data.image_lists import TRAIN_LISTS, VAL_LISTS, find_lists, images_of_lists, some
+from repvit_dense.data.annotations import Picture, build_source, describe, optional_test, refuse_faults, to_coco
+from repvit_dense.data.image_lists import TEST_LISTS, TRAIN_LISTS, VAL_LISTS, find_lists, images_of_lists, some
 from repvit_dense.data.label_formats import YOLO, Format, count_formats
 from repvit_dense.data.lookup import in_test_folder, split_in_folders, split_of
 from repvit_dense.data.pairing import KIND_WORD, Names, pair
 from repvit_dense.data.reading import SUFFIXES, loaded_header, read_text
-from repvit_dense.data.source import SPLITS, Source
+from repvit_dense.data.source import Source
 from repvit_dense.errors import InputError
 from repvit_dense.files import walk
 
@@ -64,7 +64,7 @@ def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set, with its labels converted to COCO annotations in `store`."""
     contents, notes = read_labels(root)
     notes[0] = f'{root}: {notes[0].replace(" labels:", f" labels, converted to {store}:", 1)}'
-    return build_source(root, store, contents, {}, dict.fromkeys(SPLITS, ''), task == 'instance', notes)
+    return build_source(root, store, contents, {}, dict.fromkeys(contents, ''), task == 'instance', notes)
 
 
 def _tree(root: Path) -> Tree:
@@ -84,7 +84,7 @@ def _tree(root: Path) -> Tree:
 def _inner(root: Path, tree: Tree) -> list[Path]:
     """Return folders in `root` that are data sets of their own; none if the files in `root` are one data set."""
     files = [file for files in tree.formats.values() for file in files]
-    known = {*TRAIN_LISTS, *VAL_LISTS, 'test'}
+    known = {*TRAIN_LISTS, *VAL_LISTS, *TEST_LISTS}
     if any(p.parent == root and (_names_classes(p) or p.stem.lower() in known) for p in tree.others):
         return []
     names = sorted({file.relative_to(root).parts[0] for file in files})
@@ -107,7 +107,8 @@ def _inner(root: Path, tree: Tree) -> list[Path]:
 def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     """Return split -> content of a COCO annotation file, and messages for the user.
 
-    The categories are the names in the files of all splits, sorted; for YOLO, the names in the list of classes.
+    The categories are the names in the files that are trained or validated on, sorted; for YOLO, the names in the list
+    of classes. A test split is left out if it cannot be read, or has other classes.
     Difficult objects become crowds, which neither training nor evaluation counts. An image without a label file has no
     objects if another image in its folder has one; else it is not used.
 
@@ -121,6 +122,7 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     splits = _splits(root, tree, labels, format_, notes)
     names = _yolo_names(root, tree, notes) if format_ is YOLO else None
     counts: Counter = Counter()
+    tests = splits.pop('test', [])
     read = {split: list(_read(images, labels, format_, counts)) for split, images in splits.items()}
     refuse_faults([fault for part in read.values() for *_, faults in part for fault in faults])
     classes = sorted({name for part in read.values() for _, _, objects, _ in part for name, _ in objects})
@@ -133,6 +135,9 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
             notes.append(f'{root}: {text}')
         classes = [str(number) for number in range(len(names))]
         _refuse_unnamed(labels, read, len(names))
+    with optional_test(root, notes):
+        if tests:
+            read['test'] = _read_test(tests, labels, format_, classes)
     numbers = {name: number for number, name in enumerate(classes)}
     contents = {}
     for split, part in read.items():
@@ -187,8 +192,8 @@ def _pair_entries(root: Path, tree: Tree, format_: Format) -> dict[Path, tuple[P
 def _splits(root: Path, tree: Tree, labels: dict, format_: Format, notes: list[str]) -> Splits:
     """Return split -> its images.
 
-    If there are lists, they decide, see `image_lists`. Else folders do: images in a folder of a test split are not
-    used, and if a folder stands for the validation or test split, neither are images in no folder of a split.
+    If there are lists, they decide, see `image_lists`. Else folders do; if one stands for the validation or test split,
+    images in no folder of a split are not used.
     """
     lists = find_lists(root, notes)
     if lists:
@@ -199,8 +204,6 @@ def _splits(root: Path, tree: Tree, labels: dict, format_: Format, notes: list[s
         raise InputError(f'{root}: has lists of images in a folder below, {nested[0]}; name the folder with ImageSets')
     tests = [image for image in tree.images if in_test_folder(image.relative_to(root))]
     rest = sorted({*tree.images} - {*tests})
-    if tests:
-        notes.append(f'{root}: {len(tests)} images in folders of a test split are not used')
     folders = {image.parent for image in labels}
     used = [image for image in rest if (image.parent in folders if format_.one_image else image in labels)]
     if len(used) < len(rest):
@@ -212,18 +215,17 @@ def _splits(root: Path, tree: Tree, labels: dict, format_: Format, notes: list[s
         file = labels[image][0] if image in labels else image
         split = split_in_folders(image.relative_to(root)) or split_in_folders(file.relative_to(root))
         groups.setdefault(split or (not format_.one_image and split_of(file.stem)) or '', []).append(image)
-    more_tests, loose = groups.pop('test', []), groups.pop('', [])
-    if more_tests:
-        notes.append(f'{root}: {len(more_tests)} images with labels of a test split are not used')
-    if 'train' not in groups or ('val' not in groups and not tests + more_tests):
+    tests += groups.pop('test', [])
+    loose = groups.pop('', [])
+    if 'train' not in groups or ('val' not in groups and not tests):
         groups['train'], loose = sorted([*groups.get('train', []), *loose]), []
     if loose:
         notes.append(
             f'{root}: {len(loose)} images are in no folder of a split and are not used: {_some_paths(root, loose)}'
         )
     if not groups['train']:
-        raise InputError(f'{root}: has no images to train on, only {len(tests + more_tests)} of a test split')
-    return groups
+        raise InputError(f'{root}: has no images to train on, only {len(tests)} of a test split')
+    return {**groups, 'test': tests}
 
 
 def _names_classes(file: Path) -> bool:
@@ -258,6 +260,15 @@ def _refuse_unnamed(labels: dict, read: dict, number: int) -> None:
         if int(name) >= number
     ]
     refuse_faults(beyond)
+
+
+def _read_test(images: list[Path], labels: dict, format_: Format, classes: list[str]) -> list[tuple]:
+    part = list(_read(images, labels, format_, Counter()))
+    refuse_faults([fault for *_, faults in part for fault in faults])
+    others = sorted({name for _, _, objects, _ in part for name, _ in objects} - {*classes})
+    if others:
+        raise InputError(f'it has objects of {some(others)}, a class that nothing is trained on')
+    return part
 
 
 def _read(

@@ -10,10 +10,11 @@ import os
 import re
 from bisect import bisect_left
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repvit_dense.data.annotations import choose_held_out
+from repvit_dense.data.annotations import choose_held_out, note_test, optional_test
 from repvit_dense.data.class_lists import VALUE_FILE, class_files, convert_colours, read_classes
 from repvit_dense.data.image_lists import find_lists, images_of_lists, some
 from repvit_dense.data.lookup import child, in_test_folder, split_of
@@ -60,26 +61,30 @@ def read(root: Path, task: str, store: Path) -> Source:
         split: [p.masks / f'{stem}{p.suffixes["seg_map_suffix"]}' for stem in p.stems] for split, p in pairs.items()
     }
     files = class_files(root) or list(filter(is_file, [child(pairs['train'].images, VALUE_FILE)]))
-    stems = [stem for pair in pairs.values() for stem in pair.stems]
+    stems = [stem for split in SPLITS for stem in pairs[split].stems]
     classes = read_classes(root, files, [mask for split in SPLITS for mask in masks[split]], stems)
     notes = classes.notes + notes
-    splits = []
-    for split in SPLITS:
-        pair = pairs[split]
+    splits = {}
+    for split, pair in pairs.items():
         images, folder = (path.relative_to(root) for path in pair[:2])
         suffixes = dict(pair.suffixes)
-        if classes.colours and _has_colours(masks[split][0]):
-            folder, suffixes['seg_map_suffix'] = store / 'masks' / split, '.png'
-            convert_colours(masks[split], [folder / f'{stem}.png' for stem in pair.stems], classes.colours)
-            notes.append(f'{pair.masks}: colours are replaced by class numbers, in masks that are written to {folder}')
-        if pair.listed or _has_linked_folders(pair.images):  # mmseg would follow a link to a folder above without end
-            suffixes['ann_file'] = str(_write_list(store / f'{split}.txt', pair.stems))
-        splits.append(folder_arguments(root, images, folder, **suffixes, reduce_zero_label=classes.from_one))
-    train, val = splits
+        with optional_test(root, notes) if split == 'test' else nullcontext():
+            if classes.colours and _has_colours(masks[split][0]):
+                folder, suffixes['seg_map_suffix'] = store / 'masks' / split, '.png'
+                convert_colours(masks[split], [folder / f'{stem}.png' for stem in pair.stems], classes.colours)
+                text = f'colours are replaced by class numbers, in masks that are written to {folder}'
+                notes.append(f'{pair.masks}: {text}')
+            if pair.listed or _has_linked_folders(pair.images):  # mmseg would follow a link to a folder above forever
+                suffixes['ann_file'] = str(_write_list(store / f'{split}.txt', pair.stems))
+            splits[split] = folder_arguments(root, images, folder, **suffixes, reduce_zero_label=classes.from_one)
+            if split == 'test':
+                note_test(root, len(pair.stems), notes)
     return Source(
-        *('BaseSegDataset', classes.names, len(classes.names), train, val, metainfo(classes.names)),
+        *('BaseSegDataset', classes.names, len(classes.names), splits['train'], splits['val']),
+        metainfo=metainfo(classes.names),
         notes=tuple(notes),
         label_map=classes.label_map,
+        test=splits.get('test'),
     )
 
 
@@ -100,15 +105,17 @@ def _find_pairs(root: Path, notes: list[str]) -> dict[str, Pair]:
     if train is None or (folders['val'] is None and _folders_of(root, 'val')):
         missing = f'no {"train" if train is None else "val"} split with masks'
         raise InputError(f'{root}: this config trains semantic labels, and there is {missing}. Expected: {EXPECTED}')
-    tests = [p for p in _folders_of(root, 'test') if not any(map(MASK_WORD.search, p.relative_to(root).parts))]
-    notes += [f'{folder}: a test split, which is not used' for folder in tests]
+    tests = _find_test(root, notes)
     if folders['val'] is not None:
-        return {split: _pair(*pair, notes) for split, pair in folders.items() if pair}
+        return {split: _pair(*pair, notes) for split, pair in folders.items() if pair} | tests
     lists = find_lists(root, notes, LIST_FOLDERS) if whole else {}
     if lists:
         images = [path for path in images_in(train[0]) if not path.name.startswith('.')]
         listed = images_of_lists(lists, Names(root, images), root, notes)
-        pairs = {split: _pair(*train, notes, paths) for split, paths in listed.items()}
+        pairs = {}
+        for split, files in listed.items():
+            with optional_test(root, notes) if split == 'test' else nullcontext():
+                pairs[split] = _pair(*train, notes, files)
     else:
         pairs = {'train': _pair(*train, notes)}
     if 'val' not in pairs:
@@ -118,7 +125,19 @@ def _find_pairs(root: Path, notes: list[str]) -> dict[str, Pair]:
         for split in SPLITS:
             stems = [stem for index, stem in enumerate(pair.stems) if (index in chosen) == (split == 'val')]
             pairs[split] = pair._replace(stems=stems, listed=True)
-    return pairs
+    return tests | pairs
+
+
+def _find_test(root: Path, notes: list[str]) -> dict[str, Pair]:
+    """Return 'test' -> its images and masks, if it is in folders of its own."""
+    with optional_test(root, notes):
+        pair = _image_and_mask_folders(root, 'test')
+        if pair:
+            return {'test': _pair(*pair, notes)}
+        for folder in _folders_of(root, 'test'):
+            if not any(map(MASK_WORD.search, folder.relative_to(root).parts)):
+                notes.append(f'{folder}: a test split without masks, which is not used')
+    return {}
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -1,15 +1,16 @@
-"""YOLO: a YAML file with `names`, `train` and `val`, and a text file with boxes or polygons for each image."""
+"""YOLO: a YAML file with `names`, `train`, `val` and `test`, and a text file with boxes or polygons for each image."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
-from repvit_dense.data.annotations import Picture, build_source, describe, refuse_faults, to_coco
+from repvit_dense.data.annotations import Picture, build_source, describe, optional_test, refuse_faults, to_coco
 from repvit_dense.data.lookup import DEEPEST, child, in_test_folder, locate, read_lines, shortened
 from repvit_dense.data.reading import SUFFIXES, images_in, loaded_header, read_text, read_yaml
-from repvit_dense.data.source import SPLITS, Source
+from repvit_dense.data.source import Source
 from repvit_dense.data.yolo_labels import parse_labels
 from repvit_dense.errors import InputError
 from repvit_dense.files import is_folder
@@ -30,13 +31,14 @@ def read(root: Path, task: str, store: Path) -> Source:
     """Return the data set, with its labels converted to COCO annotations in `store`."""
     contents, notes = read_labels(root)
     notes[0] = f'{root}: YOLO labels, converted to {store}: {notes[0]}'
-    return build_source(root, store, contents, {}, dict.fromkeys(SPLITS, ''), task == 'instance', notes)
+    return build_source(root, store, contents, {}, dict.fromkeys(contents, ''), task == 'instance', notes)
 
 
 def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     """Return split -> content of a COCO annotation file, and messages for the user.
 
-    The splits are 'train', and 'val' if the YAML file names one. The label file of an image is in the folder `labels`
+    The splits are 'train', and 'val' and 'test' if the YAML file names them; a test split that cannot be read is left
+    out. The label file of an image is in the folder `labels`
     that replaces the last folder `images` in its path, else beside the image; if the image is reached through a link,
     it is looked for from its real path too. An image without a label file has no objects. Category ids are YOLO's class
     numbers. An object has a mask if its label is a polygon.
@@ -53,25 +55,38 @@ def read_labels(root: Path) -> tuple[dict[str, dict], list[str]]:
     images: dict[str, list[Path]] = {}
     for split, keys in KEYS.items():
         entry = next((settings[key] for key in keys if settings.get(key, '') not in EMPTY), None)
-        if entry is not None and split == 'test':
-            notes.append(f'{file}: the test split is not used')
-        elif entry is not None:
-            entries = entry if entry and isinstance(entry, list) else [entry]
-            listed = [path for part in entries for path in _images(file, base, split, part, notes)]
-            images[split] = list(dict.fromkeys(listed))
-            if len(images[split]) < len(listed):
-                notes.append(
-                    f"{file}: '{split}' names {len(listed) - len(images[split])} images twice; they count once"
-                )
+        with optional_test(root, notes) if split == 'test' else nullcontext():
+            if entry is not None:
+                images[split] = _images_of(file, base, split, entry, notes)
     if 'train' not in images:
         raise InputError(f"{file}: names no training images; add the path of their folder: 'train: images/train'")
     labels = _LabelFiles()
     counts: Counter = Counter()
-    contents = {split: to_coco(root, _pictures(images[split], labels, len(names), counts), names) for split in images}
+    contents = {
+        split: to_coco(root, _pictures(images[split], labels, len(names), counts), names)
+        for split in images
+        if split != 'test'
+    }
     refuse_faults(labels.faults)
     if not labels.used:
         raise InputError(f'{root}: none of the {counts["unlabelled"]} images has a label file, in labels/ or beside it')
+    with optional_test(root, notes):
+        if 'test' in images:
+            tests = _LabelFiles()
+            content = to_coco(root, _pictures(images['test'], tests, len(names), Counter()), names)
+            refuse_faults(tests.faults)
+            contents['test'] = content
     return contents, [_summary(counts), *notes, *labels.unused()]
+
+
+def _images_of(file: Path, base: Path, split: str, entry: object, notes: list[str]) -> list[Path]:
+    """Return the images of an entry of the YAML file, which may be a list of folders and files, each image once."""
+    entries = entry if entry and isinstance(entry, list) else [entry]
+    listed = [path for part in entries for path in _images(file, base, split, part, notes)]
+    images = list(dict.fromkeys(listed))
+    if len(images) < len(listed):
+        notes.append(f"{file}: '{split}' names {len(listed) - len(images)} images twice; they count once")
+    return images
 
 
 def _yaml_file(root: Path) -> Path | None:

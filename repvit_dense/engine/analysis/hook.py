@@ -28,12 +28,13 @@ class DenseAnalysisHook(Hook):
         folder: of the files.
         title: heading of the page.
         subject: the data and the model in words, for `scores.json`.
+        split: name of the split, for the line of scores.
     """
 
     priority = 'VERY_LOW'  # after the pictures of all images
 
-    def __init__(self, folder: str, title: str = '', subject: str = ''):
-        self.folder, self.title, self.subject = Path(folder), title, subject
+    def __init__(self, folder: str, title: str = '', subject: str = '', split: str = ''):
+        self.folder, self.title, self.subject, self.split = Path(folder), title, subject, split
         self.page: Path | None = None
         self._regions: Pixels | Segments | None = None
         self._failed = False

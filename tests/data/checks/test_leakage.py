@@ -50,6 +50,13 @@ def test_equal_files(splits):
     assert offenders == ['c.png: b.png']
 
 
+def test_the_findings_name_the_splits(tmp_path):
+    images = [ImageEntry('a.png', str(tmp_path / 'a.png'))]
+    extent, [finding] = leakage.leaks(images, images, 'train', 'test')
+    assert extent == '1 training images compared with 1 test images'
+    assert finding.message == '1 test images are training images, too, so the scores will be too good'
+
+
 def test_files_that_differ_in_the_middle_only(splits):
     head, tail = bytes(5000), bytes(5000)
     assert texts(splits({'a': head + b'x' + tail}, {'a': head + b'y' + tail})) == []

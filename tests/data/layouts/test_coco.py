@@ -131,8 +131,9 @@ def test_the_placeholder_of_roboflow_shifts_no_class(folder, name, supercategory
     assert source.classes == ('cat', 'dog')
     assert [category['id'] for category in folder.read(source.train)['categories']] == [5, 10]
     assert source.val['data_prefix'] == {'img': 'valid'}
-    assert 'test/_annotations.coco.json: a test split, which is not used' in source.notes[0]
-    assert f"the category '{name}', Roboflow's placeholder without objects, is left out" in source.notes[1]
+    assert source.test['data_prefix'] == {'img': 'test'}
+    assert [category['id'] for category in folder.read(source.test)['categories']] == [5, 10]
+    assert f"the category '{name}', Roboflow's placeholder without objects, is left out" in source.notes[0]
     assert folder.files() == before
 
 
@@ -238,7 +239,7 @@ def test_both_splits_must_have_the_same_classes(folder, change):
 
 
 @pytest.mark.parametrize('names', [['train', 'test'], ['train_all', 'my_train_test']])
-def test_a_test_split_is_not_used(folder, names):
+def test_a_test_split_is_not_trained_on(folder, names):
     two_splits(folder, names=names)
     folder.image('train/2.png')
     folder.coco(f'annotations/{names[0]}.json', ['train.png', '2.png'])
@@ -246,7 +247,8 @@ def test_a_test_split_is_not_used(folder, names):
     source = folder.find()
     used = [image['file_name'] for part in (source.train, source.val) for image in folder.read(part)['images']]
     assert sorted(used) == ['2.png', 'train.png']
-    assert f'{names[1]}.json: a test split, which is not used' in source.notes[0]
+    assert source.test['ann_file'] == source.test_files['instances'] == f'{folder.root}/annotations/{names[1]}.json'
+    assert '1 images of a test split are not trained on; `test --split test` scores them' in source.notes[-1]
 
 
 def test_a_test_file_alone_is_not_trained_on(folder):
@@ -263,7 +265,7 @@ def test_images_in_a_test_folder_are_not_trained_on(folder):
     source = folder.find()
     used = [image['file_name'] for part in (source.train, source.val) for image in folder.read(part)['images']]
     assert sorted(used) == ['a/1.png', 'a/2.png']
-    assert '2 images in folders of a test split are not used' in source.notes[0]
+    assert [image['file_name'] for image in folder.read(source.test)['images']] == names[2:]
 
 
 def test_a_validation_file_alone_is_split_and_a_note_says_so(folder):

@@ -278,7 +278,8 @@ def test_folders_tell_the_splits(write, images, labels, train, val):
     source, *parts = contents(folder)
     assert [names(part) for part in parts] == [[images.format(s=s, n=n)] for n, s in splits[:2]]
     assert [len(part['annotations']) for part in parts] == [1, 1]
-    assert any('1 images ' in note and 'of a test split are not used' in note for note in source.notes)
+    assert names(folder.read(source.test)) == [images.format(s='test', n='c')]
+    assert '1 images of a test split are not trained on' in source.notes[-1]
 
 
 def test_lists_tell_the_splits(write):
@@ -288,9 +289,12 @@ def test_lists_tell_the_splits(write):
         'test.txt': 'c',
     }
     files = {f'obj_train_data/{n}.txt': YOLO for n in 'abc'} | {'obj.names': 'cat', 'obj.data': 'classes = 1'} | lists
-    source, train, val = contents(write(files, [f'obj_train_data/{n}.png' for n in 'abc']))
+    folder = write(files, [f'obj_train_data/{n}.png' for n in 'abc'])
+    source, train, val = contents(folder)
+    assert names(folder.read(source.test)) == ['obj_train_data/c.png']
     assert (names(train), names(val)) == (['obj_train_data/a.png'], ['obj_train_data/b.png'])
-    assert 'not used: test.txt' in ' '.join(source.notes)
+    assert source.test_files == {'instances': source.test['ann_file']}
+    assert '1 images of a test split are not trained on' in source.notes[-1]
 
 
 def test_lists_of_another_machine_above_the_only_folder(write):
@@ -318,7 +322,8 @@ def test_folders_tell_the_splits_of_one_annotation_file(write):
     folder.coco('all.json', ['train/a.png', 'val/a.png', 'test/a.png'])
     source, train, val = contents(folder)
     assert (names(train), names(val)) == (['train/a.png'], ['val/a.png'])
-    assert '1 images of train and 1 images of val; 1 others are not used' in source.notes[0]
+    assert names(folder.read(source.test)) == ['test/a.png']
+    assert '1 images of train, 1 images of val, 1 images of test' in source.notes[0]
 
 
 def test_images_of_no_split_are_not_used_beside_a_validation_split(write):

@@ -26,11 +26,13 @@ def pairs(folder):
     return write
 
 
-def files(source):
+def files(source, splits=('train', 'val')):
     """Return the images and masks that mmseg reads, for each split."""
     from mmseg.datasets import BaseSegDataset
 
-    lists = (BaseSegDataset(**part, lazy_init=True).load_data_list() for part in (source.train, source.val))
+    lists = (
+        BaseSegDataset(**part, lazy_init=True).load_data_list() for part in (getattr(source, split) for split in splits)
+    )
     return [[(entry['img_path'], entry['seg_map_path']) for entry in part] for part in lists]
 
 
@@ -58,7 +60,8 @@ def test_folders_of_splits(pairs, images, masks):
         [(str(folder.root / image.format(n)), str(folder.root / mask.format(n))) for image, mask, n in part]
         for part in expected
     ]
-    assert len([note for note in source.notes if 'a test split, which is not used' in note]) == 1
+    image, mask = images.format(s='test').format('d'), masks.format(s='test').format('d')
+    assert files(source, ['test']) == [[(str(folder.root / image), str(folder.root / mask))]]
 
 
 @pytest.mark.parametrize('images, masks', [('images/{}.jpg', 'masks/{}.png'), ('train/{}.jpg', 'train/{}_mask.png')])

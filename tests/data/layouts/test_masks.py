@@ -203,11 +203,14 @@ def test_masks_without_image_are_said(masks):
     assert 'annotations/train: 1 files are not the mask of an image and are not used: b.png' in note
 
 
-def test_a_test_split_is_not_used(masks):
+def test_a_test_split_is_not_trained_on(masks):
     folder = masks()
-    for name in ('images/test/a.jpg', 'annotations/test/a.png'):
-        folder.image(name)
-    assert folder.find('semantic').notes == (f'{folder.root}/images/test: a test split, which is not used',)
+    folder.image('images/test/a.jpg')
+    [note] = folder.find('semantic').notes
+    assert note == f'{folder.root}/images/test: a test split without masks, which is not used'
+    folder.image('annotations/test/a.png')
+    [note] = folder.find('semantic').notes
+    assert '1 images of a test split are not trained on' in note
     (folder.root / 'images/val').rename(folder.root / 'images/test_2')
     assert 'there is no val split with masks' in folder.refusal('semantic')
 

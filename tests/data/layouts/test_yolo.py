@@ -220,16 +220,32 @@ def test_a_tenth_is_held_out_if_there_is_no_val_split(yolo):
     assert 'so 1 images are held out for evaluation' in folder.find('detection').notes[-1]
 
 
-def test_a_test_split_is_not_used(yolo):
+def test_a_test_split_is_not_trained_on(yolo):
     folder = yolo(text='train: images\ntest: images/test\nnames: {0: cat, 1: dog}')
     folder.image('images/test/test.png')
     source = folder.find('detection')
     used = [image['file_name'] for part in (source.train, source.val) for image in folder.read(part)['images']]
     assert sorted(used) == ['images/train/train.png', 'images/val/val.png']
-    assert source.notes[1:3] == (
-        f'{folder.root}/images: 1 images in folders of a test split are not used',
-        f'{folder.root}/data.yaml: the test split is not used',
-    )
+    assert source.test is None
+    assert source.notes[-1] == f'{folder.root}: its test split is left out: none of its 1 images has labels'
+    folder.write('labels/test/test.txt', '0 0.5 0.5 0.1 0.1')
+    assert len(folder.read(folder.find('detection').test)['annotations']) == 1
+
+
+@pytest.mark.parametrize(
+    ('entry', 'label', 'reason'),
+    [
+        ('images/none', '', 'images/none does not exist'),
+        ('images/test', '7 0.5 0.5 0.1 0.1', 'line 1: class 7, but the classes are 0 to 1'),
+    ],
+)
+def test_a_test_split_that_cannot_be_read_stops_no_training(yolo, entry, label, reason):
+    folder = yolo(text=f'train: images\ntest: {entry}\nnames: {{0: cat, 1: dog}}')
+    folder.image('images/test/test.png')
+    folder.write('labels/test/test.txt', label)
+    source = folder.find('detection')
+    assert source.test is None
+    assert any('its test split is left out: ' in note and reason in note for note in source.notes)
 
 
 @pytest.mark.parametrize(
