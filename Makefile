@@ -1,5 +1,6 @@
 # Every target sets up .venv on first use; afterwards it starts at once.
 #   make demo            train a small Mask R-CNN on the embedded data, evaluate it fused, leave pictures
+#   make demo-photos     show the packaged model of nuclei on photographs, or on yours: make demo-photos PHOTOS=folder
 #   make test            all tests in JOBS processes, with branch coverage (PYTHON=python3.12 for another interpreter)
 #   make test-deploy     slow exports: Core ML, ExecuTorch and int8 (Python 3.11 on Linux)
 #   make test-learning   train three heads to convergence on the embedded data, every config in two processes, and every
@@ -8,6 +9,8 @@
 #   make docs            build the documentation into build/site, without network access
 #   make dist            build sdist and wheel into dist/, and run the wheel outside the checkout
 #   make bench           compare speed and memory with the targets of this repository, about 20 minutes
+#   make results         train what results/*.csv lacks, by the public commands, and write docs/results.md: a day on two
+#                        cores; RESULTS_OPTIONS="--only camvid --seed 0" trains a part
 #   make compiled-ops    build mmcv with its compiled extension into the same .venv
 PYTHON ?= python3
 VENV := .venv
@@ -17,15 +20,24 @@ READY := $(VENV)/ready-$(PYVER)
 LOCK := requirements/lock.txt
 DEMO := work_dirs/demo
 JOBS ?= 2
+PHOTOS ?= tests/golden/nuclei/images
+DEMO_PHOTOS := work_dirs/demo-photos
 COVERAGE ?= --cov --cov-report=term
 
-.PHONY: demo test test-deploy test-learning lint docs dist bench compiled-ops lock
+.PHONY: demo demo-photos test test-deploy test-learning lint docs dist bench results compiled-ops lock
 
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/repvit_maskrcnn_shapes.py --work-dir $(DEMO) --seed 0 --deterministic \
 		$(DEMO_OPTIONS)
 	$(BIN)/python tools/test.py configs/repvit_maskrcnn_shapes.py $(DEMO) --work-dir $(DEMO)/deploy --deploy \
 		--show-dir $(DEMO)/predictions $(DEMO_OPTIONS)
+
+demo-photos: $(READY)
+	$(BIN)/repvit-dense predict nuclei $(PHOTOS) --out $(DEMO_PHOTOS)
+	@echo "Next:"
+	@echo "  $(BIN)/repvit-dense predict nuclei YOUR_IMAGES       the same on your images"
+	@echo "  $(BIN)/repvit-dense serve nuclei                     a page that takes images"
+	@echo "  $(BIN)/repvit-dense list models                      what the model is and where its card lies"
 
 # One thread per process, because threads that share a core wait for each other. tests/conftest.py sets the order of the
 # files. A crashed worker ends the run: xdist could wait for it for ever. A worker that makes no progress for 1000 s
@@ -65,6 +77,11 @@ dist: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tools.pages targets $(BENCH_OPTIONS)
+
+# A run that was stopped or killed goes on at the next call.
+results: $(READY)
+	$(BIN)/python -m tools.pages results run $(RESULTS_OPTIONS)
+	$(BIN)/python -m tools.pages results page
 
 # Bytecode is compiled here: with PYTHONDONTWRITEBYTECODE, as in many containers, every start would compile again.
 $(READY): $(LOCK) setup.py

@@ -45,7 +45,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['repvit_dense', 'repvit_dense.*']),
-    package_data={'repvit_dense': ['py.typed', 'static/*']},
+    package_data={'repvit_dense': ['py.typed', 'static/*', 'pretrained/*/*']},
     install_requires=[
         'hotcoco>=1.3',
         'matplotlib',
@@ -68,8 +68,7 @@ setup(
         ],
         # Read YOLO and Pascal VOC folders given as --data PATH.
         'convert': ['defusedxml', 'pyyaml', 'supervision>=0.31'],
-        # `repvit-dense serve`; pycocotools encodes masks.
-        'serve': ['fastapi', 'pycocotools', 'uvicorn'],
+        'serve': ['fastapi', 'uvicorn'],  # `repvit-dense serve`
         # One extra per artifact format of `repvit-dense export` and `Predictor`.
         'onnx': ['onnx>=1.20', 'onnxruntime>=1.23', 'onnxscript>=0.7'],
         'openvino': ['onnx>=1.20', 'onnxscript>=0.7', 'openvino>=2026.0'],

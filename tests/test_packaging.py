@@ -62,9 +62,14 @@ def test_configs_and_commands_are_in_the_wheel(wheel):
     assert names == expected - NOT_PACKAGED
 
 
-def test_every_module_the_pages_and_the_type_marker_are_in_the_wheel(wheel):
+def test_every_module_the_pages_the_models_and_the_type_marker_are_in_the_wheel(wheel):
     package = ROOT / 'repvit_dense'
-    files = [*package.rglob('*.py'), *(package / 'static').iterdir(), package / 'py.typed']
+    files = [
+        *package.rglob('*.py'),
+        *(package / 'static').iterdir(),
+        *(package / 'pretrained').glob('*/*'),
+        package / 'py.typed',
+    ]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     assert not expected - set(zipfile.ZipFile(wheel).namelist())
 

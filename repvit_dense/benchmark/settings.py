@@ -24,7 +24,7 @@ class BenchmarkSettings:
         nargs='*',
         metavar='SUBJECT',
         help='a backbone (m1_1, timm:repvit_m1_1), a config (repvit_segformer_ade20k, or with another backbone: '
-        'repvit_maskrcnn_coco@resnet50), or the folder of an artifact',
+        'repvit_maskrcnn_coco@resnet50), the folder of an artifact, or a packaged model (nuclei)',
     )
     against: str | None = option(
         None, metavar='SUBJECT', help='baseline of the speed-ups; by default the first subject'

@@ -1,7 +1,7 @@
 """Find the subject of a benchmark by name: a backbone, a config or an artifact.
 
-    m1_1                          a backbone of the catalogue
-    timm:repvit_m1_1              any timm network that supports features_only
+    m1_1, timm/resnet18           a backbone of the catalogue or of timm
+    timm:repvit_m1_1              timm's own form of a network, with features_only
     repvit_segformer_ade20k       a config with its own backbone
     repvit_maskrcnn_coco@resnet50 a config with another backbone
     work_dirs/export/onnx         an artifact
@@ -18,7 +18,7 @@ from repvit_dense.benchmark.timing import Stopwatch, TimedCall
 from repvit_dense.benchmark.training import TrainingStep, mean_squares
 from repvit_dense.benchmark.workload import Workload
 from repvit_dense.compat.flop_counter import flop_counter
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, nearest
 from repvit_dense.files import is_folder
 
 if TYPE_CHECKING:
@@ -200,8 +200,10 @@ def find(name: str, workload: Workload) -> AnySubject:
         InputError: there is no such backbone, config or artifact.
     """
     from repvit_dense import catalogue, config
+    from repvit_dense.artifact import pretrained
     from repvit_dense.artifact.manifest import is_artifact
 
+    name = str(pretrained.resolve(name))
     if is_folder(name):
         if not is_artifact(Path(name)):
             raise InputError(f'{name}: this folder holds no artifact (no manifest.json)')
@@ -219,7 +221,8 @@ def find(name: str, workload: Workload) -> AnySubject:
     except InputError:
         raise
     except ValueError as error:
-        reason = error if backbone else f'no config, no artifact, and {error}; timm networks are timm:NAME'
+        hint = nearest(name, pretrained.NAMES)
+        reason = error if backbone else f'no config, no artifact, and {error}; timm networks are timm/NAME{hint}'
         raise InputError(f'{name}: {reason}') from error
 
 

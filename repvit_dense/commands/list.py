@@ -5,19 +5,21 @@ import fnmatch
 import functools
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from repvit_dense import catalogue, catalogue_sizes
+from repvit_dense import catalogue, catalogue_rows, catalogue_sizes, catalogue_timm
+from repvit_dense.artifact import manifest, pretrained
 from repvit_dense.artifact.targets import TARGETS
 from repvit_dense.errors import InputError
 from repvit_dense.options import option
-from repvit_dense.screen import columns
+from repvit_dense.screen import columns, say
 
-Kind = Literal['backbones', 'configs', 'data', 'formats', 'weights']
+Kind = Literal['backbones', 'configs', 'data', 'formats', 'models', 'weights']
 Task = Literal['detection', 'instance', 'panoptic', 'semantic']
-KINDS = ('backbones', 'configs', 'data', 'formats', 'weights')
+KINDS = ('backbones', 'configs', 'data', 'formats', 'models', 'weights')
 TASKS = ('detection', 'instance', 'panoptic', 'semantic')
+MOST_BUILT = 20  # networks of timm whose channels are listed; building one takes some tenths of a second
 Row = dict[str, Any]
 
 
@@ -28,14 +30,14 @@ class Options:
     kind: Kind = option(
         'backbones', positional=True, nargs='?', choices=KINDS, help=f'{", ".join(KINDS)} (default: backbones)'
     )
-    pattern: str = option('*', positional=True, nargs='?', help="names to list, with wildcards, e.g. '*vit*'")
+    pattern: str = option('*', positional=True, nargs='?', help="names to list, with wildcards: '*vit*', 'timm/*vit*'")
     _: dataclasses.KW_ONLY
     task: Task | None = option(None, choices=TASKS, help='configs and data of this task only')
     json: bool = option(False, help='print JSON')
 
 
 def run(options: Options) -> list[str]:
-    """List the backbones, configs, data sets, export formats and weights that other commands take by name.
+    """List the backbones, configs, data sets, export formats, models and weights that other commands take by name.
 
     Raises:
         InputError: none of them matches.
@@ -43,7 +45,12 @@ def run(options: Options) -> list[str]:
     if options.task and options.kind not in ('configs', 'data'):
         raise InputError(f'--task {options.task}: goes with configs and data: list configs --task {options.task}')
     names, row_of = TABLES[options.kind]
-    rows = list(map(row_of, fnmatch.filter(names(), options.pattern)))
+    if options.kind == 'backbones' and _asks_timm(options.pattern):
+        rows = _timm_backbones(options.pattern)
+    elif options.kind == 'weights' and _asks_timm(options.pattern):
+        rows = list(map(_timm_weights, catalogue_timm.weights(options.pattern)))
+    else:
+        rows = list(map(row_of, fnmatch.filter(names(), options.pattern)))
     rows = [row for row in rows if options.task is None or options.task in row['tasks']]
     if not rows:
         task = f' for {options.task} labels' if options.task else ''
@@ -51,11 +58,7 @@ def run(options: Options) -> list[str]:
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
-        print(
-            columns(
-                [[key.replace('_', ' ') for key in rows[0]], *([_cell(cell) for cell in row.values()] for row in rows)]
-            )
-        )
+        print('\n'.join(_lines(rows)))
     return [row['name'] for row in rows]
 
 
@@ -63,9 +66,9 @@ def list_backbones(pattern: str = '*') -> list[str]:
     """Return the names of the catalogue's backbones.
 
     Args:
-        pattern: with wildcards, e.g. '*vit*'.
+        pattern: with wildcards, e.g. '*vit*'; 'timm/*vit*' for the networks of timm, not all of which can be backbones.
     """
-    return fnmatch.filter(catalogue.BACKBONES, pattern)
+    return catalogue_timm.names(pattern) if _asks_timm(pattern) else fnmatch.filter(catalogue.BACKBONES, pattern)
 
 
 def list_configs(pattern: str = '*', task: Task | None = None) -> list[str]:
@@ -88,6 +91,19 @@ def list_configs(pattern: str = '*', task: Task | None = None) -> list[str]:
     return [name for name in names if task in _config(name)['tasks']]
 
 
+def _lines(rows: list[Row]) -> Iterator[str]:
+    """Yield a line of titles and one per row; backbones of several groups have a line with the group before each."""
+    titles = [key.replace('_', ' ') for key in rows[0]]
+    first, *lines = columns([titles, *([_cell(cell) for cell in row.values()] for row in rows)]).splitlines()
+    yield first
+    group_of = {entry.name: group for group, entries in catalogue_rows.GROUPS.items() for entry in entries}
+    groups = [group_of.get(row['name'], '') for row in rows]
+    for line, group, before in zip(lines, groups, ['', *groups], strict=False):
+        if group != before and len({*groups}) > 1:
+            yield f'\n{group}:'
+        yield line
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ', '.join(f'{key} {number}' for key, number in value.items()) or '-'
@@ -97,7 +113,7 @@ def _cell(value: Any) -> str:
 
 
 def _backbone(name: str) -> Row:
-    entry = catalogue.BACKBONES[name]
+    entry = catalogue.find(name)
     parameters, gmacs = catalogue_sizes.SIZES.get(name, (None, None))
     return {
         'name': name,
@@ -106,6 +122,41 @@ def _backbone(name: str) -> Row:
         'channels': list(entry.channels),
         'weights': entry.default_weights,
         'licence': entry.licence,
+    }
+
+
+def _asks_timm(pattern: str) -> bool:
+    return pattern.startswith(catalogue_timm.PREFIX)
+
+
+def _timm_backbones(pattern: str) -> list[Row]:
+    """Return the rows of timm's networks that can be backbones; of many networks only what needs no building."""
+    names = catalogue_timm.names(pattern)
+    if len(names) > MOST_BUILT:
+        say(f'{len(names)} networks; a narrower pattern says which lack features, and the channels of the others')
+        return [_timm_backbone(name) for name in names]
+    rows = []
+    for name in names:
+        try:
+            rows.append(_backbone(name))
+        except ValueError as error:
+            say(f'left out: {error}')
+    return rows
+
+
+def _timm_backbone(name: str) -> Row:
+    weights = catalogue_timm.default_weights(name)
+    return {'name': name, 'weights': weights, 'licence': catalogue_timm.licence(weights) if weights else ''}
+
+
+def _timm_weights(name: str) -> Row:
+    backbone, _, tag = name.partition('.')
+    return {
+        'name': name,
+        'backbone': backbone,
+        'trained_on': tag,
+        'published': 'default' if name == catalogue_timm.default_weights(backbone) else '',
+        'licence': catalogue_timm.licence(name),
     }
 
 
@@ -161,6 +212,21 @@ def _format(name: str) -> Row:
     }
 
 
+def _model(name: str) -> Row:
+    folder = pretrained.ROOT / name
+    about = manifest.read(folder)
+    return {
+        'name': name,
+        'finds': pretrained.NAMES[name],
+        'task': about.task,
+        'classes': about.classes,
+        'backbone': about.backbone,
+        'format': f'{about.target}, {about.precision}',
+        'MB': round((folder / about.model).stat().st_size / 1e6, 1),
+        'card': str(folder / 'README.md'),
+    }
+
+
 def _weights_names() -> list[str]:
     names = [name for entry in catalogue.BACKBONES.values() for name in entry.weights]
     return [*catalogue.PUBLISHED, *dict.fromkeys(names)]  # two rungs of the ladder share those of another backbone
@@ -187,5 +253,6 @@ TABLES: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], Row]]] = {
     'configs': (_config_names, _config),
     'data': (_data_names, _data),
     'formats': (lambda: TARGETS, _format),
+    'models': (lambda: pretrained.NAMES, _model),
     'weights': (_weights_names, _weights),
 }

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repvit_dense.artifact import pretrained
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands.base import CHECKPOINT, ModelOptions, checkpoint_of, default_work_dir, open_config
 from repvit_dense.commands.names import check_names
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from repvit_dense.artifact.predictor import ImageModel, Predictor
-    from repvit_dense.catalogue import Backbone
 
 
 ARTIFACT_LACKS = ['checkpoint', 'backbone', 'data', 'cfg_options', 'device', 'deploy']
@@ -63,7 +63,8 @@ class Options(ResultOptions):
 
     config: str | Path = option(
         positional=True,
-        help='work dir, checkpoint, folder of an artifact, name of the catalogue, or a config with a checkpoint',
+        help='work dir, checkpoint, folder of an artifact, packaged model (nuclei), name of the catalogue, or a config '
+        'with a checkpoint',
     )
     checkpoint: str | Path | None = option(None, positional=True, nargs='?', help=CHECKPOINT)
 
@@ -88,13 +89,15 @@ def run(options: Options) -> 'ImageModel | Any':
 
     Returns:
         for a work dir, a checkpoint file (`.pth`), a config with a checkpoint, or a published detector or segmentor of
-        the catalogue (`repvit_m1_1_coco.pth`): a `Model`. For the folder of an artifact: a `Predictor`, which needs
-        neither torch nor OpenMMLab. Both map an image to a `Result`. For a backbone of the catalogue (`m1_1`): the
-        `torch.nn.Module` in eval mode with its published weights, which maps `(B, 3, H, W)` to features.
+        the catalogue (`repvit_m1_1_coco.pth`): a `Model`. For the folder of an artifact or a packaged
+        model (`nuclei`): a `Predictor`, which needs neither torch nor OpenMMLab. Both map an image to a `Result`. For a
+        backbone of the catalogue (`m1_1`): the `torch.nn.Module` in eval mode with its published weights, which maps
+        `(B, 3, H, W)` to features.
 
     Raises:
         InputError: there is nothing of this name, or it cannot be read or downloaded.
     """
+    options = dataclasses.replace(options, config=pretrained.resolve(options.config))
     if is_artifact(options.config):
         _refuse(options, ARTIFACT_LACKS, 'an artifact, which holds a fixed model')
     check_names(options)
@@ -104,10 +107,9 @@ def run(options: Options) -> 'ImageModel | Any':
     from repvit_dense import catalogue
 
     name = str(options.config)
-    entry = catalogue.BACKBONES.get(name) or catalogue.BACKBONES.get(f'repvit_{name}')
-    if entry:
+    if catalogue.is_backbone(name):
         _refuse(options, [*ARTIFACT_LACKS, *LIMITS], 'a backbone, which has features and no results')
-        return _load_backbone(entry)
+        return _load_backbone(name)
     options = _resolve_published(options)
     iou = options.iou  # if the model has no suppression to set
 
@@ -155,10 +157,15 @@ def _load_artifact(options: Options) -> 'Predictor':
     return Predictor(options.config, options.threads, options.size)
 
 
-def _load_backbone(entry: 'Backbone') -> 'nn.Module':
+def _load_backbone(name: str) -> 'nn.Module':
+    from repvit_dense import catalogue
     from repvit_dense.checkpoints.loading import load_checkpoint
     from repvit_dense.model import build_backbone
 
+    try:
+        entry = catalogue.find(name)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if not entry.default_weights:
         raise InputError(f'{entry.name}: no weights were published for this backbone; train it with a config')
     backbone = build_backbone(entry)

@@ -5,19 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from repvit_dense.artifact import hub, pretrained
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.checkpoints import fetching
 from repvit_dense.checkpoints.work_dir import find_checkpoint
 from repvit_dense.commands.launcher import is_restarted
 from repvit_dense.config import devices
-from repvit_dense.errors import InputError
+from repvit_dense.errors import InputError, nearest
 from repvit_dense.files import check_writable, is_file, is_folder
+
+# Fields that may name a model on the hub -> whether it has to be a checkpoint.
+TRAINABLE = {'config': False, 'model': False, 'artifact': False, 'checkpoint': True, 'weights': True}
 
 
 def check_names(options: Any) -> None:
     """Refuse a name that stands for nothing, and a place that cannot be written to.
 
-    An option means the same in every command, so a field is recognised by its name. `offline` takes effect here.
+    An option means the same in every command, so a field is recognised by its name. `offline` takes effect here, and
+    the name of a packaged model becomes its folder; a model on the hub becomes its local copy.
 
     Raises:
         InputError: names the option and, if there is a similar name, that one.
@@ -25,6 +30,12 @@ def check_names(options: Any) -> None:
     fetching.set_offline(getattr(options, 'offline', False))
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
+        if field.name in TRAINABLE and hub.is_address(value):
+            value = hub.fetch(value, TRAINABLE[field.name])
+            setattr(options, field.name, value)
+        if field.name in ('config', 'artifact', 'model') and value is not None:
+            value = pretrained.resolve(value)
+            setattr(options, field.name, value)
         if field.name in CHECKS and value not in (None, False, []):
             CHECKS[field.name](value)
 
@@ -83,7 +94,7 @@ def _check_resume(name: str | Path) -> None:
 
 
 def _check_weights(name: str | Path) -> None:
-    if is_artifact(name):
+    if is_artifact(pretrained.resolve(name)):
         raise InputError(
             f'--from {name}: an artifact cannot be trained; name the work dir or checkpoint it was exported from'
         )
@@ -92,7 +103,8 @@ def _check_weights(name: str | Path) -> None:
 
 def _check_artifact(name: str | Path) -> None:
     if not is_artifact(name):
-        raise InputError(f'--artifact {name}: no artifact there; name a folder that `export` wrote')
+        hint = nearest(str(name), pretrained.NAMES)
+        raise InputError(f'--artifact {name}: no artifact there; name a folder that `export` wrote{hint}')
 
 
 CHECKS: dict[str, Callable[[Any], None]] = {

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ class Options(load.ResultOptions):
     config: str | Path = option(
         positional=True,
         metavar='MODEL',
-        help='work dir, checkpoint, ARTIFACT folder, or CONFIG; the checkpoint of a CONFIG is the next argument',
+        help='work dir, checkpoint, ARTIFACT folder, packaged model (nuclei), or CONFIG; the checkpoint of a CONFIG is '
+        'the next argument',
     )
     images: Sequence[str | Path] | str | Path = option(
         [],
@@ -202,8 +203,6 @@ class _Run:
 
     def predict(self, signals: list[int]) -> None:
         """Predict and write until the end, a signal, or a key in the window."""
-        from tqdm import tqdm
-
         from repvit_dense.artifact import sources
 
         waiting: deque[Source] = deque()  # sources of the images that are read and not predicted yet
@@ -214,14 +213,16 @@ class _Run:
                 yield image
 
         start = time.perf_counter()
-        bar = tqdm(total=self.total, desc='predicting', unit='image', disable=None)
-        with bar:
-            for result in self.model.stream(inputs(), self.options.max_pixels):
-                self.done += 1
-                goes_on = self._write(waiting.popleft(), result, signals)
-                bar.update()
-                if signals or not goes_on:
-                    break
+        results = self.model.stream(inputs(), self.options.max_pixels)
+        with suppress(ImportError):  # an artifact runs without tqdm, too
+            from tqdm import tqdm
+
+            results = tqdm(results, total=self.total, desc='predicting', unit='image', disable=None)
+        for result in results:
+            self.done += 1
+            goes_on = self._write(waiting.popleft(), result, signals)
+            if signals or not goes_on:
+                break
         self.seconds = time.perf_counter() - start
 
     def _write(self, source: 'Source', result: 'Result | InputError', signals: list[int]) -> bool:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.artifact import pretrained
 from repvit_dense.artifact.manifest import is_artifact
 from repvit_dense.commands import load
 from repvit_dense.commands.base import keep_memory
@@ -27,7 +28,8 @@ class Options(load.Options):
     config: str | Path = option(
         positional=True,
         metavar='MODEL',
-        help='work dir, checkpoint, ARTIFACT folder, published model, or CONFIG with a CHECKPOINT after it',
+        help='work dir, checkpoint, ARTIFACT folder, packaged model (nuclei), published model, or CONFIG with a '
+        'CHECKPOINT after it',
     )
     _: dataclasses.KW_ONLY
     host: str = option('127.0.0.1', metavar='ADDRESS', help='address to listen on; 0.0.0.0 lets other machines connect')
@@ -56,11 +58,12 @@ def run(options: Options) -> None:
     Raises:
         InputError: an option is wrong, the port is in use, or the model cannot be loaded or fails.
     """
-    missing = [name for name in ('fastapi', 'uvicorn', 'pycocotools') if find_spec(name) is None]
+    missing = [name for name in ('fastapi', 'uvicorn') if find_spec(name) is None]
     if missing:
         raise InputError(f'serve needs {", ".join(missing)}: pip install "repvit_dense[serve]"')
     if not isinstance(options.score, int | float) or not 0 <= options.score <= 1:
         raise InputError(f'--score {options.score}: must be a number between 0 and 1')
+    options = dataclasses.replace(options, config=pretrained.resolve(options.config))
     from repvit_dense.serving import server
     from repvit_dense.serving.app import Limits
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repvit_dense.artifact import pretrained
 from repvit_dense.config import source
 from repvit_dense.config.cfg_options import apply_options
 from repvit_dense.config.dumped import from_text, from_work_dir
@@ -17,7 +18,7 @@ from repvit_dense.files import is_file, is_folder
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-CHECKPOINT_SUFFIXES = ('.pth', '.pt')
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 
 def load(
@@ -91,7 +92,8 @@ def find(path: str | Path) -> Path:
             return candidate
     if os.path.lexists(path) and not is_folder(path):
         raise InputError(f'{path}: not a config; it is no regular file')
-    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(names())}{nearest(path.name, names())}')
+    hint = nearest(path.name, [*names(), *pretrained.NAMES])
+    raise InputError(f'{path}: no such config file. Packaged ones: {", ".join(names())}{hint}')
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from repvit_dense.artifact import preprocess
 from repvit_dense.artifact.predictor import ImageModel, Predictor
+from repvit_dense.artifact.selection import Selection
 from repvit_dense.errors import InputError
 
 SIZES = [(97, 131), (64, 96), (200, 40), (33, 250)]
@@ -33,6 +34,15 @@ def test_masks_have_the_size_of_the_image(artifact, image, kind):
     assert result.masks.shape == (3, 97, 131)
     assert result.masks.dtype == bool
     assert result.masks.any((1, 2)).all()
+
+
+def test_objects_below_the_score_get_no_masks(artifact, image):
+    """A crowded image has hundreds of them, each with a mask of the size of the image."""
+    predict, pixels = Predictor(artifact('image')), image(97, 131)
+    masks = predict(pixels).masks
+    predict.selection = Selection(score=0.5)
+    (fields,) = predict._predict([pixels])
+    assert np.array_equal(fields['masks'], masks[:2])
 
 
 @pytest.mark.parametrize('size', [(97, 131), (192, 256), (70, 70)])

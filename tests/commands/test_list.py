@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from repvit_dense import catalogue, cli, config
+from repvit_dense import catalogue, catalogue_rows, cli, config
 from repvit_dense.catalogue_sizes import SIZES
 from repvit_dense.commands.list import list_backbones, list_configs
 from repvit_dense.errors import InputError
@@ -40,6 +40,7 @@ def test_an_unknown_task_is_refused():
         (['configs', '*ssd*'], 'repvit_ssdlite_coco '),
         (['data', '--task', 'panoptic'], 'coco-panoptic '),
         (['formats'], 'onnx '),
+        (['models'], 'nuclei '),
         (['weights'], 'repvit_m1_1_coco.pth '),
     ],
 )
@@ -49,6 +50,18 @@ def test_the_command_prints_a_line_per_name(capsys, arguments, line):
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(each.startswith(line) for each in lines)
+
+
+@pytest.mark.parametrize('pattern', ['*vit_xxs', '*vit*_s', '*'])
+def test_backbones_are_listed_by_group(capsys, pattern):
+    with pytest.raises(SystemExit):
+        cli.main('list', ['backbones', pattern])
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line, before in zip(lines[1:], lines, strict=False) if not before]
+    names = {*list_backbones(pattern)}
+    shown = [group for group, rows in catalogue_rows.GROUPS.items() if names & {row.name for row in rows}]
+    assert titles == ([f'{group}:' for group in shown] if len(shown) > 1 else [])
+    assert len(lines) == 1 + len(names) + 2 * len(titles)
 
 
 def test_weights_that_backbones_share_are_listed_once(capsys):
