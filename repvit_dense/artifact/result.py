@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repvit_dense.data.reading import run_lengths
 from repvit_dense.errors import InputError, printable
 from repvit_dense.files import encode_image, is_folder, replacing
 
@@ -131,7 +132,7 @@ class Result:
                 'box': [round(float(side), 2) for side in box],
             }
             if mask is not None:
-                entry['mask'] = _run_lengths(mask, box)
+                entry['mask'] = run_lengths(mask, box.tolist())
             described.append(entry)
         return described
 
@@ -186,7 +187,7 @@ class Result:
                 {
                     'image_id': image_id,
                     'category_id': ids[region['label']],
-                    'segmentation': _run_lengths(self._numbers() == region['number']),
+                    'segmentation': run_lengths(self._numbers() == region['number']),
                 }
                 for region in self._regions()
             ]
@@ -200,7 +201,7 @@ class Result:
                 'score': certainty,
             }
             if mask is not None:
-                entry['segmentation'] = _run_lengths(mask, box)
+                entry['segmentation'] = run_lengths(mask, box.tolist())
             entries.append(entry)
         return entries
 
@@ -262,12 +263,3 @@ class Result:
             for number, count in zip(present, counts, strict=True)
             if int(number) in labels
         ]
-
-
-def _run_lengths(mask: np.ndarray, box: np.ndarray | None = None) -> dict:
-    from repvit_dense.data.reading import run_lengths
-
-    try:
-        return run_lengths(mask, None if box is None else box.tolist())
-    except ImportError as error:
-        raise InputError('masks as COCO run lengths need pycocotools: pip install pycocotools') from error
