@@ -8,6 +8,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from repvit_dense.artifact.selection import overlaps
 from repvit_dense.data.reading import mask_window
 from repvit_dense.errors import shorten
 
@@ -16,6 +17,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST = 320  # pixels; smaller images are enlarged, because names would cover them
 LARGEST = 32_000  # pixels; larger images are reduced: JPEG holds 65,500 on a side, enough for two of them
 LONGEST_NAME = 40  # characters
+HIDDEN = 0.25  # share of another object's box that a name may cover; else it is left out
 FARTHEST = 1e6  # pixels; OpenCV takes no larger coordinates
 
 
@@ -29,7 +31,8 @@ def draw(
         arrays: fields of a `Result` by name; `scores` may be missing, as in a ground truth.
         names: class names, by label.
         palette: an RGB colour per class; None for colours that differ as much as possible.
-        score: objects below this score are left out.
+        score: objects below this score are left out. So are names that would cover another name, or much of another
+            object: those of the most certain objects go first.
 
     Returns:
         BGR uint8, of the image's size; small images are enlarged by an integer factor, huge ones reduced.
@@ -67,12 +70,22 @@ def _draw_objects(
         order = order[scores[order] >= score]
     for index in order if 'masks' in arrays else ():
         _tint(canvas, arrays['masks'][index], colours[labels[index]], boxes[index].tolist())
+    drawn = np.clip(boxes * factor, -FARTHEST, FARTHEST).round().astype(int)
     for index in order:
+        left, top, right, bottom = drawn[index].tolist()
         colour = colours[labels[index]].tolist()
-        left, top, right, bottom = np.clip(boxes[index] * factor, -FARTHEST, FARTHEST).round().astype(int).tolist()
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, _line_width(canvas), cv2.LINE_AA)
+    taken = np.zeros((0, 4), int)
+    for index in order[::-1]:
         text = _legible(names[labels[index]])
-        _write_name(canvas, text if scores is None else f'{text} {scores[index]:.2f}', (left, top), colour)
+        text = text if scores is None else f'{text} {scores[index]:.2f}'
+        place = np.array([_place_name(canvas, text, drawn[index, :2].tolist())])
+        if overlaps(place, taken)[0].any():
+            continue
+        shared, _, areas = overlaps(place, drawn[order[order != index]])
+        if (shared <= HIDDEN * areas).all():
+            _write_name(canvas, text, place[0].tolist(), colours[labels[index]].tolist())
+            taken = np.concatenate([taken, place])
     return canvas
 
 
@@ -93,7 +106,8 @@ def _draw_regions(
             depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             row, column = np.unravel_index(np.argmax(depth), depth.shape)
             centre = (int(column * factor), int(row * factor))
-            _write_name(canvas, _legible(names[label]), centre, colours[label].tolist(), centred=True)
+            text = _legible(names[label])
+            _write_name(canvas, text, _place_name(canvas, text, centre, centred=True), colours[label].tolist())
     return canvas
 
 
@@ -150,14 +164,25 @@ def _is_in_font(character: str) -> bool:
     return not np.array_equal(drawn, question)
 
 
-def _write_name(canvas: np.ndarray, text: str, anchor: tuple, colour: list[int], centred: bool = False) -> None:
-    """Write text on a filled box above `anchor`, or around it if `centred`, moved inside the picture."""
-    size = np.clip(min(canvas.shape[:2]) / 900, 0.35, 1.2)
-    (width, height), base = cv2.getTextSize(text, FONT, size, 1)
+def _text_size(canvas: np.ndarray) -> float:
+    return float(np.clip(min(canvas.shape[:2]) / 900, 0.35, 1.2))
+
+
+def _place_name(canvas: np.ndarray, text: str, anchor: Sequence[int], centred: bool = False) -> Sequence[int]:
+    """Return the box of a text, x1 y1 x2 y2, above `anchor`, or around it if `centred`, moved inside the picture."""
+    (width, height), base = cv2.getTextSize(text, FONT, _text_size(canvas), 1)
     width, height = width + 4, height + base + 2
     x, y = (anchor[0] - width // 2, anchor[1] + height // 2) if centred else anchor
     x = int(np.clip(x, 0, max(0, canvas.shape[1] - width)))
     y = int(np.clip(y, height, max(height, canvas.shape[0])))
-    cv2.rectangle(canvas, (x, y - height), (x + width, y), colour, -1)
+    return x, y - height, x + width, y
+
+
+def _write_name(canvas: np.ndarray, text: str, place: Sequence[int], colour: list[int]) -> None:
+    """Write text on a filled box."""
+    left, top, right, bottom = place
+    size = _text_size(canvas)
+    _, base = cv2.getTextSize(text, FONT, size, 1)
+    cv2.rectangle(canvas, (left, top), (right, bottom), colour, -1)
     dark = np.dot(colour, (0.114, 0.587, 0.299)) < 140  # perceived brightness of BGR
-    cv2.putText(canvas, text, (x + 2, y - base), FONT, size, (255,) * 3 if dark else (0,) * 3, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (left + 2, bottom - base), FONT, size, (255,) * 3 if dark else (0,) * 3, 1, cv2.LINE_AA)

@@ -98,3 +98,18 @@ def test_boxes_far_outside_the_image_are_drawn():
     arrays = {'boxes': np.array([[-1e30, 10, 1e30, 50]], np.float32), 'labels': np.array([0])}
     grey = np.full((400, 400, 3), 100, np.uint8)
     assert not np.array_equal(draw(grey, arrays, CLASSES), grey)
+
+
+def test_a_name_that_would_hide_other_objects_is_left_out():
+    """The name of the most certain of three small objects in a row covers the second; that of the third is free."""
+    image = np.zeros((400, 400, 3), np.uint8)
+    boxes = np.array([[100, 100, 112, 112], [115, 88, 125, 98], [300, 300, 312, 312]], np.float32)
+    arrays = {'boxes': boxes, 'labels': np.zeros(3, int), 'scores': np.array([0.9, 0.8, 0.7], np.float32)}
+    crowded, alone = (
+        draw(image, {key: value[rows] for key, value in arrays.items()}, ['nucleus'])
+        for rows in (slice(None), slice(0, 1))
+    )
+    above_first = slice(90, 97), slice(101, 112)
+    assert alone[above_first].any()
+    assert not crowded[above_first].any()
+    assert crowded[288:297, 301:340].any()
