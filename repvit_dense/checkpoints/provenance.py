@@ -18,6 +18,7 @@ from repvit_dense.options import name_of
 
 VERSION = 1
 KEY = 'repvit_dense'  # of the header of a safetensors file
+DECLARED = ('data', 'data_url', 'data_licence', 'licence')  # keys of the section `provenance` of a config
 DEEPEST, MOST_VALUES, LONGEST = 6, 5000, 10_000  # levels, values, characters of a text
 _SECRET_NAME = r'(?:token|passw(?:or)?d|passphrase|secret|credentials?|api_?key|access_?key|signature)'
 SECRETS = (

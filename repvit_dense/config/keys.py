@@ -4,6 +4,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from repvit_dense import plugin
+from repvit_dense.checkpoints.provenance import DECLARED
 from repvit_dense.config.arguments import (
     DEFAULT_TYPES,
     REGISTRIES,
@@ -25,6 +26,7 @@ Parameters = dict[str, inspect.Parameter | None]
 # Read from the config itself, not through the arguments of the runner.
 READ_ELSEWHERE = (
     *('compile', 'find_unused_parameters', 'sync_bn', 'model_wrapper_cfg', 'embedded_data', 'weights'),
+    'provenance',
     *('activation_checkpointing', 'efficient_conv_bn_eval'),
 )
 LOADER_KEYS = (
@@ -35,6 +37,7 @@ FIXED = {
     'auto_scale_lr': ('enable', 'base_batch_size'),
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'env_cfg.mp_cfg': ('mp_start_method', 'opencv_num_threads'),
+    'provenance': DECLARED,
     'optim_wrapper.clip_grad': ('type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value'),
 }
 

@@ -158,6 +158,9 @@ def check_sections(cfg: 'Config', splits: Sequence[str] = ()) -> None:
     for section in ('default_hooks', 'randomness', 'env_cfg', 'auto_scale_lr'):
         if not isinstance(cfg.get(section), dict | None):
             raise InputError(f'{section} = {shorten(repr(cfg[section]))}: must be a dictionary')
+    stated = cfg.get('provenance') or {}
+    if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
+        raise InputError(f'provenance = {shorten(repr(stated))}: must be a dictionary of texts')
 
 
 def check_values(cfg: 'Config') -> None:

@@ -30,7 +30,6 @@ from repvit_dense.files import is_file
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'numpy')
 MOST_HASHED = 10_000  # images of a data set whose names and sizes are hashed
 MOST_RESUMED = 20  # commands that continued a training
-DECLARED = ('data', 'data_url', 'data_licence', 'licence')  # keys of the section `provenance` of a config
 
 
 class Record:
@@ -208,8 +207,8 @@ def _is_number(value: Any) -> bool:
 
 def _declared(cfg) -> dict[str, str]:
     """Return the entries of the section `provenance` of a config."""
-    section = cfg.get('provenance')
-    return {} if not isinstance(section, dict) else {key: str(section[key]) for key in DECLARED if section.get(key)}
+    section = cfg.get('provenance') or {}
+    return {key: str(section[key]) for key in provenance.DECLARED if section.get(key)}
 
 
 # --- data ---

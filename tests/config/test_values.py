@@ -50,6 +50,8 @@ def test_packaged_configs_pass(name):
         ('train_dataloader.prefetch_factor', 0, 'at least 1'),
         ('train_dataloader.batchsize', 2, "did you mean 'batch_size'"),
         ('train_dataloader.dataset', None, 'must be a dictionary'),
+        ('provenance', {'license': 'MIT'}, "did you mean 'licence'"),
+        ('provenance', {'licence': 5}, 'must be a dictionary of texts'),
         ('train_dataloader.dataset.type', 'BaseSegDatset', "did you mean 'BaseSegDataset'"),
         ('train_dataloader.dataset.data_rot', 'x', "did you mean 'data_root'"),
         ('train_dataloader.dataset.pipeline', [], 'has no pipeline'),
