@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from repvit_dense import catalogue, config
 from repvit_dense.data import layouts, shapes
@@ -88,14 +88,6 @@ def test_position_tables_of_a_peer_do_not_decay_and_a_repvit_keeps_the_recipe():
         config.load('repvit_maskrcnn_coco', backbone='m2_3').optim_wrapper
         == config.load('repvit_maskrcnn_coco').optim_wrapper
     )
-
-
-@pytest.mark.parametrize('peer', [name for name, entry in catalogue.BACKBONES.items() if entry.no_decay])
-def test_every_parameter_without_decay_exists(peer):
-    entry = catalogue.find(peer)
-    names = [name for name, _ in MODELS.build({'type': entry.type, **entry.args}).named_parameters()]
-    for table in entry.no_decay:
-        assert any(table in name for name in names), table
 
 
 def test_options_are_applied_after_the_backbone():
@@ -295,3 +287,22 @@ def test_converted_annotations_have_a_folder_for_each_config_and_data(drawn):
     cfg = config.load('repvit_maskrcnn_shapes')
     config.set_dataset(cfg, 'data/shapes')
     assert Path('work_dirs/repvit_maskrcnn_shapes--shapes/coco/val.json').is_file()
+
+
+# --- data with the classes of the config ---
+
+
+@pytest.mark.parametrize('same', [True, False])
+def test_weights_and_colours_of_classes_stay_with_their_classes(monkeypatch, same):
+    from repvit_dense.data.source import Source, metainfo
+
+    cfg = config.load('repvit_segformer_camvid')
+    before, meta = copy.deepcopy(cfg.model.decode_head), cfg.train_dataloader.dataset.metainfo
+    classes = tuple(meta.classes) if same else tuple(reversed(meta.classes))
+    source = Source('BaseSegDataset', classes, 11, {}, {}, metainfo(classes))
+    monkeypatch.setattr(layouts, 'find', lambda *arguments: source)
+    config.set_dataset(cfg, 'somewhere')
+    assert list(cfg.val_dataloader.dataset.metainfo.classes) == list(classes)
+    assert (cfg.train_dataloader.dataset.metainfo.palette == meta.palette) is same
+    assert (cfg.model.decode_head == before) is same
+    assert ('class_weight' in cfg.model.decode_head.loss_decode) is same

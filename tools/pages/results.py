@@ -41,8 +41,8 @@ class Options:
     seed: list[int] = option(
         list(SEEDS), nargs='+', type=whole_number(0, 2**32 - 1), metavar='N', help='seeds to train'
     )
-    data_root: Path | None = option(
-        None, type=Path, metavar='DIR', help='folder that holds the data sets, passed on as --data (default: data)'
+    data_root: Path = option(
+        results_training.DATA_ROOT, type=Path, metavar='DIR', help='folder that holds the data sets'
     )
     threads: int | None = shared.threads_option()
     cpu_minutes: float | None = option(
@@ -102,7 +102,7 @@ def train(trainings: list[Training], options: Options) -> int:
     """
     done = {(row['model'], int(row['seed'])) for training in trainings for row in results_rows.read(training.data)}
     missing = [(t, seed) for seed in options.seed for t in trainings if (t.name, seed) not in done]
-    _check_data([training for training, _ in missing], options.data_root or Path('data'))
+    _check_data([training for training, _ in missing], options.data_root)
     failures = []
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -245,5 +245,5 @@ def commands(training: Training, rows: dict[str, list[Row]]) -> list[str]:
         lines[0] += ' (the command was not recorded; this is the one of the table)'
     seed = int(mine[0]['seed']) if mine else SEEDS[0]
     folder = results_training.work_dir(training, seed)
-    lines.append(recorded or f'repvit-dense {" ".join(results_training.train_words(training, seed))}')
-    return [*lines, f'repvit-dense {" ".join(results_training.test_words(training, folder))}']
+    lines.append(recorded or results_training.command_line(results_training.train_words(training, seed)))
+    return [*lines, results_training.command_line(results_training.test_words(training, folder))]

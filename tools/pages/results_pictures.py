@@ -1,5 +1,6 @@
 """Draw predictions of a trained model for docs/img: photograph, labels and prediction side by side."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 
 from repvit_dense.artifact.draw import draw
+from repvit_dense.artifact.result import SCORE
 from repvit_dense.engine.pictures import side_by_side
 from repvit_dense.errors import InputError
 from repvit_dense.files import replacing
@@ -14,7 +16,7 @@ from tools.pages.results_table import Training
 
 FOLDER = Path('docs', 'img')
 IMAGES = 4
-SIDE = 240  # pixels; height and width of a cell
+SIDE, GAP = 300, 4  # pixels; width and largest height of a cell, and between cells
 LARGEST = 150_000  # bytes of a file
 QUALITIES = (85, 75, 65, 55, 45, 35, 25)
 PAPER = 255  # level of empty places, and of the image under predictions whose photograph is not shown
@@ -27,9 +29,8 @@ def write(training: Training, folder: Path) -> Path:
     samples = predictions(training, folder)
     pictures = [fit(cell) for sample in samples for cell in cells(*sample, data.photographs)]
     columns = 3 if data.photographs else 2
-    pictures += [np.full_like(pictures[0], PAPER)] * (-len(pictures) % columns)
-    rows = [side_by_side(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
-    picture = np.vstack(rows)
+    pictures += [np.full((1, SIDE, 3), PAPER, np.uint8)] * (-len(pictures) % columns)
+    picture = np.vstack([in_a_row(pictures[i : i + columns]) for i in range(0, len(pictures), columns)])
     path = FOLDER / f'results-{data.name}.jpg'
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -64,18 +65,38 @@ def cells(sample: Any, names: list[str], palette: list | None, photographs: bool
     prediction = arrays(sample, len(names))
     if not photographs:
         return [draw(np.full_like(image, PAPER), prediction, names, palette)]
-    return [draw(image, side, names, palette) for side in (NOTHING, ground_truth(sample, len(names)), prediction)]
+    sides = (NOTHING, ground_truth(sample, len(names)), prediction)
+    return [(outline if len(names) == 1 and 'masks' in side else draw)(image, side, names, palette) for side in sides]
+
+
+def outline(image: np.ndarray, arrays: Mapping, names: list[str], palette: list | None) -> np.ndarray:
+    """Draw the outlines of masks; the name of a single class would only cover them."""
+    canvas = draw(image, NOTHING, names, palette)
+    colour = [int(level) for level in (palette or [(0, 255, 0)])[0]][::-1]
+    scores = arrays.get('scores', np.ones(len(arrays['masks'])))
+    for mask in arrays['masks'][scores >= SCORE]:
+        pixels = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, contours, -1, colour, max(1, round(min(canvas.shape[:2]) / 200)), cv2.LINE_AA)
+    return canvas
 
 
 def fit(picture: np.ndarray) -> np.ndarray:
-    """Return a picture reduced or enlarged to a cell, with white paper around it."""
+    """Return a picture reduced or enlarged to a cell, with paper on both sides of a tall one."""
     height, width = picture.shape[:2]
     factor = SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    cell = np.full((SIDE, SIDE, 3), PAPER, np.uint8)
-    top, left = (SIDE - size[1]) // 2, (SIDE - size[0]) // 2
-    cell[top : top + size[1], left : left + size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    cell = np.full((size[1], SIDE, 3), PAPER, np.uint8)
+    left = (SIDE - size[0]) // 2
+    cell[:, left : left + size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return cell
+
+
+def in_a_row(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return cells side by side, with paper below the lower ones and below the row."""
+    height = max(len(picture) for picture in pictures) + GAP
+    padded = [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0)), constant_values=PAPER) for p in pictures]
+    return side_by_side(padded)
 
 
 def encode(picture: np.ndarray) -> bytes:

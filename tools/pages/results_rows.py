@@ -22,6 +22,7 @@ FOLDER = Path('results')
 FIRST = ('model', 'split', 'config', 'backbone', 'weights', 'seed', 'iterations', 'cpu_minutes', 'parameters')
 LAST = ('processor', 'instructions', 'threads', 'python', 'torch', 'repvit_dense', 'recipe', 'command')
 CLASSES = ('model', 'seed', 'class')
+DATA_KEY = re.compile(r'\.dataset\.(?!.*pipeline)')  # the data may lie elsewhere and have other suffixes
 LOGGED = {'instructions': 'CPU capability usage', 'torch': 'PyTorch', 'python': 'Python'}
 
 Row = dict[str, Any]
@@ -53,7 +54,7 @@ def describe(folder: Path) -> Row:
     record = provenance.of_checkpoint({'meta': meta}) or {}
     hardware, versions = record.get('hardware') or {}, record.get('versions') or {}
     seconds = record.get('cpu_seconds')
-    recipe = json.dumps(settings(cfg.to_dict()), sort_keys=True, default=str)
+    recipe = {key: value for key, value in settings(cfg.to_dict()).items() if not DATA_KEY.search(key)}
     return {
         'config': record.get('config') or written_config(folder).stem,
         'backbone': record.get('backbone') or backbone_name(cfg.model),
@@ -65,7 +66,7 @@ def describe(folder: Path) -> Row:
         'processor': hardware.get('processor'),
         'threads': hardware.get('threads'),
         'repvit_dense': versions.get('repvit_dense'),
-        'recipe': hashlib.sha256(recipe.encode()).hexdigest()[:12],
+        'recipe': hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:12],
         'command': re.sub(r'(?<=\s)(\.\./)+\S*/', '.../', record.get('command') or ''),
         **_from_log(folder),
     }
@@ -101,8 +102,10 @@ def _check_finished(folder: Path, meta: Mapping, length: Mapping) -> None:
 
 
 def _initial_weights(cfg: Any) -> str:
+    from repvit_dense.checkpoints.provenance import without_folders
+
     init = cfg.model.backbone.get('init_cfg') or {}
-    return str(cfg.get('weights') or init.get('checkpoint') or 'random')
+    return without_folders(str(cfg.get('weights') or init.get('checkpoint') or 'random'))
 
 
 def _count_parameters(cfg: Any) -> int:
@@ -122,11 +125,19 @@ def _from_log(folder: Path) -> dict[str, str | None]:
 def identify(row: Row, trainings: Sequence[Training], folder: Path) -> Training:
     """Return the training of the table that a work dir holds, by config, backbone and initial weights.
 
+    A single candidate may have been trained with a config of another name; a note says so.
+
     Raises:
         InputError: none fits, or several do.
     """
-    key = row['config'], row['backbone'], row['weights'] != 'random'
-    fitting = [training for training in trainings if key == (training.config, training.backbone, training.pretrained)]
+    start = row['backbone'], row['weights'] != 'random'
+    fitting = [training for training in trainings if start == (training.backbone, training.pretrained)]
+    if len(trainings) == len(fitting) == 1 and row['config'] != fitting[0].config:
+        say(
+            f'{folder}: the config is {row["config"]}, not {fitting[0].config}; make sure that both are the same recipe'
+        )
+        return fitting[0]
+    fitting = [training for training in fitting if training.config == row['config']]
     subject = f'{folder}: {row["config"]} on {row["backbone"]} from {row["weights"]} weights'
     if not fitting:
         raise InputError(

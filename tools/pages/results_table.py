@@ -63,8 +63,7 @@ class Data:
         name: also that of the files `results/NAME.csv` and `docs/img/results-NAME.jpg`.
         title: heading of its section.
         text: sentences about images, protocol and licence.
-        folder: its place below `--data-root`, or below `data`.
-        configured: the configs say where it is; else `--data` does.
+        folder: its place below `--data-root`.
         photographs: its licence allows to show them.
         class_score: score per class that the page shows, a column of `per_class.csv`; empty for none.
         published: results of others.
@@ -74,7 +73,6 @@ class Data:
     title: str
     text: str
     folder: str
-    configured: bool = True
     photographs: bool = False
     class_score: str = ''
     published: Sequence[Published] = ()
@@ -170,7 +168,6 @@ COCO = Data(
     'Trained and scored on the same 100 images of COCO train2017: the score says whether a recipe learns real labels, '
     'and nothing about accuracy on other images. The photographs belong to their authors and are not shown here.',
     folder='coco100',
-    configured=False,
 )
 
 LITE0, M06 = 'EfficientNet-Lite0', 'RepViT-M0.6'

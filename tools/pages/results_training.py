@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tools.pages import results_rows
 from tools.pages.results_table import Training
 
 RUNS = Path('work_dirs', 'results')
+DATA_ROOT = Path('data')
 SAVING = ('--checkpoint-every', '5m')
 
 
@@ -21,15 +23,20 @@ class Failed(Exception):
     """A command ended with an error; the message names it."""
 
 
-def train_words(training: Training, seed: int, root: Path | None = None) -> list[str]:
-    """Return the words of a training after `repvit-dense`; without `root`, the data are where the config says."""
-    data = training.data
-    root = root if root or data.configured else Path('data')
+def train_words(training: Training, seed: int, root: Path = DATA_ROOT) -> list[str]:
+    """Return the words of a training after `repvit-dense`; `root` is the folder of all data."""
     settings = [*training.settings, *([] if training.pretrained else ['model.backbone.init_cfg=None'])]
     return [
         *('train', training.config, '--backbone', training.backbone),
-        *(['--data', str(root / data.folder)] if root else []),
-        *('--seed', str(seed), '--work-dir', str(work_dir(training, seed)), *training.options),
+        *(
+            '--data',
+            str(root / training.data.folder),
+            '--seed',
+            str(seed),
+            '--work-dir',
+            str(work_dir(training, seed)),
+            *training.options,
+        ),
         *(['--cfg-options', *settings] if settings else []),
     ]
 
@@ -39,12 +46,17 @@ def test_words(training: Training, folder: Path) -> list[str]:
     return ['test', str(folder), '--split', training.split, '--work-dir', str(folder / 'evaluation')]
 
 
+def command_line(words: Sequence[str]) -> str:
+    """Return the command with these words as it is typed."""
+    return f'repvit-dense {shlex.join(words)}'
+
+
 def work_dir(training: Training, seed: int) -> Path:
     """Return the folder of a training."""
     return RUNS / f'{training.name}-{seed}'
 
 
-def run_training(training: Training, seed: int, root: Path | None, threads: int | None) -> None:
+def run_training(training: Training, seed: int, root: Path, threads: int | None) -> None:
     """Train, or continue an interrupted training, and add its row.
 
     Raises:
@@ -56,7 +68,7 @@ def run_training(training: Training, seed: int, root: Path | None, threads: int 
         words = [*train_words(training, seed, root), *SAVING]
         if results_rows.last_checkpoint(folder):
             words += ['--resume']
-        say(f'{training.name}, seed {seed}: repvit-dense {" ".join(words)}')
+        say(f'{training.name}, seed {seed}: {command_line(words)}')
         since = run_command(words, threads, lock)
         minutes = None if before is None else round((before + since) / 60, 1)
         add(training, folder, {**results_rows.describe(folder), 'cpu_minutes': minutes}, threads, lock)
@@ -99,5 +111,5 @@ def run_command(words: Sequence[str], threads: int | None, lock: int | None) -> 
     if process.returncode < 0 or process.returncode > 128:
         raise KeyboardInterrupt
     if process.returncode:
-        raise Failed(f'repvit-dense {" ".join(words)} ended with exit code {process.returncode}')
+        raise Failed(f'{command_line(words[:2])} ended with exit code {process.returncode}; its message is above')
     return usage.ru_utime + usage.ru_stime

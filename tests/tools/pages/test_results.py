@@ -93,7 +93,7 @@ def test_a_training_is_trained_tested_and_gets_a_row(fake):
     train, test = fake.calls
     folder = 'work_dirs/results/camvid-repvit-1'
     assert train == (
-        f'train repvit_segformer_camvid --backbone repvit_m0_6 --seed 1 --work-dir {folder} '
+        f'train repvit_segformer_camvid --backbone repvit_m0_6 --data data/camvid --seed 1 --work-dir {folder} '
         '--cfg-options model.backbone.init_cfg=None --checkpoint-every 5m'
     )
     assert test == f'test {folder} --split test --work-dir {folder}/evaluation'
@@ -108,7 +108,7 @@ def test_a_training_is_trained_tested_and_gets_a_row(fake):
 def test_finished_trainings_are_not_repeated_and_every_model_gets_the_first_seed_first(fake):
     run('run', '--only', 'camvid', '--seed', '1')
     run('run', '--only', 'camvid', '--seed', '0', '1')
-    trained = [line.split()[3] + line.split()[5] for line in fake.calls if line.startswith('train')]
+    trained = [line.split()[3] + line.split()[7] for line in fake.calls if line.startswith('train')]
     assert trained == ['efficientnet_lite01', 'repvit_m0_61', 'efficientnet_lite00', 'repvit_m0_60']
     order = [('camvid-lite0', '0'), ('camvid-lite0', '1'), ('camvid-repvit', '0'), ('camvid-repvit', '1')]
     assert [(row['model'], row['seed']) for row in rows()] == order
@@ -149,7 +149,7 @@ def test_data_elsewhere_are_passed_on(fake):
 def test_a_command_that_fails_or_is_stopped(monkeypatch):
     monkeypatch.setattr(results_training, 'COMMAND', [sys.executable, '-Sc', 'import sys; sys.exit(int(sys.argv[1]))'])
     assert 0 < results_training.run_command(['0'], None, None) < 5
-    with pytest.raises(results_training.Failed, match='repvit-dense 2 ended with exit code 2'):
+    with pytest.raises(results_training.Failed, match='repvit-dense 2 ended with exit code 2; its'):
         results_training.run_command(['2'], None, None)
     with pytest.raises(KeyboardInterrupt):
         results_training.run_command(['130'], None, None)
@@ -249,6 +249,16 @@ def test_a_training_that_is_not_in_the_table_is_refused(trained, capsys):
     change_meta(trained, provenance={'config': 'repvit_detr_coco', 'backbone': 'resnet50', 'parameters': 1})
     assert run('add', 'mine2') == 2
     assert 'mine2: repvit_detr_coco on resnet50 from random weights is none of camvid-lite0' in capsys.readouterr().err
+
+
+def test_a_config_of_another_name_is_added_with_a_note_if_the_training_is_named(trained, capsys):
+    record = {'config': 'mine', 'backbone': 'repvit_m0_6', 'parameters': 1}
+    change_meta(trained, provenance=record)
+    assert run('add', 'mine2', '--only', 'camvid-lite0') == 2
+    assert 'mine on repvit_m0_6 from random weights is none of camvid-lite0' in capsys.readouterr().err
+    assert run('add', 'mine2', '--only', 'camvid-repvit') == 0
+    assert 'the config is mine, not repvit_segformer_camvid' in capsys.readouterr().err
+    assert rows()[0]['config'] == 'mine'
 
 
 def test_a_test_without_the_scores_of_the_page_adds_nothing(trained, fake, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from repvit_dense.errors import InputError
 from tools.pages import results_pictures
 from tools.pages.results_table import TRAININGS
 
+HEIGHT = 250 + results_pictures.GAP  # of a row with images of 480x400
 TABLE = {training.name: training for training in TRAININGS}
 
 
@@ -41,8 +42,8 @@ def draw(name, sample, tmp_path, monkeypatch, count=4):
 
 def test_photograph_labels_and_prediction_are_side_by_side(sample, tmp_path, monkeypatch):
     name, picture = draw('nuclei-lite0', sample, tmp_path, monkeypatch)
-    side, step = results_pictures.SIDE, results_pictures.SIDE + 4
-    assert name == 'results-nuclei.jpg' and picture.shape == (4 * side, 3 * step - 4, 3)
+    step = results_pictures.SIDE + results_pictures.GAP
+    assert name == 'results-nuclei.jpg' and picture.shape == (4 * HEIGHT, 3 * step - 4, 3)
     photo, labels, prediction = (picture[60, i * step + 60] for i in range(3))
     assert np.abs(photo - (255, 0, 0)).max() < 20
     assert labels[1] > 90 > labels[2] and prediction[2] > 90 > prediction[1]  # green, red
@@ -50,15 +51,24 @@ def test_photograph_labels_and_prediction_are_side_by_side(sample, tmp_path, mon
 
 def test_photographs_without_licence_are_not_shown(sample, tmp_path, monkeypatch):
     name, picture = draw('camvid-lite0', sample, tmp_path, monkeypatch)
-    side = results_pictures.SIDE
-    assert name == 'results-camvid.jpg' and picture.shape == (2 * side, 2 * side + 4, 3)
+    assert name == 'results-camvid.jpg' and picture.shape == (2 * HEIGHT, 2 * results_pictures.SIDE + 4, 3)
     blue, green, red = picture[60, 60]
     assert red > 240 and abs(blue - green) < 20  # red on white paper, nothing of the blue photograph
 
 
+def test_masks_of_a_single_class_are_outlined_above_the_threshold():
+    masks = np.zeros((2, 400, 400), bool)
+    masks[0, 100:200, 100:200] = masks[1, 300:350, 300:350] = True
+    sides = {'masks': masks, 'scores': np.array([0.9, 0.1])}
+    drawn = results_pictures.outline(np.zeros((400, 400, 3), np.uint8), sides, ['nucleus'], [(255, 0, 0)])
+    assert drawn[100, 150].tolist() == [0, 0, 255] and not drawn[150, 150].any()
+    assert not drawn[250:].any() and not drawn[:90].any()  # no name
+
+
 def test_an_odd_number_of_predictions(sample, tmp_path, monkeypatch):
     _, picture = draw('camvid-lite0', sample, tmp_path, monkeypatch, count=3)
-    assert picture.shape[:2] == (2 * results_pictures.SIDE, 2 * results_pictures.SIDE + 4)
+    assert picture.shape[:2] == (2 * HEIGHT, 2 * results_pictures.SIDE + 4)
+    assert picture[-100:, -100:].min() > 240
 
 
 def test_a_picture_that_stays_too_large_is_refused(monkeypatch):
