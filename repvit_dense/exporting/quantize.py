@@ -28,11 +28,14 @@ class Method(NamedTuple):
         fp32_kinds: kinds of layers that stay in fp32: `'depthwise'`, `'excite'` (squeeze and excitation), `'ends'`
             (the first convolution, and the last layer before each output).
         correct_biases: shift biases by the mean error that rounding the weights causes (NNCF only).
+        seven_bits: weights of 7 bits (ONNX only). Processors without VNNI or AMX add products of 8 bits in 16, which
+            may overflow.
     """
 
     percentile: float | None = None
     fp32_kinds: tuple[str, ...] = ()
     correct_biases: bool = True
+    seven_bits: bool = False
 
 
 METHODS = {
@@ -40,6 +43,7 @@ METHODS = {
     'percentile': Method(percentile=99.99, correct_biases=False),
     'corrected': Method(),
     'mixed': Method(fp32_kinds=('excite', 'ends')),
+    'portable': Method(fp32_kinds=('excite', 'ends'), seven_bits=True),
     'cautious': Method(fp32_kinds=('excite', 'ends', 'depthwise')),
 }
 DEFAULT = {'onnx': 'mixed', 'openvino': 'cautious'}  # accuracy within a point of fp32, see docs/deploy.md
@@ -103,6 +107,7 @@ def _onnx(path: Path, calibration: 'Sequence[Batch]', method: Method) -> list[st
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED_OPERATORS,
             per_channel=True,
+            reduce_range=method.seven_bits,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*in_fp32, *outside],

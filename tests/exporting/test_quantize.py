@@ -62,7 +62,7 @@ def graph(pixel_classes):
     return pixel_classes(Net())
 
 
-@pytest.mark.parametrize('method', ['minmax', 'mixed'])
+@pytest.mark.parametrize('method', ['minmax', 'mixed', 'portable'])
 def test_onnx_int8_agrees_with_the_model(graph, batches, agreement, tmp_path, method):
     import onnx
     import onnxruntime
@@ -73,7 +73,12 @@ def test_onnx_int8_agrees_with_the_model(graph, batches, agreement, tmp_path, me
     proto = onnx.load(path)
     assert sum(node.op_type == 'QuantizeLinear' for node in proto.graph.node) > 2
     assert path.stat().st_size != before
-    assert len(in_fp32) == (4 if method == 'mixed' else 0)  # stem, squeeze, excite, head
+    assert len(in_fp32) == (0 if method == 'minmax' else 4)  # stem, squeeze, excite, head
+    is_int8 = onnx.TensorProto.INT8
+    weights = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type == is_int8]
+    assert max(int(abs(weight.astype(int)).max()) for weight in weights if weight.ndim > 1) == (
+        64 if method == 'portable' else 127
+    )
     dequantized = {name for node in proto.graph.node if node.op_type == 'DequantizeLinear' for name in node.output}
     for node in proto.graph.node:
         if node.name in in_fp32:

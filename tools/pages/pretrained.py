@@ -67,7 +67,9 @@ def run(options: Options) -> int:
 def _export(options: Options, folder: Path) -> Path:
     """Export with an open size, so that images and tiles of any size fit."""
     from repvit_dense.commands import export
+    from repvit_dense.exporting import quantize
 
+    quantize.DEFAULT['onnx'] = 'portable'  # the model goes to unknown processors
     exports = export.run(
         export.Options(options.model, to='onnx', out=folder, dynamic='size', precision=options.precision)
     )
