@@ -63,23 +63,14 @@ def build_source(
             few images to hold some out.
     """
     notes = list(notes)
-    test = contents.get('test')
-    contents = {split: content for split, content in contents.items() if split != 'test'}
     if 'val' not in contents:
-        content, tests = _without_test_folders(root, contents['train'])
-        if test is None and tests['images']:
-            test, folders = tests, {**folders, 'test': folders['train']}
-        parts = hold_out(root, content, folders['train'], notes)
-        contents, folders = dict(zip(SPLITS, parts, strict=True)), {**folders, 'val': folders['train']}
+        folders = {'val': folders['train'], 'test': folders['train'], **folders}
+        contents = _make_val(root, contents, folders['train'], notes)
         files = {split: file for split, file in files.items() if split == 'test'}
-    _note_shared_names(root, {**contents, **({'test': test} if test else {})}, folders, notes)
-    train_file, val_file = (files.get(split, store / f'{split}.json') for split in SPLITS)
-    classes = class_names(train_file, contents['train'])
-    if class_names(val_file, contents['val']) != classes:
-        raise InputError(
-            f'{val_file}: has the classes {", ".join(class_names(val_file, contents["val"]))}, but {train_file} has '
-            f'{", ".join(classes)}; both must list the same ones in the same order'
-        )
+    _note_shared_names(root, contents, folders, notes)
+    test = contents.get('test')
+    contents = {split: contents[split] for split in SPLITS}
+    classes = _common_classes(contents, {split: files.get(split, store / f'{split}.json') for split in SPLITS})
     if masks:
         _require_masks(root, contents, files)
     if test is not None:
@@ -100,6 +91,24 @@ def build_source(
         test=arguments.get('test'),
         test_files={'instances': paths['test']} if 'test' in paths else {},
     )
+
+
+def _common_classes(contents: dict[str, dict], files: dict[str, Path]) -> tuple[str, ...]:
+    classes, others = (class_names(files[split], contents[split]) for split in SPLITS)
+    if others != classes:
+        raise InputError(
+            f'{files["val"]}: has the classes {", ".join(others)}, but {files["train"]} has {", ".join(classes)}; both '
+            'must list the same ones in the same order'
+        )
+    return classes
+
+
+def _make_val(root: Path, contents: dict[str, dict], folder: str, notes: list[str]) -> dict[str, dict]:
+    """Return contents with a part of the training data as 'val', and images in folders of a test split as 'test'."""
+    content, tests = _without_test_folders(root, contents['train'])
+    parts = dict(zip(SPLITS, hold_out(root, content, folder, notes), strict=True))
+    test = contents.get('test', tests)
+    return {**parts, 'test': test} if test['images'] else parts
 
 
 def note_test(root: Path, number: int, notes: list[str]) -> None:

@@ -233,22 +233,6 @@ def test_a_test_split_is_not_trained_on(yolo):
 
 
 @pytest.mark.parametrize(
-    ('entry', 'label', 'reason'),
-    [
-        ('images/none', '', 'images/none does not exist'),
-        ('images/test', '7 0.5 0.5 0.1 0.1', 'line 1: class 7, but the classes are 0 to 1'),
-    ],
-)
-def test_a_test_split_that_cannot_be_read_stops_no_training(yolo, entry, label, reason):
-    folder = yolo(text=f'train: images\ntest: {entry}\nnames: {{0: cat, 1: dog}}')
-    folder.image('images/test/test.png')
-    folder.write('labels/test/test.txt', label)
-    source = folder.find('detection')
-    assert source.test is None
-    assert any('its test split is left out: ' in note and reason in note for note in source.notes)
-
-
-@pytest.mark.parametrize(
     'labels, message',
     [
         ('0 0.5 0.5', 'line 1: 3 numbers; a box has 5'),
