@@ -219,6 +219,7 @@ FROZEN = {
     'mobilenetv3_large': ['net.conv_stem.', 'net.bn1.', 'net.blocks.0.', 'net.blocks.1.', 'net.blocks.2.'],
     'swin_tiny': ['net.patch_embed.', 'net.layers.0.', 'net.layers.1.'],
     'mvitv2_tiny': ['net.patch_embed.', 'net.stages.0.', 'net.stages.1.'],
+    'hgnetv2_b0': ['net.stem.', 'net.stages.0.', 'net.stages.1.'],
     'vit_tiny': ['net.patch_embed.', 'net.cls_token', 'net.pos_embed', *(f'net.blocks.{i}.' for i in range(6))],
     'shufflenetv2': ['net.conv1.', 'net.stage2.'],
     'pvt_tiny': ['net.layers.0.', 'net.layers.1.'],
@@ -254,7 +255,16 @@ def test_norm_eval_keeps_running_statistics(name):
     assert all(bn.weight.requires_grad for bn in norms)
 
 
-RECOMPUTED = ['resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobilenetv3_large', 'mobile_former_26m']
+RECOMPUTED = [
+    'resnet18',
+    'swin_tiny',
+    'shufflenetv2',
+    'pvt_tiny',
+    'vit_tiny',
+    'mobilenetv3_large',
+    'mobile_former_26m',
+    'efficientvit_b0',
+]
 
 
 @pytest.mark.parametrize('name', RECOMPUTED)
@@ -339,7 +349,7 @@ def test_attention_can_be_traced(name, build_row):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'model_name': 'resnet81'}, r"timm has no model 'resnet81'; did you mean 'resnet"),
+        ({'model_name': 'resnet81'}, r"timm has no network 'resnet81'; did you mean 'resnet"),
         ({'model_name': 'vit_tiny_patch16_224'}, 'has features of strides 16; a backbone needs'),
         ({'model_name': 'resnet18', 'out_indices': (1, 0)}, r'ascending stages out of 0 to 3, got \(1, 0\)'),
         ({'model_name': 'resnet18', 'out_indices': ()}, 'out_indices'),
