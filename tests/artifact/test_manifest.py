@@ -179,3 +179,18 @@ def test_no_artifact(tmp_path, name, words):
 
 def test_an_artifact_is_known_by_its_manifest(folder):
     assert manifest.is_artifact(folder)
+
+
+def test_provenance_is_read_and_an_older_artifact_has_none(folder, a_manifest):
+    a_manifest('roi', provenance={'seed': 0, 'data': {'name': 'nuclei'}}).write(folder)
+    assert manifest.read(folder).provenance == {'seed': 0, 'data': {'name': 'nuclei'}}
+    change(folder, provenance=...)
+    assert manifest.read(folder).provenance is None
+
+
+@pytest.mark.parametrize(
+    'value', ['text', [1], {'a': {'b': {'c': {'d': {'e': {'f': {'g': 1}}}}}}}, {'a': 'x' * 20_000}]
+)
+def test_provenance_that_is_none_is_refused(folder, value):
+    change(folder, provenance=value)
+    assert 'provenance is ' in refusal(folder)

@@ -69,7 +69,8 @@ def trained(tmp_path, tiny_arch, randomize_bn):
         cfg[f'{split}_dataloader'].dataset.data_root = str(tmp_path / 'no-data')
     model = randomize_bn(build_model(cfg))
     _balance_classes(model, cfg)
-    torch.save({'state_dict': model.state_dict()}, tmp_path / 'trained.pth')
+    meta = {'provenance': {'seed': 0}}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, tmp_path / 'trained.pth')
     return cfg, str(tmp_path / 'trained.pth')
 
 

@@ -79,7 +79,8 @@ def test_dynamic_axes_and_precision_are_recorded(export, out):
 def test_the_checkpoint_is_identified_by_its_hash(trained, export, out):
     export('torch')
     digest = hashlib.sha256(Path(trained[1]).read_bytes()).hexdigest()
-    assert manifest.read(out / 'torch').checkpoint_sha256 == digest
+    about = manifest.read(out / 'torch')
+    assert (about.checkpoint_sha256, about.provenance) == (digest, {'seed': 0})
 
 
 def test_an_artifact_is_replaced_but_no_other_folder(export, out):
