@@ -49,12 +49,7 @@ def assert_same(ours, theirs):
 # --- equal to timm ---
 
 FUSED = [
-    'swiftformer_xs',
-    'efficientvit_b0',
-    'fasternet_t0',
-    'ghostnetv3_100',
-    'repghostnet_050',
-    'starnet_s1',
+    *('swiftformer_xs', 'efficientvit_b0', 'fasternet_t0', 'ghostnetv3_100', 'repghostnet_050', 'starnet_s1'),
     'hgnetv2_b0',
 ]
 PLAIN = ['mobilenetv4_hybrid_medium', 'convnext_atto', 'inception_next_atto', 'edgenext_small']
@@ -256,14 +251,8 @@ def test_norm_eval_keeps_running_statistics(name):
 
 
 RECOMPUTED = [
-    'resnet18',
-    'swin_tiny',
-    'shufflenetv2',
-    'pvt_tiny',
-    'vit_tiny',
-    'mobilenetv3_large',
-    'mobile_former_26m',
-    'efficientvit_b0',
+    *('resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobilenetv3_large'),
+    *('mobile_former_26m', 'efficientvit_b0'),
 ]
 
 
