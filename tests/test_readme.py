@@ -76,7 +76,7 @@ def test_make_demo_leaves_curves_and_a_page(tmp_path):
 def test_make_demo_photos_leaves_a_page(tmp_path):
     photo = next((ROOT / 'tests' / 'golden' / 'nuclei' / 'images').glob('histology*'))
     assert 'Next:' in run(f'make demo-photos PHOTOS={photo} DEMO_PHOTOS={tmp_path}/photos')
-    assert (tmp_path / 'photos' / 'index.html').read_text().count('<figure>') == 1
+    assert photo.stem in (tmp_path / 'photos' / 'index.html').read_text()
 
 
 def test_results_of_the_readme_are_on_the_page_of_results():
