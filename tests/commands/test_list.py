@@ -6,7 +6,7 @@ import pytest
 
 from repvit_dense import catalogue, catalogue_rows, cli, config
 from repvit_dense.catalogue_sizes import SIZES
-from repvit_dense.commands.list import list_backbones, list_configs
+from repvit_dense.commands.list import Options, list_backbones, list_configs, run
 from repvit_dense.errors import InputError
 from tools.pages import sizes
 
@@ -94,3 +94,10 @@ def test_the_sizes_are_those_of_the_networks(name):
 )
 def test_nothing_to_list(refuse_in_a_line, arguments, words):
     assert words in refuse_in_a_line('list', *arguments)
+
+
+def test_networks_of_timm_are_listed_and_those_that_do_not_fit_are_named(capsys):
+    assert run(Options('backbones', 'timm/test_resnet')) == ['timm/test_resnet']
+    with pytest.raises(InputError, match='none of the backbones matches'):
+        run(Options('backbones', 'timm/test_coatnet'))
+    assert "left out: timm's test_coatnet accepts images of one size only" in capsys.readouterr().err
