@@ -238,6 +238,7 @@ def test_an_operation_that_is_not_deterministic(refuse_in_a_line, settle, monkey
 
     class Runner:
         message_hub = SimpleNamespace(runtime_info={'max_iters': 1})
+        record = SimpleNamespace(name=lambda *_: None)
 
         def train(self):
             raise RuntimeError('roi_align_backward_kernel does not have a deterministic implementation, but you ...')
