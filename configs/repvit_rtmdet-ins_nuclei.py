@@ -41,5 +41,6 @@ custom_hooks = [
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
     dict(type='DenseBatchesHook'),
-    dict(type='EMAHook', momentum=0.002, update_buffers=True),
+    # At first the averages follow closely; averages with random weights find nothing.
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.002, gamma=500, update_buffers=True),
 ]

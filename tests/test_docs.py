@@ -43,8 +43,8 @@ NOT_RUN = {
     'repvit-dense serve work_dirs/mine': 'runs until it is stopped; tests/commands/test_serve.py starts it',
     "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/predict?score=0.5'": 'needs '
     'the server; tests/serving asks it',
-    'repvit-dense push exported/onnx user/name --license Apache-2.0': 'needs the hub; tests/artifact/test_hub.py has one',
-    'repvit-dense predict hf://user/name photo.jpg': 'needs the hub; tests/artifact/test_hub.py has one',
+    'repvit-dense push exported/onnx user/name --license Apache-2.0': 'needs the hub; tests/artifact/test_hub.py',
+    'repvit-dense predict hf://user/name photo.jpg': 'needs the hub; tests/artifact/test_hub.py',
     'git clone REPOSITORY repvit_dense && cd repvit_dense': 'the tests run in a clone',
     'make demo': 'tests/test_readme.py runs it, smaller',
     'make demo-photos': 'tests/test_readme.py runs it, smaller',

@@ -146,7 +146,12 @@ class ImageModel:
         raise InputError(f'{self.title}: an artifact cannot be exported again; load the checkpoint it was made from')
 
     def push_to_hub(
-        self, repo: str, *, private: bool = False, license: str | None = None, message: str | None = None  # noqa: A002
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        license: str | None = None,
+        message: str | None = None,  # noqa: A002
     ) -> str:
         """Upload the model with its card to the Hugging Face hub, in one commit.
 

@@ -71,7 +71,7 @@ def _export(options: Options, folder: Path) -> Path:
 
     quantize.DEFAULT['onnx'] = 'portable'  # the model goes to unknown processors
     exports = export.run(
-        export.Options(options.model, to='onnx', out=folder, dynamic='size', precision=options.precision)
+        export.Options(options.model, to=['onnx'], out=folder, dynamic=('size',), precision=options.precision)
     )
     for reason in exports.failed.values():
         raise InputError(reason)
