@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
     from repvit_dense.exporting.graphs.base import Graph
 
-# Type of the model, or model/head if the head decides -> module in this folder, and class.
+# Type of the model, or model/head (or a base of its class) if the head decides -> module in this folder, and class.
 FAMILIES = {
     'MaskRCNN': ('two_stage', 'TwoStage'),
     'CascadeRCNN': ('two_stage', 'TwoStage'),
     'RetinaNet': ('one_stage', 'RetinaNet'),
     'SingleStageDetector': ('one_stage', 'SSDLite'),
-    'RTMDet': ('rtmdet', 'RTMDetIns'),
+    'RTMDet/RTMDetInsHead': ('rtmdet', 'RTMDetIns'),
+    'RTMDet': ('rtmdet', 'RTMDet'),
     'DETR': ('detr', 'DETR'),
     'Mask2Former': ('mask2former', 'Mask2Former'),
     'EncoderDecoder/Mask2FormerHead': ('mask2former', 'Mask2FormerSemantic'),
@@ -38,8 +39,9 @@ def build(model: 'nn.Module', plain: bool = False) -> 'Graph':
         InputError: no graph exists for this type of model.
     """
     kind = type(model).__name__
-    head = type(getattr(model, 'decode_head', None)).__name__
-    family = FAMILIES.get(f'{kind}/{head}') or FAMILIES.get(kind)
+    head = getattr(model, 'decode_head', None) or getattr(model, 'bbox_head', None)
+    keys = [*(f'{kind}/{base.__name__}' for base in type(head).__mro__), kind]
+    family = next((FAMILIES[key] for key in keys if key in FAMILIES), None)
     if family is None:
         raise InputError(f'{kind}: models of this type cannot be exported; known: {", ".join(FAMILIES)}')
     module = importlib.import_module(f'{__name__}.{family[0]}')

@@ -1,4 +1,4 @@
-"""RTMDet-Ins (arXiv 2212.07784): dense boxes, and masks by a small network with weights predicted for each object."""
+"""RTMDet (arXiv 2212.07784): dense boxes; RTMDet-Ins adds masks by a small network with weights for each object."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,41 @@ from repvit_dense.exporting.graphs import ops
 from repvit_dense.exporting.graphs.one_stage import OneStage
 
 
-class RTMDetIns(OneStage):
+class RTMDet(OneStage):
+    """RTMDet of mmdet."""
+
+    def forward(self, images: Tensor, img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels and count, see `Graph.forward`."""
+        logits, distances = self.head(self.model.extract_feat(images))
+        boxes, scores, labels, *_ = self.detect(logits, distances, img_hw)
+        return boxes, scores, labels.int(), ops.count_valid(scores)
+
+    def detect(self, logits: list[Tensor], values: list[Tensor], img_hw: Tensor) -> tuple[Tensor, ...]:
+        """Select detections.
+
+        Args:
+            logits: `(B, C, H, W)` per level.
+            values: `(B, D, H, W)` per level; the first 4 are the distances from the point to the sides of the box.
+            img_hw: see `Graph.forward`.
+
+        Returns:
+            Boxes, scores and labels; their rows `(B, K)` among the candidates; points `(B, N, 4)` and values
+            `(B, N, D)` of all candidates.
+        """
+        scores, labels, points, values = self.candidates(logits, values)
+        boxes = torch.cat((points[..., :2] - values[..., :2], points[..., :2] + values[..., 2:4]), dim=2)
+        boxes = ops.clip_boxes(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
+        boxes, scores, labels, chosen = self.select(boxes, scores, labels)
+        return boxes, scores, labels, chosen, points, values
+
+    def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
+        """Return the points of a level with its stride, `(N, 4)`: x, y, stride, stride."""
+        generator = self.head.prior_generator
+        points = generator.single_level_grid_priors(size, level, device=device)
+        return torch.cat((points, torch.full_like(points, float(generator.strides[level][0]))), dim=1)
+
+
+class RTMDetIns(RTMDet):
     """RTMDet-Ins of mmdet; masks cover the padded image at the stride of the first level."""
 
     task = 'instance'
@@ -21,20 +55,10 @@ class RTMDetIns(OneStage):
         """Return boxes, scores, labels, masks and count, see `Graph.forward`."""
         logits, distances, kernels, mask_feat = self.head(self.model.extract_feat(images))
         values = [torch.cat(pair, dim=1) for pair in zip(distances, kernels, strict=True)]
-        scores, labels, points, values = self.candidates(logits, values)
-        distances, kernels = values[..., :4], values[..., 4:]
-        boxes = torch.cat((points[..., :2] - distances[..., :2], points[..., :2] + distances[..., 2:]), dim=2)
-        boxes = ops.clip_boxes(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
-        boxes, scores, labels, chosen = self.select(boxes, scores, labels)
-        masks = self._masks(mask_feat, ops.gather_rows(kernels, chosen), ops.gather_rows(points, chosen))
+        boxes, scores, labels, chosen, points, values = self.detect(logits, values, img_hw)
+        masks = self._masks(mask_feat, ops.gather_rows(values[..., 4:], chosen), ops.gather_rows(points, chosen))
         masks = ops.zero_unless(masks, (scores > 0)[..., None, None])
         return boxes, scores, labels.int(), masks, ops.count_valid(scores)
-
-    def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
-        """Return the points of a level with its stride, `(N, 4)`: x, y, stride, stride."""
-        generator = self.head.prior_generator
-        points = generator.single_level_grid_priors(size, level, device=device)
-        return torch.cat((points, torch.full_like(points, float(generator.strides[level][0]))), dim=1)
 
     def _masks(self, features: Tensor, kernels: Tensor, points: Tensor) -> Tensor:
         """Apply each object's network to the prototypes and to the pixel positions relative to the object.

@@ -1,4 +1,4 @@
-"""RetinaNet and SSDLite as graphs, compared with the predictions of mmdet on the unfused model."""
+"""RetinaNet, SSDLite and RTMDet as graphs, compared with the predictions of mmdet on the unfused model."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from repvit_dense.exporting import sizes as input_sizes
 MODELS = {
     'repvit_retinanet_coco': ('model.test_cfg.nms_pre=150', 'model.test_cfg.max_per_img=50'),
     'repvit_ssdlite_coco': ('model.test_cfg.nms_pre=150', 'model.test_cfg.max_per_img=50'),
+    'repvit_rtmdet_bccd': ('model.test_cfg.nms_pre=150', 'model.test_cfg.max_per_img=50'),
 }
 names = pytest.mark.parametrize('name', MODELS)
 
