@@ -99,9 +99,9 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def licence_of(weights: str) -> str:
-    """Return the licence (SPDX) of weights by their name; '' if no name of the catalogue or of timm."""
+    """Return the licence (SPDX) of weights by their name, see `resolve`; '' if no name of the catalogue or of timm."""
     for row in BACKBONES.values():
-        if weights in row.weights:
+        if {weights, f'{weights}.pth'} & row.weights.keys():
             return row.licence
     published = PUBLISHED.get(weights) or PUBLISHED.get(f'{weights}.pth')
     if published:

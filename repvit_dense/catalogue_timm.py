@@ -37,8 +37,10 @@ UNFIT = {
     r'inception_(v3|v4|resnet_v2)|legacy_xception': 'does not pad, so its features are smaller than the image by more '
     'than their strides',
 }
+UNKNOWN = 'unknown'
 # timm's names of licences -> SPDX. Others become LicenseRef-NAME.
 LICENCES = {
+    UNKNOWN: UNKNOWN,
     'apache-2.0': 'Apache-2.0',
     'mit': 'MIT',
     'bsd-3-clause': 'BSD-3-Clause',
@@ -178,8 +180,8 @@ def _address(cfg: 'PretrainedCfg') -> str:
 
 
 def licence(name: str) -> str:
-    """Return the SPDX name of the licence of weights, `timm/NAME.TAG`."""
-    stated = published(name).license or 'unknown'
+    """Return the SPDX name of the licence of weights, `timm/NAME.TAG`; 'unknown' if timm states none."""
+    stated = published(name).license or UNKNOWN
     return LICENCES.get(stated, f'LicenseRef-{stated}')
 
 
@@ -215,12 +217,6 @@ def levels(net: 'nn.Module', model_name: str) -> list[int]:
     if not hasattr(net, 'forward_intermediates'):
         raise ValueError(f"timm's {model_name} gives no intermediate features, and cannot be a backbone")
     by_stride = {info['reduction']: level for level, info in enumerate(net.feature_info)}
-    if not hasattr(net, 'forward_intermediates'):
-        raise ValueError(f"timm's {model_name} gives no intermediate features, and cannot be a backbone")
-    by_stride = {info['reduction']: level for level, info in enumerate(net.feature_info)}
-    reason = next((reason for names, reason in UNFIT.items() if re.fullmatch(names, model_name)), None)
-    if reason:
-        raise ValueError(f"timm's {model_name} {reason}, and cannot be a backbone")
     missing = [stride for stride in STRIDES if stride not in by_stride]
     if missing:
         raise ValueError(

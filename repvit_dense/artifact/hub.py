@@ -215,7 +215,8 @@ def push(repo: str, files: dict[str, Path], text: str, private: bool = False, me
         the address of this version, `hf://USER/NAME@COMMIT`.
 
     Raises:
-        InputError: there is no access token, or the hub refuses; the repository is as before.
+        InputError: there is no access token, the hub refuses, or `private` names a public repository; the repository is
+            as before.
     """
     name, hub = check_push(repo), _library()
     api = hub.HfApi(library_name='repvit-dense', library_version=__version__)
@@ -223,6 +224,11 @@ def push(repo: str, files: dict[str, Path], text: str, private: bool = False, me
     operations.append(hub.CommitOperationAdd('README.md', text.encode()))
     with _explained(f'hf://{name}'):
         api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise InputError(
+                f'hf://{name}: this repository exists and is public, so --private cannot hide the model; nothing was '
+                'uploaded. Make it private on its page, or name another one'
+            )
         done = api.create_commit(name, operations, commit_message=message or f'Upload with repvit_dense {__version__}')
     say(f'hf://{name}: {len(operations)} files in version {done.oid[:12]}')
     return f'hf://{name}@{done.oid}'

@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
-from repvit_dense import catalogue
+from repvit_dense import catalogue, catalogue_timm
 from repvit_dense.checkpoints.archive import is_archive
 from repvit_dense.errors import InputError, nearest
 from repvit_dense.files import open_regular, replacing
@@ -126,6 +126,8 @@ def _say_licence(name: str) -> None:
     licence = catalogue.licence_of(name)
     if licence in NOT_COMMERCIAL:
         say(f'{name}: the licence of these weights, {licence}, allows no commercial use')
+    elif licence == catalogue_timm.UNKNOWN:
+        say(f'{name}: no licence of these weights is stated; ask their authors before you publish or sell a model')
     elif licence not in PERMISSIVE:
         say(f'{name}: the licence of these weights is {licence}; read it before you publish or sell a model')
 

@@ -20,11 +20,7 @@ LICENSE = 'licence that you publish the model under (default: as recorded, else 
 class Options:
     """Options of `card`."""
 
-    model: str | Path = option(
-        positional=True,
-        metavar='MODEL',
-        help=MODEL,
-    )
+    model: str | Path = option(positional=True, metavar='MODEL', help=MODEL)
     _: dataclasses.KW_ONLY
     out: Path | None = option(None, type=Path, metavar='FILE', help='write the card there (default: print it)')
     license: str | None = option(None, metavar='SPDX', help=LICENSE)
@@ -69,7 +65,7 @@ def subject(model: str | Path, place: str | None = None, licence: str | None = N
         InputError: there is no such model, or it cannot be read.
     """
     from repvit_dense.checkpoints.work_dir import find_checkpoint
-    from repvit_dense.config import CHECKPOINT_SUFFIXES
+    from repvit_dense.config import CHECKPOINT_SUFFIXES, trained_classes
 
     if is_artifact(model):
         return card.of_artifact(model, place, licence)
@@ -84,12 +80,11 @@ def subject(model: str | Path, place: str | None = None, licence: str | None = N
     meta = found if isinstance(found, dict) else {}
     record = of_checkpoint(content)
     task, name, backbone = _from_config(meta, record)
-    classes = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
     return card.Subject(
         name=name or Path(checkpoint).stem,
         place=place or str(model),
         task=task,
-        classes=list(classes) if classes else None,
+        classes=trained_classes(content),
         backbone=backbone,
         provenance=record,
         licence=licence,

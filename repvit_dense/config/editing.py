@@ -1,7 +1,8 @@
 """Change the backbone or the data set of a config, and everything that depends on it."""
 
 import copy
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ TRAINING_SETTINGS = ('out_indices', 'frozen_stages', 'norm_eval', 'with_cp', 'dr
 UNFROZEN = {'frozen_stages': -1, 'norm_eval': False}
 
 LOADERS = ('LoadAnnotations', 'DenseLoadAnnotations')  # without and with a label map
+ABOUT_DATA = ('data', 'data_url', 'data_licence')  # of the section `provenance`
 
 
 def set_backbone(cfg: 'Config', name: str) -> None:
@@ -84,7 +86,7 @@ def set_dataset(cfg: 'Config', data: str) -> None:
     Pipelines, image sizes and wrappers such as RepeatDataset belong to the recipe and stay, and so do weights and
     colours of classes if the new ones have the same names; a ConcatDataset is left with the one new data set.
     Annotations that have to be converted are written to the work dir, or to `work_dirs/CONFIG--DATA` if the config has
-    none.
+    none. What the config states about its data, such as a licence, stays for the folder of its data alone.
 
     Raises:
         InputError: there is no such data set, or it lacks the labels that this config trains on.
@@ -96,6 +98,7 @@ def set_dataset(cfg: 'Config', data: str) -> None:
     for note in source.notes:
         checks.warn(note)
     same_classes = all(_has_classes_of(part, source) for part in datasets(cfg.train_dataloader.dataset))
+    before = training_folders(cfg)
     for split in ('train', 'val', 'test'):
         loader, evaluator = copy.deepcopy(cfg.get(f'{split}_dataloader')), copy.deepcopy(cfg.get(f'{split}_evaluator'))
         test = source.test if split == 'test' else None
@@ -114,6 +117,23 @@ def set_dataset(cfg: 'Config', data: str) -> None:
         cfg.embedded_data = source.embedded and dict(source.embedded)
     if not same_classes:
         set_class_counts(cfg.model, len(source.classes), source.things)
+    if isinstance(cfg.get('provenance'), dict) and training_folders(cfg) != before:
+        forget_data(cfg)
+
+
+def training_folders(cfg: 'Config') -> set[str]:
+    """Return the folders of the training data."""
+    loader = cfg.get('train_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    parts = datasets(dataset) if isinstance(dataset, dict) else ()
+    return {os.path.realpath(str(part['data_root'])) for part in parts if part.get('data_root')}
+
+
+def forget_data(cfg: 'Config', stated: Collection[str] = ()) -> None:
+    """Remove what the config states about its data, because it has others now; `stated` lists keys that stay."""
+    for key in ABOUT_DATA:
+        if not {'provenance', f'provenance.{key}'} & set(stated):
+            cfg.provenance.pop(key, None)
 
 
 def ignore_value(cfg: 'Config', value: int) -> None:

@@ -9,7 +9,7 @@ from repvit_dense.artifact import pretrained
 from repvit_dense.config import source
 from repvit_dense.config.cfg_options import apply_options
 from repvit_dense.config.dumped import from_text, from_work_dir
-from repvit_dense.config.editing import set_backbone, set_dataset
+from repvit_dense.config.editing import forget_data, set_backbone, set_dataset, training_folders
 from repvit_dense.config.source import CONFIG_FOLDERS
 from repvit_dense.config.values import check_sections
 from repvit_dense.errors import InputError, nearest
@@ -54,8 +54,19 @@ def load(
         set_dataset(cfg, data)
     if change:
         change(cfg)
-    apply_options(cfg, options or ())
+    _apply_options(cfg, options or [])
     return cfg
+
+
+def _apply_options(cfg: 'Config', options: list[str]) -> None:
+    """Apply options; with other data, what the config states about its data goes unless an option states it."""
+    if not isinstance(cfg.get('provenance'), dict):
+        apply_options(cfg, options)
+        return
+    before = training_folders(cfg)
+    apply_options(cfg, options)
+    if training_folders(cfg) != before:
+        forget_data(cfg, [option.partition('=')[0] for option in options])
 
 
 def _read(path: Path) -> 'Config':

@@ -145,13 +145,16 @@ def describe_weights(name: str | None, licence: str | None = None) -> dict[str, 
     """Return the name and the licence of the weights that a training starts from; 'random' have no licence."""
     if name is None or name == 'random':
         return {'name': name, 'licence': None}
-    for row in catalogue.BACKBONES.values():
-        for key, url in row.weights.items():
-            if name in (key, url):
-                return {'name': key, 'licence': row.licence or 'unknown'}
-    for published in catalogue.PUBLISHED.values():
-        if name in (published.name, published.url):
-            return {'name': published.name, 'licence': published.licence}
+    if not is_file(name):  # a file goes before a name of the catalogue
+        addresses = {url: key for row in catalogue.BACKBONES.values() for key, url in row.weights.items()}
+        addresses |= {entry.url: entry.name for entry in catalogue.PUBLISHED.values()}
+        known = addresses.get(name, name)
+        try:
+            stated = catalogue.licence_of(known)
+        except ValueError:  # timm has no weights of this name
+            stated = ''
+        if stated:
+            return {'name': known, 'licence': stated}
     return {'name': provenance.masked(provenance.without_folders(name)), 'licence': licence or 'unknown'}
 
 

@@ -1,6 +1,7 @@
 """Models go to the hub and come back through huggingface_hub, here against a small server in this process."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import sys
@@ -23,7 +24,7 @@ class FakeHub:
     """Repositories: name -> [(commit, {path: content})], the newest last."""
 
     def __init__(self):
-        self.repos, self.requests, self.refuses = {}, [], False
+        self.repos, self.requests, self.refuses, self.private = {}, [], False, False
 
     def add(self, repo, files):
         versions = self.repos.setdefault(repo, [])
@@ -57,6 +58,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def do_GET(self):
+        if self.path.startswith('/api/models/'):
+            self.answer(200, json.dumps({'id': self.path[12:], 'private': self.hub.private}).encode())
+            return
         if self.path.startswith('/api/'):
             self.answer(403)
             return
@@ -221,6 +225,14 @@ def test_a_push_needs_a_token(server, artifact, monkeypatch):
     with pytest.raises(InputError, match=r'no access token of the hub; log in \(hf auth login\), or set HF_TOKEN'):
         push(artifact())
     assert server.repos == {}
+
+
+@pytest.mark.parametrize('private', [True, False])
+def test_a_private_push_needs_a_private_repository(server, artifact, private):
+    server.private = private
+    with contextlib.nullcontext() if private else pytest.raises(InputError, match='exists and is public'):
+        push(artifact(), private=True)
+    assert bool(server.repos['me/cells']) is private
 
 
 def test_a_refused_push_does_not_show_the_token(server, artifact):

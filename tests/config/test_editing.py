@@ -306,3 +306,28 @@ def test_weights_and_colours_of_classes_stay_with_their_classes(monkeypatch, sam
     assert (cfg.train_dataloader.dataset.metainfo.palette == meta.palette) is same
     assert (cfg.model.decode_head == before) is same
     assert ('class_weight' in cfg.model.decode_head.loss_decode) is same
+
+
+@pytest.mark.parametrize(
+    ('folder', 'options', 'stated'),
+    [
+        ('data/bccd', [], {'data': 'BCCD', 'data_licence': 'MIT'}),
+        ('mine/bccd', [], {}),
+        ('mine/bccd', ['provenance.data_licence=CC0-1.0'], {'data_licence': 'CC0-1.0'}),
+    ],
+)
+def test_a_licence_of_data_is_stated_for_these_data_alone(monkeypatch, folder, options, stated):
+    from repvit_dense.data.source import Source, metainfo
+
+    classes = ('Platelets', 'RBC', 'WBC')
+    arguments = {'data_root': folder, 'ann_file': 'a.json', 'data_prefix': {'img': ''}}
+    source = Source('CocoDataset', classes, 3, arguments, arguments, metainfo(classes), {'instances': 'a.json'})
+    monkeypatch.setattr(layouts, 'find', lambda *arguments: source)
+    about = config.load('repvit_ssdlite_bccd', options, data=folder).provenance
+    assert {key: about[key] for key in about if key != 'data_url'} == stated
+
+
+@pytest.mark.parametrize(('root', 'stays'), [('mine/', False), ('./data/bccd', True)])
+def test_an_option_with_another_folder_of_data_drops_what_is_stated(root, stays):
+    cfg = config.load('repvit_ssdlite_bccd', [f'train_dataloader.dataset.data_root={root}'])
+    assert ('data_licence' in cfg.provenance) is stays

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from repvit_dense import catalogue
 from repvit_dense.checkpoints import provenance
 from repvit_dense.checkpoints.provenance import command_line
 from repvit_dense.checkpoints.reading import read
@@ -99,8 +101,28 @@ def test_a_training_names_the_checkpoint_it_starts_from(trained, toy):
     assert weights['data']['name'] == 'nuclei'
 
 
-def test_published_weights_have_their_licence():
-    assert describe_weights('timm/repvit_m1_1.dist_450e_in1k')['licence'] == 'Apache-2.0'
+@pytest.mark.parametrize(
+    ('name', 'licence'),
+    [
+        ('timm/repvit_m1_1.dist_450e_in1k', 'Apache-2.0'),
+        ('repvit_m0_6_distill_300e', 'Apache-2.0'),
+        ('timm/resnet18.fb_swsl_ig1b_ft_in1k', 'CC-BY-NC-4.0'),
+        ('timm/nothing', 'unknown'),
+    ],
+)
+def test_published_weights_have_their_licence(name, licence):
+    assert describe_weights(name) == {'name': name, 'licence': licence}
+
+
+def test_the_address_of_published_weights_stands_for_their_name():
+    entry = catalogue.PUBLISHED['repvit_m1_1_coco.pth']
+    assert describe_weights(entry.url) == {'name': entry.name, 'licence': 'Apache-2.0'}
+
+
+def test_a_file_with_the_name_of_published_weights_is_not_taken_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('repvit_m1_1_coco.pth').touch()
+    assert describe_weights('repvit_m1_1_coco.pth')['licence'] == 'unknown'
 
 
 class Files:

@@ -4,6 +4,8 @@
 # trainannot/, val/, valannot/, test/ and testannot/.
 _base_ = './segmentation.py'
 data_root = 'data/camvid/'
+# No licence is stated.
+provenance = dict(data='CamVid', data_url='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/')
 scale = (720, 540)  # enlarged by 1.5, because poles and pedestrians are a few pixels wide; scored at 480x360
 crop = (384, 384)
 metainfo = dict(

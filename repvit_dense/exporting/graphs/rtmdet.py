@@ -28,11 +28,11 @@ class RTMDet(OneStage):
             Boxes, scores and labels; their rows `(B, K)` among the candidates; points `(B, N, 4)` and values
             `(B, N, D)` of all candidates.
         """
-        scores, labels, points, values = self.candidates(logits, values)
-        boxes = torch.cat((points[..., :2] - values[..., :2], points[..., :2] + values[..., 2:4]), dim=2)
+        scores, labels, points, joined = self.candidates(logits, values)
+        boxes = torch.cat((points[..., :2] - joined[..., :2], points[..., :2] + joined[..., 2:4]), dim=2)
         boxes = ops.clip_boxes(boxes, img_hw) if self.head.bbox_coder.clip_border else boxes
         boxes, scores, labels, chosen = self.select(boxes, scores, labels)
-        return boxes, scores, labels, chosen, points, values
+        return boxes, scores, labels, chosen, points, joined
 
     def priors(self, size: tuple[int, int], level: int, device: torch.device) -> Tensor:
         """Return the points of a level with its stride, `(N, 4)`: x, y, stride, stride."""
