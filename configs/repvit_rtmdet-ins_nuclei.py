@@ -41,6 +41,5 @@ custom_hooks = [
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
     dict(type='DenseBatchesHook'),
-    # At first the averages follow closely; averages with random weights find nothing.
-    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.002, gamma=500, update_buffers=True),
+    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', gamma=10, momentum=0.002, update_buffers=True),
 ]

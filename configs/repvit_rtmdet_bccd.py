@@ -39,5 +39,5 @@ custom_hooks = [
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
     dict(type='DenseBatchesHook'),
-    dict(type='EMAHook', momentum=0.004, update_buffers=True),
+    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', gamma=10, momentum=0.004, update_buffers=True),
 ]

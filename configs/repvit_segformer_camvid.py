@@ -47,5 +47,5 @@ custom_hooks = [
     dict(type='DenseProgressHook'),
     dict(type='DenseCurvesHook'),
     dict(type='DenseBatchesHook'),
-    dict(type='EMAHook', momentum=0.002, update_buffers=True),
+    dict(type='EMAHook', ema_type='MomentumAnnealingEMA', gamma=10, momentum=0.002, update_buffers=True),
 ]

@@ -245,7 +245,8 @@ def _averages(cfg: 'Config') -> Iterator[dict]:
 def average_weights(cfg: 'Config') -> None:
     """Evaluate and save averages of the weights over the last part of the training, if the config does not yet."""
     if next(_averages(cfg), None) is None:
-        hook = {'type': 'EMAHook', 'ema_type': 'ExpMomentumEMA', 'update_buffers': True}
+        # It forgets the weights that a training starts with, which matters if they are random.
+        hook = {'type': 'EMAHook', 'ema_type': 'MomentumAnnealingEMA', 'gamma': AVERAGED, 'update_buffers': True}
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), hook]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 
 from repvit_dense import config
 from repvit_dense.config import schedule
@@ -147,3 +147,20 @@ def test_another_number_of_iterations_for_the_written_config():
     schedule.set_iters(cfg, 1000)
     schedule.set_iters(cfg, 100)
     assert [part.end for part in cfg.param_scheduler] == [10, 100]
+
+
+@pytest.mark.parametrize('name', ['repvit_maskrcnn_shapes', 'repvit_segformer_shapes'])
+def test_averages_forget_the_random_weights_of_a_new_layer(name):
+    """The class is one that mmengine finds in the scope of mmdet and of mmseg."""
+    cfg = config.load(name)
+    schedule.average_weights(cfg)
+    hook = dict(cfg.custom_hooks[-1])
+    assert hook.pop('type') == 'EMAHook'
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, 1000.0)
+    with MODELS.switch_scope_and_registry(cfg.default_scope) as registry:
+        averages = registry.build({'type': hook.pop('ema_type'), 'model': layer, **hook})
+    for step in range(200):
+        torch.nn.init.constant_(layer.weight, float(step > 100))
+        averages.update_parameters(layer)
+    assert averages.module.weight.item() == pytest.approx(1, abs=0.01)
