@@ -115,7 +115,7 @@ def small(drawn):
     """Return `small(name)`, the shrunk config of this name with the drawn data."""
 
     def load(name):
-        cfg = config.load(name)
+        cfg = config.load(name, data=None if '_coco' in name or 'shapes' in name else str(drawn))
         shrink(cfg)
         use_drawn(cfg, drawn)
         return cfg
@@ -328,7 +328,7 @@ def test_learning_rate_and_weight_decay_by_part(name):
         assert (group['lr'], group['weight_decay']) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize('name', CONFIGS[:-1])
+@pytest.mark.parametrize('name', [name for name in CONFIGS if '_coco' in name])
 def test_the_paths_of_coco_are_those_of_the_download(name):
     cfg = config.load(name)
     kind = 'panoptic' if name in PANOPTIC else 'instances'
