@@ -52,7 +52,7 @@ FUSED = [
     *('swiftformer_xs', 'efficientvit_b0', 'fasternet_t0', 'ghostnetv3_100', 'repghostnet_050', 'starnet_s1'),
     'hgnetv2_b0',
 ]
-PLAIN = ['mobilenetv4_hybrid_medium', 'convnext_atto', 'inception_next_atto', 'edgenext_small']
+PLAIN = ['mobilenetv4_hybrid_medium', 'edgenext_small']
 
 
 @torch.no_grad()
@@ -72,10 +72,7 @@ def test_features_equal_those_of_timms_network_of_features(name):
 @pytest.mark.parametrize(
     ('name', 'size'),
     [
-        ('swin_tiny_patch4_window7_224', 224),
-        ('mvitv2_tiny', 224),
         ('efficientformer_l1', 224),
-        ('efficientformerv2_s0', 224),
         ('mobilenetv3_large_100', 96),
         ('mobileone_s0', 96),
         ('fastvit_sa12', 96),
@@ -85,9 +82,9 @@ def test_features_equal_those_of_timms_network_of_features(name):
 def test_features_at_timms_size_equal_timms(name, size):
     ours = randomize(DenseTimm(name))
     image = torch.rand(1, 3, size, size)
-    taps = len(timm.create_model(name).feature_info)
-    theirs = timms(ours.net, name).forward_intermediates(image, indices=list(range(taps)), intermediates_only=True)
-    assert_same(ours(image), theirs[-4:])
+    whole = timms(ours.net, name)
+    taps = list(range(len(whole.feature_info)))
+    assert_same(ours(image), whole.forward_intermediates(image, indices=taps, intermediates_only=True)[-4:])
 
 
 @torch.no_grad()
@@ -189,8 +186,13 @@ def test_biases_get_gradients_at_another_size():
 # --- options ---
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'swin_tiny', 'vit_tiny', 'mobilevit_xxs', 'shufflenetv2', 'pvt_tiny'])
-@pytest.mark.parametrize('out_indices', [(1, 2), (3,)])
+@pytest.mark.parametrize(
+    ('name', 'out_indices'),
+    [
+        *[(name, (1, 2)) for name in ('swin_tiny', 'vit_tiny', 'mobilevit_xxs', 'shufflenetv2')],
+        *[(name, (3,)) for name in ('resnet18', 'vit_tiny', 'pvt_tiny')],
+    ],
+)
 def test_fewer_outputs_equal_those_of_the_whole_network_and_use_every_parameter(name, out_indices, build_row):
     entry = catalogue.find(name)
     whole, part = build_row(name).eval(), build_row(name, out_indices=out_indices).eval()
@@ -250,10 +252,7 @@ def test_norm_eval_keeps_running_statistics(name):
     assert all(bn.weight.requires_grad for bn in norms)
 
 
-RECOMPUTED = [
-    *('resnet18', 'swin_tiny', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobilenetv3_large'),
-    *('mobile_former_26m', 'efficientvit_b0'),
-]
+RECOMPUTED = ['resnet18', 'shufflenetv2', 'pvt_tiny', 'vit_tiny', 'mobile_former_26m', 'efficientvit_b0']
 
 
 @pytest.mark.parametrize('name', RECOMPUTED)
@@ -290,7 +289,7 @@ def test_output_norms_normalise(kind, axes):
         torch.testing.assert_close(out.var(axes, correction=0), torch.ones_like(out.mean(axes)), rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize('name', ['efficientformerv2_s0', 'swin_tiny', 'fastvit_t8'])
+@pytest.mark.parametrize('name', ['efficientformerv2_s0', 'swin_tiny'])
 def test_a_copy_is_independent(name, build_row):
     net = build_row(name).eval()
     image = torch.rand(1, 3, 64, 64)
@@ -311,7 +310,7 @@ def test_building_on_the_meta_device_takes_no_memory():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['mobilenetv2_100', 'mobilevit_xxs', 'mobileone_s0', 'efficientformerv2_s0'])
+@pytest.mark.parametrize('name', ['mobilenetv2_100', 'efficientformerv2_s0'])
 def test_synchronised_norms_keep_their_activations(name):
     """Check the conversion of `sync_bn='torch'`, which alone loses them."""
     net = randomize(DenseTimm(name)).double()
@@ -324,7 +323,7 @@ def test_synchronised_norms_keep_their_activations(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['swin_tiny', 'mvitv2_tiny', 'efficientformer_l1', 'efficientformerv2_s0', 'vit_tiny'])
+@pytest.mark.parametrize('name', ['swin_tiny', 'mvitv2_tiny', 'efficientformerv2_s0'])
 def test_attention_can_be_traced(name, build_row):
     net = build_row(name).eval()
     image = torch.rand(1, 3, 64, 96)
@@ -363,7 +362,7 @@ def test_only_a_plain_transformer_gets_a_pyramid():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['mobileone_s0', 'mobileone_s4', 'fastvit_sa12', *FUSED])
+@pytest.mark.parametrize('name', ['mobileone_s0', 'fastvit_t8', *FUSED])
 def test_fused_equals_unfused(name):
     net = randomize(DenseTimm(name)).double()
     fused = reparameterize_model(net)
@@ -379,7 +378,7 @@ def test_fused_equals_unfused(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['resnet18', 'swin_tiny', 'pvt_tiny', 'vit_tiny', 'shufflenetv2'])
+@pytest.mark.parametrize('name', ['resnet18', 'pvt_tiny', 'vit_tiny', 'shufflenetv2'])
 def test_fusing_does_not_change_other_networks(name, build_row):
     net = build_row(name).eval()
     fused = reparameterize_model(net)
