@@ -119,7 +119,7 @@ def test_a_list_is_refused(tmp_path):
     ('source', 'words'),
     [
         ('missing/epoch_12.pth', r'missing/epoch_12\.pth: no such file'),
-        ('timm/repvit_m1_1.dist_in1k', r'no such file.*did you mean .timm/repvit_m1_1\.dist_'),
+        ('timm/repvit_m1_1.dist_in1k', r'no such file.*its weights: repvit_m1_1\.dist_300e_in1k'),
         ('file:///missing/a.pth', 'no such file'),
         ('s3://bucket/a.pth', "'s3://' cannot be read safely; download"),
         ('torchvision://resnet5', 'unknown model.*did you mean .resnet50'),
