@@ -4,7 +4,7 @@
 # Annotations/ and ImageSets/. --data data/bccd converts its boxes.
 data_root = 'data/bccd/'
 provenance = dict(data='BCCD', data_url='https://github.com/Shenggan/BCCD_Dataset', data_licence='MIT')
-scale = (416, 312)
+scale = (416, 416)
 crop = (416, 320)
 metainfo = dict(classes=('Platelets', 'RBC', 'WBC'), palette=[(70, 100, 240), (230, 60, 60), (60, 200, 80)])
 
