@@ -4,8 +4,8 @@
 # Annotations/ and ImageSets/. --data data/bccd converts its boxes.
 data_root = 'data/bccd/'
 provenance = dict(data='BCCD', data_url='https://github.com/Shenggan/BCCD_Dataset', data_licence='MIT')
-scale = (416, 416)
-crop = (416, 320)
+scale = (448, 448)
+crop = (352, 352)
 metainfo = dict(classes=('Platelets', 'RBC', 'WBC'), palette=[(70, 100, 240), (230, 60, 60), (60, 200, 80)])
 
 train_pipeline = [
