@@ -62,7 +62,7 @@ def test_a_pair_without_published_result_is_marked():
     assert '| vit_tiny | 7.73 / 11.98 | 9.6 / 39.1 | 125 / 500 | not trained here |' in page.splitlines()
 
 
-def test_every_packaged_config_but_the_embedded_ones_is_a_head():
+def test_every_packaged_config_but_the_small_ones_is_a_head():
     names = model_zoo.heads()
     assert 'repvit_maskrcnn_coco' in names and not any('shapes' in name for name in names)
     for name in names:
