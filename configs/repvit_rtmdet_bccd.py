@@ -1,4 +1,4 @@
-# RTMDet with 96 channels on blood cells: 48 epochs of 205 images, 8 a step, take half an hour of one CPU core.
+# RTMDet with 96 channels on blood cells: 48 epochs of 205 images, 8 a step, take an hour of one CPU core.
 _base_ = [
     '_base_/models/rtmdet.py',
     '_base_/datasets/bccd.py',
