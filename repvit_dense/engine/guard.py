@@ -203,6 +203,7 @@ class DenseSaveOnSignalHook(Hook):
     def _save_and_stop(self, runner, iterations: int) -> None:
         path = save_resumable(runner, f'interrupted_iter_{iterations}.pth', iterations)
         barrier()  # a launcher ends the other processes as soon as the first has stopped
+        self.on_exit(runner)  # mmengine's own Runner does not call it after an error
         raise self._stop(runner, iterations, path)
 
     def _stop(self, runner, iterations: int, saved: Path | None) -> TrainingStopped:

@@ -36,6 +36,7 @@ def test_the_hooks_train_and_stop(tmp_path, toy, loop):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert (tmp_path / 'curves.png').is_file()
     message = train_and_stop(toy, tmp_path, loop)  # the checkpoints of the first training are set aside
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert best_checkpoint(tmp_path) is None
     assert last_checkpoint(tmp_path) == str(tmp_path / 'interrupted_iter_3.pth')
     assert ('at the start of the epoch' in message) == (loop is STOCK)
