@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+STRIDES = (4, 8, 16, 32)  # of the features of every backbone
+
 OFFICIAL = 'https://github.com/THU-MIG/RepViT/releases/download/v1.0/'
 HUB = 'https://huggingface.co/'
 PVT_RELEASE = 'https://github.com/whai362/PVT/releases/download/v2/'
@@ -40,7 +42,7 @@ class Backbone:
     licence: str
     weights: Mapping[str, str]
     default_weights: str
-    strides: tuple[int, ...] = (4, 8, 16, 32)
+    strides: tuple[int, ...] = STRIDES
     no_decay: tuple[str, ...] = ()
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from repvit_dense.catalogue_rows import BACKBONES, HUB, Backbone
+from repvit_dense.catalogue_rows import BACKBONES, HUB, STRIDES, Backbone
 from repvit_dense.errors import nearest
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = 'timm/'
-STRIDES = (4, 8, 16, 32)
 PATCH = 16  # pixels on a side
 # Arguments of the networks in a module of timm without which they accept one image size only.
 OPTIONS = {

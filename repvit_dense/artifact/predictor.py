@@ -151,7 +151,7 @@ class ImageModel:
         *,
         private: bool = False,
         license: str | None = None,
-        message: str | None = None,  # noqa: A002
+        message: str | None = None,
     ) -> str:
         """Upload the model with its card to the Hugging Face hub, in one commit.
 

@@ -26,8 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from repvit_dense.backbones.layers import LayerNorm2d
+from repvit_dense.catalogue_rows import STRIDES
 
-STRIDES = (4, 8, 16, 32)
 ALL_STAGES = (0, 1, 2, 3)
 
 
